@@ -1,0 +1,1 @@
+"""The streaming runtime: decode, matte, refine, composite, encode.  Never imports torch."""

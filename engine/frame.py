@@ -1,0 +1,161 @@
+"""The values that travel through the engine: Frame (a picture in its own YUV planes) and Matte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[Any]
+"""[height, width], uint8 for 8-bit formats, uint16 (low bits used) for 10-bit ones; may be strided."""
+
+
+class PixelFormat(NamedTuple):
+    """A planar YUV layout: chroma is 2^x_shift times narrower and 2^y_shift times lower."""
+
+    name: str
+    x_shift: int
+    y_shift: int
+    bits: int
+
+    def chroma_shape(self, height: int, width: int) -> tuple[int, int]:
+        """The chroma planes' shape for a luma plane of height x width; odd sizes round up."""
+        return -(-height >> self.y_shift), -(-width >> self.x_shift)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The samples' NumPy type."""
+        return np.uint8 if self.bits == 8 else np.uint16
+
+
+PIXEL_FORMATS = {
+    layout.name: layout
+    for layout in (
+        PixelFormat("yuv420p", 1, 1, 8),
+        PixelFormat("yuv422p", 1, 0, 8),
+        PixelFormat("yuv444p", 0, 0, 8),
+        PixelFormat("yuv420p10le", 1, 1, 10),
+        PixelFormat("yuv422p10le", 1, 0, 10),
+        PixelFormat("yuv444p10le", 0, 0, 10),
+    )
+}
+"""The layouts frames have inside the engine.  The reader converts any other into the nearest."""
+
+
+class Color(NamedTuple):
+    """Colour tags as ITU-T H.273 numbers them (also FFmpeg's AVCOL_*); 2 is "unspecified".
+
+    ``full_range``: luma 0..255 and not 16..235 (at 8 bits).
+    """
+
+    matrix: int = 2
+    primaries: int = 2
+    transfer: int = 2
+    full_range: bool = False
+
+
+class YuvMatrix(NamedTuple):
+    """The luma weights of red and blue that define a YCbCr matrix."""
+
+    red: float
+    blue: float
+
+
+BT601, BT709, BT2020 = YuvMatrix(0.299, 0.114), YuvMatrix(0.2126, 0.0722), YuvMatrix(0.2627, 0.0593)
+_MATRICES = {
+    1: BT709,
+    4: BT601,
+    5: BT601,
+    6: BT601,
+    7: YuvMatrix(0.212, 0.087),
+    9: BT2020,
+    10: BT2020,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One picture of a video.
+
+    planes: Y, U, V; views of the decoder's own buffers, never written to.
+    format: their layout.
+    color: the colour tags of the stream.
+    pts: presentation time, in units of ``time_base`` seconds.
+    duration: in the same units; 0 where unknown.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
+    aspect: width over height of one pixel.
+    """
+
+    planes: tuple[Plane, Plane, Plane]
+    format: PixelFormat
+    color: Color = Color()
+    pts: int = 0
+    time_base: Fraction = Fraction(1, 90000)
+    duration: int = 0
+    rotation: int = 0
+    aspect: Fraction = Fraction(1)
+
+    @property
+    def height(self) -> int:
+        """Rows of the luma plane."""
+        return int(self.planes[0].shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the luma plane."""
+        return int(self.planes[0].shape[1])
+
+    @property
+    def time(self) -> Fraction:
+        """Presentation time in seconds."""
+        return self.pts * self.time_base
+
+    @property
+    def matrix(self) -> YuvMatrix:
+        """The YCbCr matrix; where the stream does not tell, BT.709 from 720 lines up, else BT.601."""
+        short_side = min(self.height, self.width)
+        return _MATRICES.get(self.color.matrix, BT709 if short_side >= 720 else BT601)
+
+    @property
+    def levels(self) -> tuple[float, float, float, float]:
+        """(black, luma span, neutral chroma, chroma span) in code values."""
+        scale = float(1 << (self.format.bits - 8))
+        if self.color.full_range:
+            peak = float((1 << self.format.bits) - 1)
+            return 0.0, peak, 128 * scale, peak
+        return 16 * scale, 219 * scale, 128 * scale, 224 * scale
+
+    def with_planes(self, planes: tuple[Plane, Plane, Plane]) -> Frame:
+        """The same frame with other pixels."""
+        return replace(self, planes=planes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matte:
+    """What the network found in one frame, at the network's resolution, in the frame's orientation.
+
+    Shape:
+        alpha: [h, w], float32, 0..1: the opacity of the people.
+        foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
+        which bracket alpha between 1 - B and F.
+        guide: [h, w], float32, 0..1: luma, area-averaged to the same size, for the guided filter.
+        chroma: [2, h, w], float32, -0.5..0.5: Cb and Cr likewise.
+
+    ``refine(frame, matte)`` gives the alpha at the frame's own size.
+    """
+
+    alpha: NDArray[np.float32]
+    foreground: NDArray[np.float32]
+    background: NDArray[np.float32]
+    guide: NDArray[np.float32]
+    chroma: NDArray[np.float32]
+    pts: int
+    time_base: Fraction
+
+    @property
+    def confidence(self) -> float:
+        """How far the two decoders agree, 0..1: one minus the mean gap between F and 1 - B."""
+        return float(1 - np.abs(self.foreground + self.background - 1).mean())

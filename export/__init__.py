@@ -1,0 +1,1 @@
+"""Export: from trained weights to what the engine runs."""

@@ -1,0 +1,1 @@
+"""FuseMatte: real-time human video matting."""

@@ -1,0 +1,1 @@
+"""Training: the network, its losses, its data, the loop that makes the weights."""

@@ -1,0 +1,95 @@
+"""The losses of the late fusion paper (Zhang et al., CVPR 2019), equations 4 to 10.
+
+Every map is [N, 1, H, W]; alpha is the ground truth in 0..1.  A pixel belongs to the transition
+region where 0 < alpha < 1, and is solid elsewhere.  The paper sums over pixels; we take means, so
+that a loss does not depend on the size of the picture.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from fusematte.training.network import Prediction
+from torch import Tensor
+
+SEGMENTATION_WEIGHT = 0.5
+"""w1 of equation 9."""
+SPARSITY_WEIGHT = 0.01
+"""w2 of equation 9."""
+SPARSITY_GAMMA = 0.9
+"""gamma of equation 10."""
+SOLID_WEIGHT = 0.1
+"""w_p of equation 8 outside the transition region."""
+
+
+def transition(alpha: Tensor) -> Tensor:
+    """Where 0 < alpha < 1, as a float mask.  Codes 0 and 255 of an 8-bit matte are solid."""
+    return ((alpha > 0) & (alpha < 1)).to(alpha.dtype)
+
+
+def difference_loss(probability: Tensor, alpha: Tensor) -> Tensor:
+    """Equation 4: L1 in the transition region, L2 in the solid ones."""
+    error = (probability - alpha).abs()
+    soft = transition(alpha)
+    return (soft * error + (1 - soft) * error.square()).mean()
+
+
+def gradient_loss(probability: Tensor, alpha: Tensor) -> Tensor:
+    """Equation 5: L1 between the horizontal and vertical differences."""
+    difference = probability - alpha
+    horizontal = (difference[..., :, 1:] - difference[..., :, :-1]).abs().mean()
+    vertical = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
+    return horizontal + vertical
+
+
+def raised_cross_entropy(logits: Tensor, alpha: Tensor) -> Tensor:
+    """Equation 6: the target is 1 wherever alpha > 0, at half weight in the transition region.
+
+    This drives the prediction towards an upper bound of alpha, so that F and 1 - B bracket it.
+    """
+    target = (alpha > 0).to(alpha.dtype)
+    weight = 1 - 0.5 * transition(alpha)
+    return F.binary_cross_entropy_with_logits(logits, target, weight)
+
+
+def branch_loss(logits: list[Tensor], alpha: Tensor) -> Tensor:
+    """Equation 7 for one branch, at every decoder block (side losses), averaged over blocks.
+
+    For the background branch pass ``1 - alpha``.
+    """
+    total = alpha.new_zeros(())
+    for block in logits:
+        target = alpha
+        if block.shape != alpha.shape:
+            target = F.interpolate(alpha, block.shape[-2:], mode="area")
+        block = block.float()
+        probability = torch.sigmoid(block)
+        total = total + raised_cross_entropy(block, target)
+        total = total + difference_loss(probability, target) + gradient_loss(probability, target)
+    return total / len(logits)
+
+
+def fusion_loss(prediction: Tensor, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
+    """Equation 8: weighted L1 of the fused alpha; weight 1 in the transition region."""
+    soft = transition(alpha)
+    weight = soft + solid_weight * (1 - soft)
+    return (weight * (prediction - alpha).abs()).mean()
+
+
+def sparsity_loss(prediction: Tensor, gamma: float = SPARSITY_GAMMA) -> Tensor:
+    """Equation 10, less its minimum of 1: few soft pixels (Levin et al., spectral matting)."""
+    # The power's slope is infinite at 0, where its gradient would be inf * 0.
+    alpha = prediction.clamp(1e-4, 1 - 1e-4)
+    return (alpha.pow(gamma) + (1 - alpha).pow(gamma) - 1).mean()
+
+
+def joint_loss(prediction: Prediction, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
+    """Equation 9: fusion, both branches, sparsity."""
+    fused = prediction.alpha.float()
+    branches = branch_loss(prediction.foreground_logits, alpha)
+    branches = branches + branch_loss(prediction.background_logits, 1 - alpha)
+    return (
+        fusion_loss(fused, alpha, solid_weight)
+        + SEGMENTATION_WEIGHT * branches
+        + SPARSITY_WEIGHT * sparsity_loss(fused)
+    )

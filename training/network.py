@@ -1,0 +1,421 @@
+"""The late fusion network (Zhang et al., CVPR 2019, section 3) in its named configurations.
+
+One encoder feeds two decoders, which predict the foreground probability F and the background
+probability B of every pixel; a fusion network predicts a blending weight beta, and
+
+    alpha = beta * F + (1 - beta) * (1 - B)                                  (equation 2)
+
+``paper`` is the network of the article (DenseNet-201 encoder, full-resolution decoders).
+``edge`` keeps its structure and spends the arithmetic where a CPU has it: dense 3x3
+convolutions, nothing wide above quarter resolution, and maps that leave the decoders at quarter
+resolution through a pixel shuffle.  It takes the previous frame's alpha as a fourth channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+STRIDE = 32
+"""Height and width of the input must be multiples of this."""
+
+
+class Prediction(NamedTuple):
+    """What the network says of a batch of frames.
+
+    Shape:
+        alpha, foreground, background, beta: [N, 1, H, W], float, 0..1.
+        foreground_logits, background_logits: [N, 1, h, w] each, one per decoder block, coarse to
+        fine; the last has full resolution and is what ``foreground`` and ``background`` come from.
+    """
+
+    alpha: Tensor
+    foreground: Tensor
+    background: Tensor
+    beta: Tensor
+    foreground_logits: list[Tensor]
+    background_logits: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Everything that fixes the shape of a network.
+
+    ``encoder``: ``"dense"`` (residual blocks of dense 3x3 convolutions) or ``"densenet201"``.
+    ``encoder_widths``/``encoder_depths``: channels and residual blocks per stage, finest first
+    (``dense`` only; the stages run at 1/4, 1/8, 1/16 and 1/32).
+    ``decoder_widths``: channels of each decoder block, coarsest first.
+    ``output_shuffle``: the last decoder block runs at 1/output_shuffle of the input.
+    ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
+    ``fusion_shuffle``: the fusion network runs at 1/fusion_shuffle of the input.
+    ``previous_alpha``: the network takes the previous frame's alpha as a fourth channel.
+    """
+
+    name: str
+    encoder: str
+    encoder_widths: tuple[int, ...] = ()
+    encoder_depths: tuple[int, ...] = ()
+    decoder_widths: tuple[int, ...]
+    output_shuffle: int
+    fusion_widths: tuple[int, ...]
+    fusion_shuffle: int
+    previous_alpha: bool
+
+
+CONFIGS = {
+    "edge": NetworkConfig(
+        name="edge",
+        encoder="dense",
+        encoder_widths=(32, 64, 128, 224),
+        encoder_depths=(1, 2, 3, 3),
+        decoder_widths=(80, 48, 32),
+        output_shuffle=4,
+        fusion_widths=(16, 16),
+        fusion_shuffle=2,
+        previous_alpha=True,
+    ),
+    "paper": NetworkConfig(
+        name="paper",
+        encoder="densenet201",
+        decoder_widths=(512, 256, 128, 128, 64),
+        output_shuffle=1,
+        fusion_widths=(256, 128, 128, 64),
+        fusion_shuffle=1,
+        previous_alpha=False,
+    ),
+}
+
+
+def conv_block(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity; the second may be dilated."""
+
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = conv_block(width, width)
+        self.second = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.norm.weight)  # starts as the identity: deep stacks train from scratch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+class GlobalContext(nn.Module):
+    """Adds what the whole picture says to every pixel: a person's head hints at the body."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width, width, 1)
+        self.expand = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean(dim=(2, 3), keepdim=True)
+        return x + self.expand(F.relu(self.squeeze(pooled)))
+
+
+class DenseEncoder(nn.Module):
+    """Residual stages at 1/4, 1/8, 1/16 and 1/32, with global context at the end.
+
+    Shape:
+        input: [N, channels, H, W]; output: one [N, widths[i], H / 2^(i+2), W / 2^(i+2)] per stage.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = widths
+        # Space to depth: the first convolution works at 1/2 on four pixels at once.
+        self.stem = conv_block(channels * 4, 24)
+        stages, inputs = [], 24
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            coarsest = index == len(widths) - 1
+            blocks: list[nn.Module] = [conv_block(inputs, width, stride=2)]
+            for block in range(depth):
+                blocks.append(ResidualBlock(width, 2 if coarsest and block % 2 else 1))
+            if coarsest:
+                blocks.append(GlobalContext(width))
+            stages.append(nn.Sequential(*blocks))
+            inputs = width
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(F.pixel_unshuffle(x, 2))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class DenseLayer(nn.Module):
+    """DenseNet's bottleneck layer: its output is concatenated to its input."""
+
+    def __init__(self, inputs: int, growth: int, bottleneck: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, bottleneck * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(bottleneck * growth)
+        self.conv2 = nn.Conv2d(bottleneck * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return torch.cat((x, self.conv2(F.relu(self.norm2(y)))), 1)
+
+
+class DenseNet201Encoder(nn.Module):
+    """DenseNet-201 without its classifier (Huang et al., CVPR 2017).
+
+    Parameter names are torchvision's, so that its ImageNet state dict loads
+    (``load_imagenet_weights``).
+
+    Shape:
+        input: [N, 3, H, W]; output: [N, (64, 256, 512, 1792, 1920)[i], H / 2^(i+1), W / 2^(i+1)],
+        each taken right before the down-sampling that follows it.
+    """
+
+    channels = (64, 256, 512, 1792, 1920)
+
+    def __init__(self) -> None:
+        super().__init__()
+        growth, bottleneck, width = 32, 4, 64
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(3, width, 7, 2, 3, bias=False))
+        self.features.add_module("norm0", nn.BatchNorm2d(width))
+        self.features.add_module("relu0", nn.ReLU(inplace=True))
+        self.features.add_module("pool0", nn.MaxPool2d(3, 2, 1))
+        for block, layers in enumerate((6, 12, 48, 32), start=1):
+            dense = nn.Sequential()
+            for layer in range(layers):
+                inputs = width + layer * growth
+                dense.add_module(f"denselayer{layer + 1}", DenseLayer(inputs, growth, bottleneck))
+            self.features.add_module(f"denseblock{block}", dense)
+            width += layers * growth
+            if block < 4:
+                self.features.add_module(f"transition{block}", self._transition(width))
+                width //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(width))
+
+    @staticmethod
+    def _transition(width: int) -> nn.Sequential:
+        transition = nn.Sequential()
+        transition.add_module("norm", nn.BatchNorm2d(width))
+        transition.add_module("relu", nn.ReLU(inplace=False))
+        transition.add_module("conv", nn.Conv2d(width, width // 2, 1, bias=False))
+        transition.add_module("pool", nn.AvgPool2d(2, 2))
+        return transition
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        taps = []
+        for name, module in self.features.named_children():
+            x = module(x)
+            if name == "relu0" or name.startswith("denseblock"):
+                taps.append(x)
+        taps[-1] = F.relu(x)
+        return taps
+
+    def load_imagenet_weights(self, state: dict[str, Tensor]) -> None:
+        """Loads torchvision's ``densenet201`` state dict (its classifier is ignored).
+
+        Raises:
+            RuntimeError: a tensor is missing or has another shape.
+        """
+        # Files from before torchvision 0.3 write "norm.1" where the modules are called "norm1".
+        renamed = {
+            name.replace("norm.", "norm").replace("conv.", "conv")
+            if "denselayer" in name
+            else name: tensor
+            for name, tensor in state.items()
+        }
+        self.load_state_dict({k: v for k, v in renamed.items() if not k.startswith("classifier")})
+
+
+class DecoderBlock(nn.Module):
+    """One step up: upsample, concatenate the encoder's features of that scale, convolve.
+
+    ``learned`` upsampling is the paper's deconvolution; otherwise the features are interpolated,
+    and the skip is first brought down to the block's own width by a 1x1 convolution.
+    """
+
+    def __init__(self, inputs: int, skip: int, width: int, *, learned: bool) -> None:
+        super().__init__()
+        self.reduce: nn.Module
+        self.skip: nn.Module
+        if learned:
+            self.reduce = nn.ConvTranspose2d(inputs, width, 4, 2, 1)
+            self.skip = nn.Identity()
+        else:
+            self.reduce = nn.Conv2d(inputs, width, 1)
+            self.skip = nn.Conv2d(skip, width, 1) if skip else nn.Identity()
+            skip = width if skip else 0
+        self.learned = learned
+        self.convolve = conv_block(width + skip, width)
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        x = self.reduce(x)
+        if not self.learned:
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        if skip is not None:
+            x = torch.cat((x, self.skip(skip)), 1)
+        return self.convolve(x)
+
+
+class Decoder(nn.Module):
+    """One classification branch: decoder blocks from the bottleneck up, a logit map from each.
+
+    Shape:
+        input: the encoder's features, finest first; output: (features [N, widths[-1], h, w] of
+        the last block, logits coarse to fine, the last at full resolution).
+    """
+
+    def __init__(self, config: NetworkConfig, encoder_channels: tuple[int, ...]) -> None:
+        super().__init__()
+        bottleneck, *skips = reversed(encoder_channels)
+        inputs, blocks = bottleneck, []
+        for index, width in enumerate(config.decoder_widths):
+            skip = skips[index] if index < len(skips) else 0
+            blocks.append(
+                DecoderBlock(inputs, skip, width, learned=config.encoder == "densenet201")
+            )
+            inputs = width
+        self.blocks = nn.ModuleList(blocks)
+        self.shuffle = config.output_shuffle
+        if self.shuffle > 1:
+            blocks[-1].head = nn.Conv2d(inputs, self.shuffle**2, 3, padding=1)
+
+    def forward(self, features: list[Tensor], *, side: bool) -> tuple[Tensor, list[Tensor]]:
+        x, *skips = reversed(features)
+        logits: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            x = block(x, skips[index] if index < len(skips) else None)
+            if side or index == len(self.blocks) - 1:
+                logits.append(block.head(x))
+        if self.shuffle > 1:
+            logits[-1] = F.pixel_shuffle(logits[-1], self.shuffle)
+        return x, logits
+
+
+class FusionNetwork(nn.Module):
+    """Predicts the blending weight beta from both decoders' features and the picture (3.3).
+
+    Shape:
+        image: [N, 3, H, W]; foreground, background: [N, C, h, w]; output: [N, 1, H, W], logits.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.shuffle = config.fusion_shuffle
+        self.raise_by = config.output_shuffle // config.fusion_shuffle
+        widths, features = config.fusion_widths, config.decoder_widths[-1]
+        image_width = widths[-1]
+        self.image = conv_block(3 * self.shuffle**2, image_width)
+        decoded = 2 * features
+        self.reduce: nn.Module = nn.Identity()
+        if self.raise_by > 1:
+            decoded = image_width
+            self.reduce = nn.Conv2d(2 * features, decoded * self.raise_by**2, 1)
+        layers, inputs = [], image_width + decoded
+        for width in widths:
+            layers.append(conv_block(inputs, width))
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Conv2d(inputs, self.shuffle**2, 3, padding=1)
+
+    def forward(self, image: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+        decoded = self.reduce(torch.cat((foreground, background), 1))
+        if self.raise_by > 1:
+            decoded = F.pixel_shuffle(decoded, self.raise_by)
+        picture = self.image(F.pixel_unshuffle(image, self.shuffle))
+        logits = self.head(self.layers(torch.cat((picture, decoded), 1)))
+        return F.pixel_shuffle(logits, self.shuffle)
+
+
+class LateFusionNetwork(nn.Module):
+    """The whole network: encoder, two decoders, fusion.
+
+    Shape:
+        image: [N, 3, H, W], RGB, 0..1, H and W multiples of 32.
+        previous: [N, 1, H, W], the last frame's alpha, 0..1; zeros when there is none.  Only for
+        configurations with ``previous_alpha``.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder: DenseEncoder | DenseNet201Encoder
+        if config.encoder == "densenet201":
+            self.encoder = DenseNet201Encoder()
+        else:
+            channels = 4 if config.previous_alpha else 3
+            self.encoder = DenseEncoder(channels, config.encoder_widths, config.encoder_depths)
+        self.foreground = Decoder(config, self.encoder.channels)
+        self.background = Decoder(config, self.encoder.channels)
+        self.fusion = FusionNetwork(config)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, previous: Tensor | None = None) -> Prediction:
+        normalised = (image - self.mean) / self.std
+        encoder_input = normalised
+        if self.config.previous_alpha:
+            if previous is None:
+                previous = torch.zeros_like(image[:, :1])
+            encoder_input = torch.cat((normalised, previous), 1)
+        features = self.encoder(encoder_input)
+        # Side losses are imposed at each block while training; at run time nobody asks for them.
+        foreground_features, foreground_logits = self.foreground(features, side=self.training)
+        background_features, background_logits = self.background(features, side=self.training)
+        beta = torch.sigmoid(self.fusion(normalised, foreground_features, background_features))
+        foreground = torch.sigmoid(foreground_logits[-1])
+        background = torch.sigmoid(background_logits[-1])
+        alpha = beta * foreground + (1 - beta) * (1 - background)
+        return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
+
+
+def build_network(name: str) -> LateFusionNetwork:
+    """Returns the network of the named configuration, randomly initialised.
+
+    Raises:
+        ValueError: no such configuration.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"no network configuration {name!r}; there are: {', '.join(CONFIGS)}")
+    return LateFusionNetwork(CONFIGS[name])
+
+
+def count_macs(network: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of the convolutions in one forward pass over ``inputs``."""
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        weights = module.weight[0, :, 0, 0].numel() * module.weight[0, 0].numel()
+        if isinstance(module, nn.ConvTranspose2d):
+            weights = module.weight[:, 0, 0, 0].numel() * module.weight[0, 0].numel()
+            weights //= module.stride[0] * module.stride[1]
+        total += weights * output.numel()
+
+    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
+    hooks = [
+        m.register_forward_hook(count) for m in network.modules() if isinstance(m, convolutions)
+    ]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return total
