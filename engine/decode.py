@@ -1,0 +1,353 @@
+"""The video reader: a file in, its pictures out as Frames in their own YUV planes.
+
+Timestamps are the container's own; audio packets are handed on as they lie in the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeAlias
+
+import av
+import numpy as np
+from av.codec.codec import find_best_pix_fmt_of_list
+from av.container import InputContainer
+from av.video.plane import VideoPlane
+from av.video.reformatter import VideoReformatter
+from fusematte.engine.errors import InputError, TruncatedInputError
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Plane
+
+Packet: TypeAlias = "av.Packet[Any]"
+
+_UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2  # AVCOL_RANGE_*
+_BT709, _BT601 = 1, 6  # AVCOL_SPC_*
+_SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted from RGB
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+
+_SLACK = Fraction(1, 2)
+"""Seconds by which a whole file may end before its declared duration."""
+
+_DECLARING = ("mov", "matroska", "avi", "flv", "asf")
+"""Containers whose header tells the duration; for the others libav estimates it."""
+
+
+class Reader:
+    """An open video file; iterating gives its frames.
+
+    path: the file.
+    width, height: of the coded picture, in pixels, before rotation.
+    format: the layout of the frames' planes.
+    color: the colour tags of the frames.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
+    aspect: width over height of one pixel.
+    frame_rate: average, in frames per second; None where unknown.
+    time_base: the unit of timestamps, in seconds.
+    frame_count: as the container tells it, else estimated; None where unknown.
+    duration: in seconds; None where unknown.
+    audio_streams: templates for copies of the audio streams.
+    metadata: the container's tags (title and the like).
+
+    Raises:
+        InputError: the file is missing, is no video, or has no picture that can be decoded.
+        TruncatedInputError: while iterating, after the last good frame: the file is cut or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._container = _open(self.path)
+        self._scaler = VideoReformatter()
+        self._frames_read = self._packets_read = 0
+        self._last_pts: int | None = None
+        self._end, self._damaged = Fraction(0), False
+        try:
+            self._video = self._pick_stream()
+            self._describe_stream()
+            self._items = self._read()
+            self._head = self._read_head()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (item for item in self.items() if isinstance(item, Frame))
+
+    def items(self) -> Iterator[Frame | Packet]:
+        """Frames and the packets of all audio streams, untouched, as they come in the file.
+
+        There is one pass over the file: whatever has been given is not given again.
+        """
+        while self._head:
+            yield self._head.pop(0)
+        yield from self._items
+
+    def close(self) -> None:
+        """Close the file; frames that were read stay valid."""
+        self._items.close()
+        self._head.clear()
+        self._container.close()
+
+    def _pick_stream(self) -> av.VideoStream:
+        streams = self._container.streams.video
+        if not streams:
+            raise InputError(f"{self.path}: has no video, only other streams; give a video file")
+        video = self._container.streams.best("video") or streams[0]
+        if not isinstance(video, av.VideoStream) or video.codec_context is None:
+            raise InputError(f"{self.path}: its video codec is unknown; convert the file first")
+        video.thread_type = "AUTO"
+        return video
+
+    def _describe_stream(self) -> None:
+        video, container = self._video, self._container
+        self.time_base = video.time_base or Fraction(1, 90000)
+        self.frame_rate = video.average_rate or video.guessed_rate or None
+        self.aspect = video.sample_aspect_ratio or Fraction(1)
+        self.audio_streams = tuple(s for s in container.streams.audio if s.codec_context)
+        self.metadata = dict(container.metadata)
+        self.duration = self._stream_duration()
+        self.frame_count = video.frames or self._estimated_count()
+
+    def _stream_duration(self) -> Fraction | None:
+        if self._video.duration:
+            return self._video.duration * self.time_base
+        if self._container.duration:
+            return Fraction(self._container.duration, av.time_base)
+        return None
+
+    def _estimated_count(self) -> int | None:
+        if self.duration and self.frame_rate:
+            return round(self.duration * self.frame_rate)
+        return None
+
+    def _read_head(self) -> list[Frame | Packet]:
+        """Read up to the first frame: only that tells the pixel format and the rotation."""
+        head: list[Frame | Packet] = []
+        for item in self._items:
+            head.append(item)
+            if isinstance(item, Frame):
+                break
+        return head
+
+    def _read(self) -> Generator[Frame | Packet, None, None]:
+        for packet in self._demux():
+            if packet.stream is self._video:
+                yield from self._decode(packet)
+            elif packet.stream in self.audio_streams:
+                yield packet
+        yield from self._decode(None)
+        self._check_end()
+
+    def _demux(self) -> Iterator[Packet]:
+        """All packets but the empty ones, which libav would take for the end of the stream."""
+        try:
+            for packet in self._container.demux():
+                if packet.size:
+                    self._note(packet)
+                    yield packet
+        except av.FFmpegError:
+            self._damaged = True
+
+    def _note(self, packet: Packet) -> None:
+        self._packets_read += packet.stream is self._video
+        if packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self._end = max(self._end, end)
+
+    def _decode(self, packet: Packet | None) -> Iterator[Frame]:
+        if packet is not None and packet.is_corrupt:
+            self._damaged = True  # cut short; decoding it would give a smeared picture
+            return
+        try:
+            pictures = self._video.decode(packet)
+        except av.FFmpegError:
+            self._damaged = True
+            return
+        for picture in pictures:
+            yield self._frame(picture)
+
+    def _frame(self, picture: av.VideoFrame) -> Frame:
+        if not self._frames_read:
+            self._describe_picture(picture)
+        elif (picture.width, picture.height) != (self.width, self.height):
+            raise InputError(
+                f"{self.path}: the picture changes from {self.width}x{self.height} to "
+                f"{picture.width}x{picture.height} at frame {self._frames_read}; split the file"
+            )
+        self._damaged |= picture.is_corrupt
+        self._frames_read += 1
+        self._last_pts = self._timestamp(picture)
+        return Frame(
+            planes=self._planes(picture),
+            format=self.format,
+            color=self.color,
+            pts=self._last_pts,
+            time_base=self.time_base,
+            duration=picture.duration,
+            rotation=self.rotation,
+            aspect=self.aspect,
+        )
+
+    def _describe_picture(self, picture: av.VideoFrame) -> None:
+        self.width, self.height = picture.width, picture.height
+        self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
+        self.format = _nearest_format(picture.format)
+        self.color = _color(picture)
+
+    def _timestamp(self, picture: av.VideoFrame) -> int:
+        """The container's; where it has none, or one that does not increase, the next possible."""
+        last = self._last_pts
+        if picture.pts is not None and (last is None or picture.pts > last):
+            return picture.pts
+        if last is None:
+            return 0
+        return last + (1 if picture.pts is not None else self._step(picture))
+
+    def _step(self, picture: av.VideoFrame) -> int:
+        """How long a picture of unknown duration lasts, in units of the time base."""
+        if picture.duration or not self.frame_rate:
+            return max(1, picture.duration)
+        return max(1, round(1 / (self.frame_rate * self.time_base)))
+
+    def _planes(self, picture: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
+        if picture.format.name.replace("yuvj", "yuv") != self.format.name:
+            picture = self._convert(picture)
+        luma, blue, red = (_view(plane, self.format) for plane in picture.planes)
+        return luma, blue, red
+
+    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
+        full, rgb = _is_full(picture), picture.format.is_rgb or picture.format.has_palette
+        return self._scaler.reformat(
+            picture,
+            format=self.format.name,
+            dst_colorspace=_SWS_COLORSPACES.get(self.color.matrix),
+            src_color_range=_FULL if full or rgb else _LIMITED,
+            dst_color_range=_FULL if self.color.full_range else _LIMITED,
+        )
+
+    def _check_end(self) -> None:
+        if not self._frames_read:
+            raise InputError(f"{self.path}: has no picture that can be decoded; is it complete?")
+        if not (self._damaged or self._is_cut()):
+            return
+        total = f" of about {self.frame_count}" if self.frame_count else ""
+        raise TruncatedInputError(
+            f"{self.path}: is cut short or damaged: {self._frames_read}{total} frames could be read"
+        )
+
+    def _is_cut(self) -> bool:
+        """Whether the container promised more than came."""
+        if self._packets_read < len(self._video.index_entries):
+            return True
+        container = self._container
+        if container.format.name.startswith(_DECLARING) and container.duration:
+            start, length = container.start_time or 0, container.duration
+            if Fraction(start + length, av.time_base) - self._end > _SLACK:
+                return True
+        return _declared_size(self.path) > self.path.stat().st_size
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; give a video file")
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{path}: is empty; give a video file")
+    try:
+        # The prefix keeps a colon in the name from being taken for a protocol.
+        return av.open(f"file:{path}", metadata_errors="replace")
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read; check its permissions") from error
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(_why_not_video(path)) from error
+
+
+def _why_not_video(path: Path) -> str:
+    with path.open("rb") as file:
+        is_mp4 = file.read(8)[4:] == b"ftyp"
+    if is_mp4:
+        return (
+            f"{path}: this MP4 has lost its index (moov) and cannot be read; record or copy it anew"
+        )
+    return f"{path}: is no video that can be read; give a video file"
+
+
+def _nearest_format(format: av.VideoFormat) -> PixelFormat:
+    """The engine's layout that loses least: chroma as fine, 8 bits or 10."""
+    name = format.name.replace("yuvj", "yuv")
+    if len(format.components) <= 2 and not format.has_palette:  # gray, maybe with alpha
+        name = "yuv420p" if format.components[0].bits <= 8 else "yuv420p10le"
+    if name not in PIXEL_FORMATS:
+        best, _ = find_best_pix_fmt_of_list(list(PIXEL_FORMATS), format)
+        name = best.name if best else "yuv420p"
+    return PIXEL_FORMATS[name]
+
+
+def _is_full(picture: av.VideoFrame) -> bool:
+    """Whether luma spans all code values; gray does unless tagged, as in libav."""
+    is_gray = len(picture.format.components) <= 2
+    untagged = picture.color_range == _UNSPECIFIED
+    return (
+        picture.color_range == _FULL
+        or picture.format.name.startswith("yuvj")
+        or (is_gray and untagged)
+    )
+
+
+def _color(picture: av.VideoFrame) -> Color:
+    if picture.format.is_rgb or picture.format.has_palette:
+        matrix = _BT709 if min(picture.width, picture.height) >= 720 else _BT601
+        return Color(matrix, picture.color_primaries, picture.color_trc, full_range=False)
+    return Color(picture.colorspace, picture.color_primaries, picture.color_trc, _is_full(picture))
+
+
+def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
+    """The plane's samples without its padding: no copy; the array keeps the picture alive."""
+    stride = abs(plane.line_size)
+    view: Plane = np.ndarray(
+        (plane.height, plane.width),
+        format.dtype,
+        memoryview(plane),
+        strides=(stride, np.dtype(format.dtype).itemsize),
+    )
+    view.flags.writeable = False
+    return view[::-1] if plane.line_size < 0 else view
+
+
+def _declared_size(path: Path) -> int:
+    """The size in bytes that a Matroska file gives itself; 0 for others and live recordings.
+
+    libav says nothing when such a file ends early.
+    """
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        if file.read(4) != _EBML:
+            return 0
+        file.seek(_vint(file) or 0, os.SEEK_CUR)
+        if file.read(4) != _SEGMENT:
+            return 0
+        size = _vint(file)
+        return file.tell() + size if size is not None else 0
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """Read one of Matroska's integers of variable length; None is its "unknown"."""
+    first = file.read(1)[0]
+    length = 9 - first.bit_length()
+    value = int.from_bytes(bytes([first & (0xFF >> length)]) + file.read(length - 1))
+    return None if value == (1 << 7 * length) - 1 else value
