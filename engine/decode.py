@@ -18,6 +18,7 @@ from av.codec.codec import find_best_pix_fmt_of_list
 from av.container import InputContainer
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
+
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Plane
 
