@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.codec.codec import find_best_pix_fmt_of_list
 from av.container import InputContainer
+from av.container.core import Flags
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
@@ -211,11 +212,12 @@ class Reader:
     def _timestamp(self, picture: av.VideoFrame) -> int:
         """The container's; where it has none, or one that does not increase, the next possible."""
         last = self._last_pts
-        if picture.pts is not None and (last is None or picture.pts > last):
-            return picture.pts
+        pts = picture.dts if picture.pts is None else picture.pts
         if last is None:
-            return 0
-        return last + (1 if picture.pts is not None else self._step(picture))
+            return pts or 0
+        if pts is None:
+            return last + self._step(picture)
+        return max(pts, last + 1)
 
     def _step(self, picture: av.VideoFrame) -> int:
         """How long a picture of unknown duration lasts, in units of the time base."""
@@ -270,11 +272,13 @@ def _open(path: Path) -> InputContainer:
         raise InputError(f"{path}: is empty; give a video file")
     try:
         # The prefix keeps a colon in the name from being taken for a protocol.
-        return av.open(f"file:{path}", metadata_errors="replace")
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except PermissionError as error:
         raise InputError(f"{path}: may not be read; check its permissions") from error
     except (av.FFmpegError, ValueError) as error:
         raise InputError(_why_not_video(path)) from error
+    container.flags &= ~Flags.gen_pts.value  # it gives the frames of an AVI one frame too late
+    return container
 
 
 def _why_not_video(path: Path) -> str:

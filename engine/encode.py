@@ -69,6 +69,9 @@ _DEFAULTS = {
 _EVEN_CHROMA = ("h264", "hevc")
 """Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
 
+_LIMITED_ONLY = ("prores", "mpeg4", "mpeg2video")
+"""Codecs that cannot tell that luma spans all code values: players take it for 16..235."""
+
 _STALE_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder")
 """Metadata about the source's file and not about its content."""
 
@@ -89,8 +92,9 @@ class Writer:
 
     The pixel format is that of ``like`` or the nearest the codec knows.  H.264 and HEVC cannot
     subsample the chroma of odd sizes, so those are encoded as 4:4:4 (or 4:2:2) at their own size.
-    Timestamps stay exact in .mp4 and .mov, .mkv, .webm and .flv round them to milliseconds, .ts
-    to 1/90000 s, and .avi to the frame rate, as it has none.
+    Timestamps stay exact in .mp4 and .mov; .mkv, .webm and .flv round them to milliseconds, .ts to
+    1/90000 s and .avi to the frame rate.  Audio that starts before zero, which .ts and .flv cannot
+    express, moves there to zero together with the pictures.
 
     As a context manager it closes itself; leaving by an exception abandons the file.
 
@@ -112,10 +116,11 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         self.part = self.path.with_name(self.path.name + ".part")
-        self._like, self._gray = like, gray
+        self._like = like
         self._kind = _container_of(self.path)
         self._codec = _find_codec(codec or self._kind.codec)
         self._format = _encoder_format(self._codec, like, gray)
+        self._color = _encoder_color(self._codec, _GRAY if gray else like.color)
         self._time_base = self._choose_time_base()
         self._scaler = VideoReformatter()
         self._lock = threading.Lock()
@@ -188,7 +193,7 @@ class Writer:
             raise OutputError(f"{self.path}: is a directory; give a file name")
         if not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: its directory does not exist; make it first")
-        options = self._timescales() if self._kind.name in ("mp4", "mov") else {}
+        options = self._muxer_options()
         container = av.open(
             f"file:{self.part}", "w", format=self._kind.name, container_options=options
         )
@@ -196,8 +201,15 @@ class Writer:
         container.metadata.update({k: v for k, v in tags if k.lower() not in _STALE_TAGS})
         return container
 
-    def _timescales(self) -> dict[str, str]:
-        """Units in which MP4 can state every timestamp and every start offset exactly."""
+    def _muxer_options(self) -> dict[str, str]:
+        """What keeps timestamps and start offsets exact.
+
+        No "faststart": completing the file would mean to write it twice, also after Ctrl-C.
+        """
+        if self._kind.name in ("matroska", "webm", "avi"):
+            return {"avoid_negative_ts": "disabled"}  # audio may well start before zero
+        if self._kind.name not in ("mp4", "mov"):
+            return {}
         video = self._time_base.denominator
         movie = lcm(video, *(s.time_base.denominator for s in self._like.audio_streams))
         return {
@@ -220,7 +232,7 @@ class Writer:
             context.max_b_frames = 0
         if self._codec.canonical_name == "hevc" and self._kind.name in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # the only kind QuickTime plays
-        _tag(context, _GRAY if self._gray else like.color)
+        _tag(context, self._color)
         self._set_rotation(stream)
         return stream
 
@@ -280,11 +292,13 @@ class Writer:
         picture = av.VideoFrame(width, height, format)
         for target, source in zip(picture.planes, planes, strict=True):
             np.copyto(_view(target, source.dtype), source)
-        if format == self._format:
+        if (format, color.full_range) == (self._format, self._color.full_range):
             return picture
-        level = 2 if color.full_range else 1  # AVCOL_RANGE_*
         return self._scaler.reformat(
-            picture, format=self._format, src_color_range=level, dst_color_range=level
+            picture,
+            format=self._format,
+            src_color_range=_range(color),
+            dst_color_range=_range(self._color),
         )
 
     def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
@@ -380,6 +394,11 @@ def _encoder_format(codec: av.Codec, like: Reader, gray: bool) -> str:
     return best.name if best else wanted
 
 
+def _encoder_color(codec: av.Codec, color: Color) -> Color:
+    full_range = color.full_range and codec.canonical_name not in _LIMITED_ONLY
+    return color._replace(full_range=full_range)
+
+
 def _splits_evenly(name: str, width: int, height: int) -> bool:
     """Whether no chroma sample of the format reaches over the picture's edge."""
     format = av.VideoFormat(name, 2, 2)
@@ -390,7 +409,12 @@ def _splits_evenly(name: str, width: int, height: int) -> bool:
 def _tag(context: VideoCodecContext, color: Color) -> None:
     context.colorspace, context.color_primaries = color.matrix, color.primaries
     context.color_trc = color.transfer
-    context.color_range = 2 if color.full_range else 1  # AVCOL_RANGE_*
+    context.color_range = _range(color)
+
+
+def _range(color: Color) -> int:
+    """As libav's AVCOL_RANGE_* number it."""
+    return 2 if color.full_range else 1
 
 
 def _view(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
