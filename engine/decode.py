@@ -16,7 +16,6 @@ import av
 import numpy as np
 from av.codec.codec import find_best_pix_fmt_of_list
 from av.container import InputContainer
-from av.container.core import Flags
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
@@ -25,6 +24,7 @@ from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Pla
 
 Packet: TypeAlias = "av.Packet[Any]"
 
+_GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2  # AVCOL_RANGE_*
 _BT709, _BT601 = 1, 6  # AVCOL_SPC_*
 _SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted from RGB
@@ -277,7 +277,7 @@ def _open(path: Path) -> InputContainer:
         raise InputError(f"{path}: may not be read; check its permissions") from error
     except (av.FFmpegError, ValueError) as error:
         raise InputError(_why_not_video(path)) from error
-    container.flags &= ~Flags.gen_pts.value  # it gives the frames of an AVI one frame too late
+    container.flags &= ~_GEN_PTS  # it gives the frames of an AVI one frame too late
     return container
 
 

@@ -211,7 +211,8 @@ class Writer:
         if self._kind.name not in ("mp4", "mov"):
             return {}
         video = self._time_base.denominator
-        movie = lcm(video, *(s.time_base.denominator for s in self._like.audio_streams))
+        audio = (s.time_base.denominator for s in self._like.audio_streams if s.time_base)
+        movie = lcm(video, *audio)
         return {
             "video_track_timescale": str(video),
             "movie_timescale": str(movie if movie <= _MAX_TIMESCALE else video),
@@ -320,7 +321,7 @@ class Writer:
     def _timed(self, packets: list[Packet]) -> list[Packet]:
         """The packets with the durations of their frames, which not every encoder hands on."""
         for packet in packets:
-            packet.duration = self._durations.pop(packet.pts, 0)
+            packet.duration = self._durations.pop(packet.pts or 0, 0)
         return packets
 
     def _mux(self, packets: list[Packet]) -> None:

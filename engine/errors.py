@@ -5,7 +5,7 @@
     FuseMatteError                 1
     ├── UsageError                 2   an option or argument that cannot be (also argparse's own)
     ├── InputError                 3   the input is missing, is no video, or cannot be read
-    │   └── TruncatedInputError    4   the input broke off; what could be decoded is in the .part file
+    │   └── TruncatedInputError    4   the input broke off; what was read is in the .part file
     ├── OutputError                5   the output cannot be written
     ├── BackgroundError            6   the background is unknown or cannot be read
     ├── ModelError                 7   the model bundle is missing, damaged or of another kind

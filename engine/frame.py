@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Plane = NDArray[Any]
-"""[height, width], uint8 for 8-bit formats, uint16 (low bits used) for 10-bit ones; may be strided."""
+"""[height, width]; uint8, or uint16 (low bits used) for 10-bit formats; rows may be strided."""
 
 
 class PixelFormat(NamedTuple):
@@ -57,6 +57,9 @@ class Color(NamedTuple):
     full_range: bool = False
 
 
+UNSPECIFIED = Color()
+
+
 class YuvMatrix(NamedTuple):
     """The luma weights of red and blue that define a YCbCr matrix."""
 
@@ -91,7 +94,7 @@ class Frame:
 
     planes: tuple[Plane, Plane, Plane]
     format: PixelFormat
-    color: Color = Color()
+    color: Color = UNSPECIFIED
     pts: int = 0
     time_base: Fraction = Fraction(1, 90000)
     duration: int = 0
@@ -115,7 +118,7 @@ class Frame:
 
     @property
     def matrix(self) -> YuvMatrix:
-        """The YCbCr matrix; where the stream does not tell, BT.709 from 720 lines up, else BT.601."""
+        """The YCbCr matrix; where the stream does not tell, BT.709 from 720 lines, else BT.601."""
         short_side = min(self.height, self.width)
         return _MATRICES.get(self.color.matrix, BT709 if short_side >= 720 else BT601)
 

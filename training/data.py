@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fusematte.engine.pixels import estimate_foreground
+
 Picture = NDArray[np.uint8]
 
 MINIMUM_TEACHER_AGREEMENT = 0.8
@@ -48,7 +50,8 @@ class Portrait:
 
 def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yields (key, {suffix: bytes}) for each sample of a WebDataset tar, in its order."""
-    key, fields = "", {}
+    key = ""
+    fields: dict[str, bytes] = {}
     with tarfile.open(path) as archive:
         for member in archive:
             stream = archive.extractfile(member)
@@ -91,24 +94,11 @@ def shrink(picture: Picture, long_side: int) -> Picture:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def estimate_foreground(image: Picture, alpha: Picture, radius: int = 45) -> Picture:
-    """Estimates the colour of the foreground near its edge (blur fusion, Forte 2021).
-
-    Shape:
-        image: [H, W, 3]; alpha: [H, W]; output: [H, W, 3].
-    """
-    picture = image.astype(np.float32)
-    weight = alpha.astype(np.float32)[..., None] / 255
-    foreground = background = picture
-    for size in (2 * radius + 1, 7):
-        blur = lambda x, size=size: cv2.blur(x, (size, size)).reshape(*weight.shape[:2], -1)  # noqa: E731
-        blurred_weight = blur(weight)
-        mean_foreground = blur(foreground * weight) / (blurred_weight + 1e-5)
-        mean_background = blur(background * (1 - weight)) / (1 - blurred_weight + 1e-5)
-        residual = picture - weight * mean_foreground - (1 - weight) * mean_background
-        foreground = np.clip(mean_foreground + weight * residual, 0, 255)
-        background = mean_background
-    return foreground.astype(np.uint8)
+def foreground_colour(image: Picture, alpha: Picture) -> Picture:
+    """The estimated colour of the people alone: [H, W, 3]."""
+    color = np.asarray(image.transpose(2, 0, 1), np.float32)
+    estimate = estimate_foreground(color, np.asarray(alpha / 255, np.float32))
+    return np.clip(estimate, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
 
 
 def _alpha_of(fields: dict[str, bytes], where: str) -> Picture:
@@ -135,7 +125,7 @@ def make_portrait(name: str, fields: dict[str, bytes], long_side: int) -> Portra
     image, alpha = shrink(image, long_side), shrink(alpha, long_side)
     if previous is not None:
         previous = shrink(previous, long_side)
-    return Portrait(name, image, estimate_foreground(image, alpha), alpha, previous)
+    return Portrait(name, image, foreground_colour(image, alpha), alpha, previous)
 
 
 def load_portraits(shards: list[Path], long_side: int) -> list[Portrait]:
@@ -184,10 +174,9 @@ def find_shards(folder: Path, *stems: str) -> list[Path]:
 # --- augmentation ---------------------------------------------------------------------------------
 
 
-def random_affine(
-    rng: np.random.Generator, height: int, width: int, size: int
-) -> NDArray[np.float64]:
+def random_affine(rng: np.random.Generator, picture: Picture, size: int) -> NDArray[np.float64]:
     """A 2x3 matrix from a picture to a size x size crop: scale, stretch, turn, flip, shift."""
+    height, width = picture.shape[:2]
     cover = size / min(height, width)
     contain = size / max(height, width)
     # From the whole picture in view (mirrored at its edges) to a crop of half of its short side.
@@ -247,7 +236,8 @@ def simulate_previous(rng: np.random.Generator, alpha: Picture) -> Picture:
     size = alpha.shape[0]
     spread = rng.choice([0.01, 0.04])
     angle, scale = np.rad2deg(rng.normal(0, spread)), np.exp(rng.normal(0, spread))
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), float(angle), float(scale))
+    centre = (size / 2, size / 2)
+    matrix = np.asarray(cv2.getRotationMatrix2D(centre, float(angle), float(scale)), np.float64)
     matrix[:, 2] += rng.normal(0, spread, 2) * size
     previous = warp(alpha, matrix, size)
     if rng.random() < 0.3:
@@ -320,24 +310,24 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     def _portrait(self, number: int) -> Portrait:
         epoch, index = divmod(number, len(self.portraits))
         order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.portraits))
-        return self.portraits[order[index]]
+        return self.portraits[int(order[index])]
 
     def _empty(self, rng: np.random.Generator) -> tuple[Picture, Picture]:
         return self._background(rng), np.zeros((self.size, self.size), np.uint8)
 
     def _background(self, rng: np.random.Generator) -> Picture:
         picture = self.backgrounds[rng.integers(len(self.backgrounds))]
-        return warp(picture, random_affine(rng, *picture.shape[:2], self.size), self.size)
+        return warp(picture, random_affine(rng, picture, self.size), self.size)
 
     def _foreign_alpha(self, rng: np.random.Generator) -> Picture:
         """Somebody else's matte: after a cut, the previous alpha says nothing of this frame."""
         alpha = self.portraits[rng.integers(len(self.portraits))].alpha
-        return warp(alpha, random_affine(rng, *alpha.shape, self.size), self.size)
+        return warp(alpha, random_affine(rng, alpha, self.size), self.size)
 
     def _people(
         self, rng: np.random.Generator, portrait: Portrait
     ) -> tuple[Picture, Picture, Picture]:
-        matrix = random_affine(rng, *portrait.alpha.shape, self.size)
+        matrix = random_affine(rng, portrait.alpha, self.size)
         alpha = warp(portrait.alpha, matrix, self.size)
         if rng.random() < self.config.composited:
             image = self._composite(rng, warp(portrait.foreground, matrix, self.size), alpha)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from fusematte.training.network import Prediction
 from torch import Tensor
+
+from fusematte.training.network import Prediction
 
 SEGMENTATION_WEIGHT = 0.5
 """w1 of equation 9."""

@@ -125,7 +125,8 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(dim=(2, 3), keepdim=True)
-        return x + self.expand(F.relu(self.squeeze(pooled)))
+        correction: Tensor = self.expand(F.relu(self.squeeze(pooled)))
+        return x + correction
 
 
 class DenseEncoder(nn.Module):
@@ -271,7 +272,8 @@ class DecoderBlock(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         if skip is not None:
             x = torch.cat((x, self.skip(skip)), 1)
-        return self.convolve(x)
+        convolved: Tensor = self.convolve(x)
+        return convolved
 
 
 class Decoder(nn.Module):
@@ -301,6 +303,7 @@ class Decoder(nn.Module):
         x, *skips = reversed(features)
         logits: list[Tensor] = []
         for index, block in enumerate(self.blocks):
+            assert isinstance(block, DecoderBlock)
             x = block(x, skips[index] if index < len(skips) else None)
             if side or index == len(self.blocks) - 1:
                 logits.append(block.head(x))
@@ -365,6 +368,8 @@ class LateFusionNetwork(nn.Module):
         self.foreground = Decoder(config, self.encoder.channels)
         self.background = Decoder(config, self.encoder.channels)
         self.fusion = FusionNetwork(config)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
 

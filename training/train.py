@@ -13,9 +13,15 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
 from fusematte.training.data import (
     Picture,
     Portrait,
@@ -26,10 +32,6 @@ from fusematte.training.data import (
 )
 from fusematte.training.losses import joint_loss
 from fusematte.training.network import LateFusionNetwork, build_network
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,18 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return low + (config.rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def _channels_last(network: LateFusionNetwork) -> LateFusionNetwork:
+    """Convolutions on the CPU run about a third faster in this layout."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
 class Run:
     """The state of a training run: weights, their moving average, optimizer, step."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         torch.manual_seed(config.seed)
-        self.network = build_network(config.network).to(memory_format=torch.channels_last)
+        self.network = _channels_last(build_network(config.network))
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -162,13 +169,15 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def load_averaged_network(path: Path) -> LateFusionNetwork:
-    """The network with the averaged weights of a checkpoint, in evaluation mode."""
+def load_averaged_network(path: Path) -> tuple[LateFusionNetwork, dict[str, Any]]:
+    """The network with the averaged weights of a checkpoint, in evaluation mode, and what made it:
+    its ``config``, ``step`` and ``samples``."""
     with safe_open(path, "pt") as file:
-        network = build_network(json.loads(file.metadata()["config"])["network"])
+        header = {key: json.loads(value) for key, value in file.metadata().items()}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    network = build_network(header["config"]["network"])
     network.load_state_dict(_below("average.", tensors))
-    return network.eval()
+    return network.eval(), header
 
 
 def run_phase(

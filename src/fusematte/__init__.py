@@ -1,1 +1,74 @@
-"""FuseMatte: real-time human video matting."""
+"""FuseMatte: real-time human video matting.
+
+>>> import fusematte as fm
+>>> report = fm.run("talk.mp4", "out.mp4", background="beach.jpg")     # doctest: +SKIP
+
+or frame by frame:
+
+>>> with fm.open("talk.mp4") as src, fm.Matter() as matter:             # doctest: +SKIP
+...     with fm.Writer("out.mp4", like=src) as out:
+...         for frame in src:
+...             matte = matter(frame)
+...             out.write(fm.composite(frame, matte, "beach.jpg"))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusematte.engine.composite import composite
+    from fusematte.engine.decode import Reader
+    from fusematte.engine.decode import Reader as open
+    from fusematte.engine.encode import Writer
+    from fusematte.engine.errors import FuseMatteError
+    from fusematte.engine.frame import Frame, Matte
+    from fusematte.engine.job import Report, run
+    from fusematte.engine.matte import Matter
+    from fusematte.engine.refine import refine
+
+__all__ = [
+    "Frame",
+    "FuseMatteError",
+    "Matte",
+    "Matter",
+    "Reader",
+    "Report",
+    "Writer",
+    "__version__",
+    "composite",
+    "open",
+    "refine",
+    "run",
+]
+
+# Loaded when first asked for (PEP 562): importing fusematte costs nothing.
+_HOMES = {
+    "Frame": ("frame", "Frame"),
+    "FuseMatteError": ("errors", "FuseMatteError"),
+    "Matte": ("frame", "Matte"),
+    "Matter": ("matte", "Matter"),
+    "Reader": ("decode", "Reader"),
+    "Report": ("job", "Report"),
+    "Writer": ("encode", "Writer"),
+    "composite": ("composite", "composite"),
+    "open": ("decode", "Reader"),
+    "refine": ("refine", "refine"),
+    "run": ("job", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("fusematte")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fusematte' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f"fusematte.engine.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,53 @@
+"""Inference backends and the choice among them."""
+
+from __future__ import annotations
+
+import logging
+
+from fusematte.engine.backends.base import Backend, Maps
+from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.errors import BackendError
+from fusematte.engine.models import Bundle
+
+__all__ = ["BACKENDS", "Backend", "Maps", "create_backend"]
+
+log = logging.getLogger(__name__)
+
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (OpenVinoBackend,)}
+"""In the order in which ``auto`` tries them."""
+
+
+def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> Backend:
+    """Makes the named backend, or with ``auto`` the first that can run here.
+
+    Raises:
+        BackendError: there is no such backend, or it cannot run; with ``auto``: none can, and the
+            message gives each one's reason.
+    """
+    backend = _select(name)(bundle, threads=threads)
+    log.info(
+        "model %s %s on %s, %s, %s",
+        bundle.name,
+        bundle.version,
+        backend.name,
+        backend.device,
+        backend.precision,
+    )
+    return backend
+
+
+def _select(name: str) -> type[Backend]:
+    if name != "auto":
+        if name not in BACKENDS:
+            raise BackendError(f"no backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
+        reason = BACKENDS[name].unavailable()
+        if reason:
+            raise BackendError(f"backend {name} cannot run here: {reason}")
+        return BACKENDS[name]
+    reasons = []
+    for backend in BACKENDS.values():
+        reason = backend.unavailable()
+        if reason is None:
+            return backend
+        reasons.append(f"{backend.name}: {reason}")
+    raise BackendError(f"no backend can run here: {'; '.join(reasons)}")

@@ -1,0 +1,62 @@
+"""The contract of an inference backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.engine.models import Bundle
+
+Map = NDArray[np.float32]
+
+
+class Maps(NamedTuple):
+    """What the network says of one frame: [h, w], float32, 0..1 each; the caller's to keep."""
+
+    alpha: Map
+    foreground: Map
+    background: Map
+
+
+class Backend(ABC):
+    """Runs one model on one device.
+
+    Obligations of an implementation:
+
+    - ``unavailable()`` imports lazily, never raises, and returns None or one line that says why
+      it cannot run here and what would make it.
+    - The constructor loads the model and says in ``device`` and ``precision`` what it will run on
+      and in; it raises ``BackendError`` or ``ModelError``, nothing else.
+    - ``infer`` accepts any height and width that are multiples of the bundle's; it may take long
+      on the first call with a new size.  It is called from one thread at a time.
+    - ``close`` may be called twice.
+    """
+
+    name: ClassVar[str]
+    device: str
+    precision: str
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """Why this backend cannot run here, or None if it can."""
+
+    @abstractmethod
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Loads the model.  ``threads`` bounds the CPU threads; None leaves the choice."""
+
+    @abstractmethod
+    def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
+        """Runs the network.
+
+        Shape:
+            image: [1, 3, h, w], RGB, 0..1; previous: [1, 1, h, w], 0..1 (ignored by models that
+            do not take it).
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the backend holds."""

@@ -1,0 +1,84 @@
+"""Inference with OpenVINO on the CPU: the backend that runs on any machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.engine.backends.base import Backend, Maps
+from fusematte.engine.errors import ModelError
+from fusematte.engine.models import Bundle
+
+if TYPE_CHECKING:
+    import openvino
+
+
+class OpenVinoBackend(Backend):
+    """The network on the CPU, in bf16 where the processor computes in it, else in f32.
+
+    Each input size is compiled once, with static shapes: OpenVINO plans memory and picks kernels
+    for the size it knows.
+    """
+
+    name: ClassVar[str] = "openvino"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "the package openvino is not installed: pip install openvino"
+        return None
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._bundle = bundle
+        self._options = self._compile_options(threads)
+        self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+        self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self.precision = str(self._options["INFERENCE_PRECISION_HINT"])
+        try:
+            self._model = self._core.read_model(bundle.file)
+        except RuntimeError as error:
+            raise ModelError(f"{bundle.file}: OpenVINO cannot read it: {error}") from error
+
+    def _compile_options(self, threads: int | None) -> dict[str, Any]:
+        # OpenVINO's own default is bf16 exactly where AMX or AVX512-BF16 computes it natively.
+        # It may also be f16, which x86 processors emulate: that we never take.
+        default = self._core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if default == "bf16" else "f32",
+        }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        return options
+
+    def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
+        if shape not in self._requests:
+            model = self._model.clone()
+            batch, _, height, width = shape
+            model.reshape(
+                {
+                    port.any_name: [batch, 3 if port.any_name == "image" else 1, height, width]
+                    for port in model.inputs
+                }
+            )
+            compiled = self._core.compile_model(model, "CPU", self._options)
+            self._requests[shape] = compiled.create_infer_request()
+        return self._requests[shape]
+
+    def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
+        request = self._request(image.shape)
+        inputs = {"image": image, "previous": previous}
+        if not self._bundle.takes_previous:
+            del inputs["previous"]
+        request.infer(inputs, share_inputs=True)
+        # The request's own buffers are overwritten by the next frame.
+        return Maps(*(request.get_tensor(name).data[0, 0].copy() for name in Maps._fields))
+
+    def close(self) -> None:
+        self._requests.clear()

@@ -1,0 +1,103 @@
+"""``fusematte doctor``: what runs on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+import av
+import cv2
+import numpy as np
+
+from fusematte.engine.backends import BACKENDS, create_backend
+from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.models import load_bundle, shipped_models
+
+ENCODERS = (
+    "libx264",
+    "libx265",
+    "libvpx-vp9",
+    "libsvtav1",
+    "prores_ks",
+    "ffv1",
+    "h264_nvenc",
+    "hevc_nvenc",
+)
+
+
+def report() -> tuple[list[str], bool]:
+    """Lines for people to read, and whether a matting job can run here at all."""
+    backends, usable = _backends()
+    lines = [
+        *_machine(),
+        *_models(),
+        *backends,
+        *_encoders(),
+        f"GPU         {_gpu()}",
+    ]
+    return lines, usable
+
+
+def _machine() -> list[str]:
+    return [
+        f"python      {platform.python_version()} ({sys.executable})",
+        f"system      {platform.platform()}, {os.cpu_count()} CPUs",
+        f"libraries   av {av.__version__}, opencv {cv2.__version__}, numpy {np.__version__}",
+    ]
+
+
+def _models() -> list[str]:
+    lines = []
+    for name in shipped_models():
+        try:
+            bundle = load_bundle(name)
+            lines.append(f"model       {name}: ok, version {bundle.version}")
+        except FuseMatteError as error:
+            lines.append(f"model       {name}: NOT usable: {error}")
+    return lines or ["model       none is shipped with this installation"]
+
+
+def _backends() -> tuple[list[str], bool]:
+    lines, usable = [], False
+    for name in BACKENDS:
+        try:
+            backend = create_backend(name, load_bundle())
+        except FuseMatteError as error:
+            lines.append(f"backend     {name}: NOT usable: {error}")
+            continue
+        lines.append(f"backend     {name}: ok, {backend.device}, {backend.precision}")
+        backend.close()
+        usable = True
+    return lines, usable
+
+
+def _encoders() -> list[str]:
+    lines = []
+    for name in ENCODERS:
+        known = name in av.codecs_available and av.codec.Codec(name, "w") is not None
+        needs_gpu = name.endswith("_nvenc") and not _cuda_devices()
+        state = "ok" if known else "NOT usable: not in this build of av"
+        if known and needs_gpu:
+            state = "NOT usable: needs an NVIDIA GPU and its driver"
+        lines.append(f"encoder     {name}: {state}")
+    return lines
+
+
+def _cuda_devices() -> int:
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def _gpu() -> str:
+    devices = _cuda_devices()
+    if not devices:
+        return "no NVIDIA GPU or driver found; the network runs on the CPU"
+    return f"{devices} NVIDIA GPU(s) found; this version has no GPU backend, it runs on the CPU"

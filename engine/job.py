@@ -1,0 +1,145 @@
+"""The main job: a video file in, the people of it over another background out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+
+from fusematte.engine.composite import Background, Composite, compose, open_background
+from fusematte.engine.decode import Reader
+from fusematte.engine.encode import Writer
+from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.matte import Matter
+from fusematte.engine.models import DEFAULT_MODEL
+from fusematte.engine.pipeline import Pipeline, Statistics
+from fusematte.engine.pixels import quantise_alpha
+
+StrPath = str | PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a finished job did.
+
+    frames: how many were written; seconds: wall time; busy: seconds of work per stage.
+    """
+
+    frames: int
+    seconds: float
+    busy: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+Progress = Callable[[int, Reader, Statistics], None]
+"""Called after each frame with the number of frames written so far."""
+
+
+def run(
+    input: StrPath,
+    output: StrPath,
+    *,
+    background: StrPath = "green",
+    alpha_output: StrPath | None = None,
+    model: StrPath = DEFAULT_MODEL,
+    backend: str = "auto",
+    threads: int | None = None,
+    codec: str | None = None,
+    crf: int | None = None,
+    preset: str | None = None,
+    audio: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Replaces the background of a whole video.
+
+    Frames keep their timestamps, size, colour tags and orientation; audio is copied packet for
+    packet.  While it is written the output has the name ``OUTPUT.part``; under its own name it
+    appears when it is complete.  If the job breaks off, the ``.part`` file stays and plays.
+
+    Args:
+        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a video.
+        alpha_output: where to write the alpha as a gray video of the same frames.
+        threads: CPU threads for the network; None leaves the choice to the backend.
+        codec, crf, preset: of the composite; None takes the container's defaults.
+        audio: copy the audio streams.
+
+    Raises:
+        FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
+    """
+    _check_paths(input, output, alpha_output, background)
+    with ExitStack() as stack:
+        reader = stack.enter_context(Reader(input))
+        scene = open_background(background)
+        matter = stack.enter_context(Matter(model, backend=backend, threads=threads))
+        writer = stack.enter_context(
+            Writer(output, like=reader, codec=codec, crf=crf, preset=preset, audio=audio)
+        )
+        alpha_writer = None
+        if alpha_output is not None:
+            alpha_writer = stack.enter_context(Writer(alpha_output, like=reader, gray=True))
+        return _process(reader, matter, scene, writer, alpha_writer, progress)
+
+
+def _process(
+    reader: Reader,
+    matter: Matter,
+    background: Background,
+    writer: Writer,
+    alpha_writer: Writer | None,
+    progress: Progress | None,
+) -> Report:
+    def matte(frame: Frame) -> tuple[Frame, Matte]:
+        return frame, matter(frame)
+
+    def blend(item: tuple[Frame, Matte]) -> Composite:
+        return compose(*item, background)
+
+    frames = 0
+    source = "decode", _frames(reader, writer)
+    with Pipeline(source, ("network", matte), ("composite", blend)) as pipeline:
+        for result in pipeline:
+            writer.write(result.frame)
+            if alpha_writer is not None:
+                alpha_writer.write_gray(quantise_alpha(result.alpha), result.frame)
+            frames += 1
+            if progress is not None:
+                progress(frames, reader, pipeline.statistics)
+        statistics = pipeline.statistics
+        return Report(frames=frames, seconds=statistics.elapsed, busy=statistics.busy)
+
+
+def _frames(reader: Reader, writer: Writer) -> Iterator[Frame]:
+    """The reader's frames; the packets between them go to the writer as they are."""
+    for item in reader.items():
+        if isinstance(item, Frame):
+            yield item
+        else:
+            writer.mux(item)
+
+
+def _check_paths(
+    input: StrPath, output: StrPath, alpha_output: StrPath | None, background: StrPath
+) -> None:
+    """Refuses a job that would write over what it reads, or write two things to one place."""
+    if not Path(input).exists() and "://" not in fspath(input):
+        raise InputError(f"{fspath(input)}: no such file")
+    outputs = [fspath(path) for path in (output, alpha_output) if path is not None]
+    for path in outputs:
+        for source in (input, background):
+            if _same_file(source, path):
+                raise UsageError(f"{path}: would be written over what it is made from")
+    if len(outputs) == 2 and _same_file(*outputs):
+        raise UsageError(f"{outputs[0]}: named for both the composite and the alpha")
+
+
+def _same_file(a: StrPath, b: StrPath) -> bool:
+    if Path(a).exists() and Path(b).exists():
+        return Path(a).samefile(b)
+    return Path(a).resolve() == Path(b).resolve()

@@ -1,0 +1,128 @@
+"""From a frame to its matte: the network, and what it remembers of the frame before."""
+
+from __future__ import annotations
+
+import math
+from os import PathLike
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from fusematte.engine.backends import create_backend
+from fusematte.engine.errors import UsageError
+from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.models import DEFAULT_MODEL, load_bundle
+from fusematte.engine.pixels import Map, average_planes, to_rgb
+
+
+def network_size(
+    height: int, width: int, *, area: int, multiple: int, aspect: float = 1.0
+) -> tuple[int, int]:
+    """The network's (height, width) for a frame: about ``area`` pixels, the frame's shape.
+
+    aspect: width over height of one pixel of the frame.
+
+    Of the sizes with sides in steps of ``multiple``, the one whose shape and area together are
+    off by the smallest factor.
+    """
+    shape = width * aspect / height
+    ideal = math.sqrt(area * shape) / multiple, math.sqrt(area / shape) / multiple
+    columns, rows = ([max(1, math.floor(side) + step) for step in (0, 1)] for side in ideal)
+
+    def misfit(size: tuple[int, int]) -> float:
+        h, w = size[0] * multiple, size[1] * multiple
+        return abs(math.log(w / h / shape)) + 0.5 * abs(math.log(w * h / area))
+
+    best = min(((row, column) for row in rows for column in columns), key=misfit)
+    return best[0] * multiple, best[1] * multiple
+
+
+class Matter:
+    """Mattes the frames of one video, in their order.
+
+    The only owner of temporal state: the alpha of the last frame, which is the network's fourth
+    input.  ``reset`` before a frame that does not follow the last one.
+
+    Args:
+        model: a shipped model's name or a bundle folder.
+        backend: ``auto`` or a backend's name.
+        threads: CPU threads for the network; None leaves the choice to the backend.
+
+    Raises:
+        ModelError, BackendError: the model or the backend cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str] = DEFAULT_MODEL,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be 1 or more, not {threads}")
+        self.bundle = load_bundle(model)
+        self.backend = create_backend(backend, self.bundle, threads=threads)
+        self._previous: Map | None = None
+
+    def size_for(self, frame: Frame) -> tuple[int, int]:
+        """The network's (height, width) for this frame, in its display orientation."""
+        height, width, aspect = frame.height, frame.width, float(frame.aspect)
+        if frame.rotation in (90, 270):
+            height, width, aspect = width, height, 1 / aspect
+        default_height, default_width = self.bundle.default_size
+        return network_size(
+            height,
+            width,
+            aspect=aspect,
+            area=default_height * default_width,
+            multiple=self.bundle.multiple,
+        )
+
+    def __call__(self, frame: Frame) -> Matte:
+        """Mattes one frame."""
+        turns = frame.rotation // 90
+        height, width = self.size_for(frame)
+        coded = (width, height) if turns % 2 else (height, width)
+        luma, chroma = average_planes(frame, *coded)
+        # The network sees people as the viewer will: upright.
+        image = np.rot90(to_rgb(luma, chroma, frame.matrix), -turns, (1, 2))
+        maps = self.backend.infer(
+            np.ascontiguousarray(image[None]), self._previous_alpha(height, width)
+        )
+        self._previous = maps.alpha
+        alpha, foreground, background = (np.ascontiguousarray(np.rot90(m, turns)) for m in maps)
+        return Matte(
+            alpha=alpha,
+            foreground=foreground,
+            background=background,
+            guide=luma,
+            chroma=chroma,
+            pts=frame.pts,
+            time_base=frame.time_base,
+        )
+
+    def _previous_alpha(self, height: int, width: int) -> Map:
+        if self._previous is None or self._previous.shape != (height, width):
+            return np.zeros((1, 1, height, width), np.float32)
+        return self._previous[None, None]
+
+    def reset(self) -> None:
+        """Forgets the last frame."""
+        self._previous = None
+
+    def close(self) -> None:
+        """Frees the network."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,90 @@
+"""Model bundles: a folder with ``model.onnx`` and the ``manifest.json`` that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from fusematte.engine.errors import ModelError
+
+FORMAT = 1
+"""Version of the bundle format that this code reads."""
+DEFAULT_MODEL = "edge"
+SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model on disk, checked against its manifest.
+
+    folder: where it lies.
+    takes_previous: the network has the input ``previous``, the last frame's alpha.
+    multiple: height and width of the network's input must be multiples of this.
+    default_size: (height, width) that the model was made for; other shapes of like area work.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    file: Path
+    takes_previous: bool
+    multiple: int
+    default_size: tuple[int, int]
+    manifest: dict[str, Any]
+
+
+def shipped_models() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/manifest.json"))
+
+
+def load_bundle(model: str | PathLike[str] = DEFAULT_MODEL) -> Bundle:
+    """Opens a shipped model by name, or a bundle by the path of its folder.
+
+    Raises:
+        ModelError: there is none, or its manifest or its hash is wrong.
+    """
+    shipped = SHIPPED / str(model)
+    folder = shipped if str(model) in shipped_models() else Path(model)
+    if not folder.is_dir():
+        names = ", ".join(shipped_models()) or "none"
+        raise ModelError(
+            f"no model {str(model)!r}: name a shipped one ({names}) or a bundle folder"
+        )
+    manifest = _read_manifest(folder / "manifest.json")
+    try:
+        return _bundle(folder, manifest)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'manifest.json'}: {error} is missing or wrong") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read the model's manifest: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ModelError(f"{path}: not a model manifest of format {FORMAT}")
+    return manifest
+
+
+def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
+    file = folder / manifest["file"]
+    if not file.is_file():
+        raise ModelError(f"{file}: the model's network file is missing")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != manifest["sha256"]:
+        raise ModelError(f"{file}: its SHA-256 is not the manifest's; reinstall or export it again")
+    return Bundle(
+        name=manifest["name"],
+        version=manifest["version"],
+        folder=folder,
+        file=file,
+        takes_previous="previous" in manifest["inputs"],
+        multiple=manifest["multiple"],
+        default_size=(manifest["default_size"]["height"], manifest["default_size"]["width"]),
+        manifest=manifest,
+    )

@@ -1,0 +1,141 @@
+"""Threads and bounded queues: decode, matte, composite and encode at the same time.
+
+Nothing here knows pixels.  Each stage is a function from a value to a value and runs in a thread of
+its own; values stay in order.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+DEPTH = 4
+"""Values that may wait before each stage: enough to ride out a slow frame, few enough that a
+pipeline of 2160p frames stays small."""
+POLL = 0.1
+"""Seconds after which a waiting thread looks whether the pipeline was stopped."""
+
+Stage = tuple[str, Callable[[Any], Any]]
+
+
+@dataclass
+class Statistics:
+    """Where the time went: seconds of work per stage, waiting left out."""
+
+    busy: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Counts work; each stage is counted by one thread alone."""
+        self.busy[stage] = self.busy.get(stage, 0.0) + seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the pipeline started."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last item of a queue: the source is exhausted, or a stage raised ``error``."""
+
+    error: BaseException | None = None
+
+
+class Stopped(Exception):
+    """The pipeline was stopped while a thread waited."""
+
+
+class Pipeline:
+    """Runs ``source`` through ``stages``; iterate over it for the results.
+
+    An error in the source or in a stage is raised from the iterator after every result that came
+    before it.  Leaving the ``with`` block stops and joins all threads, in whatever state they are.
+    """
+
+    def __init__(self, source: tuple[str, Iterable[Any]], *stages: Stage) -> None:
+        self.statistics = Statistics()
+        self._stop = threading.Event()
+        self._queues: list[queue.Queue[Any]] = [queue.Queue(DEPTH) for _ in range(len(stages) + 1)]
+        self._threads = [self._thread(source[0], self._run_source, source, self._queues[0])]
+        for stage, inputs, outputs in zip(stages, self._queues, self._queues[1:], strict=False):
+            self._threads.append(self._thread(stage[0], self._run_stage, stage, inputs, outputs))
+
+    @staticmethod
+    def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
+        return threading.Thread(target=target, args=args, name=f"fusematte-{name}", daemon=True)
+
+    def __enter__(self) -> Pipeline:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Any]:
+        while not isinstance(item := self._get(self._queues[-1]), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+
+    def _get(self, source: queue.Queue[Any]) -> Any:  # noqa: ANN401
+        while not self._stop.is_set():
+            try:
+                return source.get(timeout=POLL)
+            except queue.Empty:
+                continue
+        raise Stopped
+
+    def _put(self, target: queue.Queue[Any], item: object) -> None:
+        while not self._stop.is_set():
+            try:
+                target.put(item, timeout=POLL)
+            except queue.Full:
+                continue
+            return
+        raise Stopped
+
+    def _run_source(self, source: tuple[str, Iterable[Any]], outputs: queue.Queue[Any]) -> None:
+        name, items = source
+        end = _End()
+        try:
+            iterator, done = iter(items), object()
+            while (item := self._timed(name, lambda _: next(iterator, done), None)) is not done:
+                self._put(outputs, item)
+        except Stopped:
+            return
+        except BaseException as error:
+            end = _End(error)
+        self._finish(outputs, end)
+
+    def _run_stage(self, stage: Stage, inputs: queue.Queue[Any], outputs: queue.Queue[Any]) -> None:
+        name, work = stage
+        try:
+            while not isinstance(item := self._get(inputs), _End):
+                self._put(outputs, self._timed(name, work, item))
+            end = item
+        except Stopped:
+            return
+        except BaseException as error:
+            end = _End(error)
+        self._finish(outputs, end)
+
+    def _finish(self, outputs: queue.Queue[Any], end: _End) -> None:
+        try:
+            self._put(outputs, end)
+        except Stopped:
+            return
+
+    def _timed(self, name: str, work: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
+        begun = time.perf_counter()
+        try:
+            return work(item)
+        finally:
+            self.statistics.add(name, time.perf_counter() - begun)

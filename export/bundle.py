@@ -1,0 +1,80 @@
+"""Makes model bundles: ``python -m fusematte.export.bundle CHECKPOINT --version V``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusematte.engine.models import FORMAT, SHIPPED
+from fusematte.export.to_onnx import OPSET, OUTPUTS, export_onnx
+from fusematte.training.network import STRIDE, LateFusionNetwork, count_macs
+from fusematte.training.train import load_averaged_network
+
+DEFAULT_SIZE = (288, 512)
+PROVENANCE = {
+    "architecture": "late fusion CNN after Zhang et al., CVPR 2019, in FuseMatte's edge shape",
+    "training_data": "3662 pictures of people with human masks, 961 with the teacher's matte "
+    "alone, 900 rooms without people; mixed or unstated licences, not redistributed",
+    "teacher": "soft edges are pseudo labels of RobustVideoMatting (its weights: GPL-3.0)",
+    "model_card": "docs/model-card.md",
+}
+
+
+def write_bundle(
+    network: LateFusionNetwork, folder: Path, *, version: str, training: dict[str, Any]
+) -> None:
+    """Exports ``network`` into ``folder`` with the manifest that the engine checks.
+
+    training: what made these weights; goes into the manifest's provenance.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "model.onnx"
+    export_onnx(network, file)
+    manifest = _manifest(network, file, version)
+    manifest["provenance"] = PROVENANCE | {"training": training}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+
+
+def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str, Any]:
+    height, width = DEFAULT_SIZE
+    probability: dict[str, Any] = {"shape": ["N", 1, "H", "W"], "dtype": "float32", "range": [0, 1]}
+    inputs = {"image": probability | {"shape": ["N", 3, "H", "W"], "colour": "RGB"}}
+    if network.config.previous_alpha:
+        inputs["previous"] = probability | {"first_frame": 0}
+    return {
+        "format": FORMAT,
+        "name": network.config.name,
+        "version": version,
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "opset": OPSET,
+        "precision": "fp32 arithmetic, convolution weights stored as fp16",
+        "inputs": inputs,
+        "outputs": dict.fromkeys(OUTPUTS, probability),
+        "multiple": STRIDE,
+        "default_size": {"height": height, "width": width},
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "macs_at_default_size": count_macs(network, torch.zeros(1, 3, height, width)),
+    }
+
+
+def main() -> None:
+    """Command line: bundles the averaged weights of a training checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m fusematte.export.bundle")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--version", required=True)
+    parser.add_argument("-o", "--output", type=Path, help="folder; default: the shipped model's")
+    args = parser.parse_args()
+    network, training = load_averaged_network(args.checkpoint)
+    folder = args.output or SHIPPED / network.config.name
+    write_bundle(network, folder, version=args.version, training=training)
+    print(folder)
+
+
+if __name__ == "__main__":
+    main()

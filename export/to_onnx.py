@@ -1,0 +1,106 @@
+"""Writes a trained network as ONNX: fp32 arithmetic, dynamic height and width in steps of 32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from fusematte.training.network import STRIDE, LateFusionNetwork
+
+OPSET = 20
+TRAINING_ONLY = ("num_batches_tracked", ".head.weight", ".head.bias")
+OUTPUTS = ("alpha", "foreground", "background", "beta")
+
+
+class RuntimeNetwork(nn.Module):
+    """The network as a runtime sees it: the four maps, none of the training outputs."""
+
+    def __init__(self, network: LateFusionNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, image: Tensor, previous: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        prediction = self.network(image, previous)
+        return prediction.alpha, prediction.foreground, prediction.background, prediction.beta
+
+
+def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = True) -> None:
+    """Writes ``network`` to ``path``.
+
+    The graph keeps the parameters' names and its batch norms, so that training can carry on from
+    the file (``load_onnx_weights``); runtimes fold them.
+
+    Inputs: ``image`` [N, 3, H, W], RGB, 0..1, and, where the network takes it, ``previous``
+    [N, 1, H, W], 0..1.  Outputs: ``alpha``, ``foreground``, ``background``, ``beta``, [N, 1, H, W].
+
+    half_weights: store convolution weights as fp16 beside a cast to fp32, which halves the file;
+    the arithmetic stays fp32.
+    """
+    network.eval()
+    names = ("image", "previous") if network.config.previous_alpha else ("image",)
+    example = tuple(torch.rand(2, 3 if name == "image" else 1, 96, 160) for name in names)
+    shape = {0: torch.export.Dim("batch", min=1, max=64)}
+    shape |= {
+        axis: STRIDE * torch.export.Dim(f"{name}_32", min=1, max=256)
+        for axis, name in ((2, "height"), (3, "width"))
+    }
+    program = torch.onnx.export(
+        RuntimeNetwork(network),
+        example,
+        input_names=list(names),
+        output_names=list(OUTPUTS),
+        dynamic_shapes=tuple(shape for _ in names),
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with the exporting machine's paths
+    if half_weights:
+        _store_weights_as_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, path)
+
+
+def _store_weights_as_half(model: onnx.ModelProto) -> None:
+    """Turns each initializer of two and more dimensions into fp16 followed by a cast to fp32."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        name, half = tensor.name, numpy_helper.to_array(tensor).astype("float16")
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
+    """Loads the parameters that ``export_onnx`` wrote back into a network of the same shape.
+
+    Raises:
+        RuntimeError: a parameter is missing or has another shape.
+    """
+    prefix = "network."
+    state = {
+        tensor.name.removeprefix(prefix).removesuffix(".half"): torch.from_numpy(
+            numpy_helper.to_array(tensor).astype("float32")
+        )
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.name.startswith(prefix)
+    }
+    missing, _ = network.load_state_dict(state, strict=False)
+    # Counters and the heads of the side losses play no part at run time.
+    missing = [name for name in missing if not name.endswith(TRAINING_ONLY)]
+    if missing:
+        raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")

@@ -1,0 +1,8 @@
+"""``python -m fusematte``."""
+
+import sys
+
+from fusematte.engine.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Scores a model bundle: ``python -m fusematte.training.evaluate MODEL DATA``.
+
+The model runs as users run it: through the engine's Matter and the guided-filter refinement, each
+picture at its own size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusematte.engine.matte import Matter
+from fusematte.engine.recolor import frame_from_rgb
+from fusematte.engine.refine import refine_float
+from fusematte.training.data import (
+    Picture,
+    decode_gray,
+    decode_image,
+    find_shards,
+    load_backgrounds,
+    read_shard,
+)
+from fusematte.training.metrics import Map, intersection_over_union, mean_absolute_difference
+
+
+def matte_picture(matter: Matter, image: Picture) -> Map:
+    """The refined alpha [H, W] of a single picture [H, W, 3], RGB."""
+    matter.reset()
+    frame = frame_from_rgb(image)
+    return refine_float(frame, matter(frame))
+
+
+def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, float]]:
+    """IoU to the human masks and MAD to the alphas, per source and over all samples."""
+    scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for shard in shards:
+        for name, fields in read_shard(shard):
+            alpha = matte_picture(matter, decode_image(fields["webp"], name))
+            mask, truth = (
+                decode_gray(fields[part], name) / 255 for part in ("mask.png", "alpha.png")
+            )
+            score = intersection_over_union(alpha, mask), mean_absolute_difference(alpha, truth)
+            scores[json.loads(fields["json"])["source"]].append(score)
+            scores["all"].append(score)
+    return {
+        source: {
+            "samples": len(values),
+            "iou": float(np.mean([iou for iou, _ in values])),
+            "mad": float(np.mean([mad for _, mad in values])),
+        }
+        for source, values in scores.items()
+    }
+
+
+def score_backgrounds(matter: Matter, shards: list[Path]) -> dict[str, float]:
+    """Mean alpha of pictures without people: its median and 95th percentile over the pictures."""
+    means = [matte_picture(matter, p).mean() for p in load_backgrounds(shards, long_side=4096)]
+    return {
+        "samples": len(means),
+        "median_alpha": float(np.median(means)),
+        "p95_alpha": float(np.quantile(means, 0.95)),
+    }
+
+
+def evaluate(model: str, data: Path) -> dict[str, Any]:
+    """All scores of a model on a data folder (shards ``val-*`` and ``backgrounds-*``)."""
+    with Matter(model) as matter:
+        return {
+            "model": {"name": matter.bundle.name, "version": matter.bundle.version},
+            "precision": matter.backend.precision,
+            "people": score_people(matter, find_shards(data, "val")),
+            "backgrounds": score_backgrounds(matter, find_shards(data, "backgrounds")),
+        }
+
+
+def main() -> None:
+    """Command line of the evaluation."""
+    parser = argparse.ArgumentParser(prog="python -m fusematte.training.evaluate")
+    parser.add_argument("model", help="a shipped model or a bundle folder")
+    parser.add_argument("data", type=Path)
+    args = parser.parse_args()
+    print(json.dumps(evaluate(args.model, args.data), indent=2))
+
+
+if __name__ == "__main__":
+    main()
