@@ -28,6 +28,7 @@ _GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 _UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2  # AVCOL_RANGE_*
 _BT709, _BT601 = 1, 6  # AVCOL_SPC_*
 _SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted from RGB
+_TS_PACKETS = (188, 192, 204)  # bytes; a whole file has a whole number of one of these
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 _SLACK = Fraction(1, 2)
@@ -121,7 +122,7 @@ class Reader:
         self.audio_streams = tuple(s for s in container.streams.audio if s.codec_context)
         self.metadata = dict(container.metadata)
         self.duration = self._stream_duration()
-        self.frame_count = video.frames or self._estimated_count()
+        self.frame_count = self._indexed_count() or self._estimated_count()
 
     def _stream_duration(self) -> Fraction | None:
         if self._video.duration:
@@ -129,6 +130,13 @@ class Reader:
         if self._container.duration:
             return Fraction(self._container.duration, av.time_base)
         return None
+
+    def _indexed_count(self) -> int:
+        """Frames in the container's index, without those its edit list hides; 0 if incomplete."""
+        index = self._video.index_entries
+        if len(index) < self._video.frames:
+            return self._video.frames
+        return sum(not entry.is_discard for entry in index) if self._video.frames else 0
 
     def _estimated_count(self) -> int | None:
         if self.duration and self.frame_rate:
@@ -165,14 +173,14 @@ class Reader:
 
     def _note(self, packet: Packet) -> None:
         self._packets_read += packet.stream is self._video
+        self._damaged |= packet.is_corrupt
         if packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self._end = max(self._end, end)
 
     def _decode(self, packet: Packet | None) -> Iterator[Frame]:
         if packet is not None and packet.is_corrupt:
-            self._damaged = True  # cut short; decoding it would give a smeared picture
-            return
+            return  # cut short; decoding it would give a smeared picture
         try:
             pictures = self._video.decode(packet)
         except av.FFmpegError:
@@ -246,21 +254,22 @@ class Reader:
             raise InputError(f"{self.path}: has no picture that can be decoded; is it complete?")
         if not (self._damaged or self._is_cut()):
             return
-        total = f" of about {self.frame_count}" if self.frame_count else ""
+        total = f" of {self.frame_count}" if (self.frame_count or 0) > self._frames_read else ""
         raise TruncatedInputError(
             f"{self.path}: is cut short or damaged: {self._frames_read}{total} frames could be read"
         )
 
     def _is_cut(self) -> bool:
         """Whether the container promised more than came."""
-        if self._packets_read < len(self._video.index_entries):
+        if self._packets_read < len(self._video.index_entries) or _lacks_bytes(self.path):
             return True
-        container = self._container
-        if container.format.name.startswith(_DECLARING) and container.duration:
-            start, length = container.start_time or 0, container.duration
-            if Fraction(start + length, av.time_base) - self._end > _SLACK:
-                return True
-        return _declared_size(self.path) > self.path.stat().st_size
+        name, length = self._container.format.name, self._container.duration
+        if name == "mpegts":
+            return all(self.path.stat().st_size % packet for packet in _TS_PACKETS)
+        if not name.startswith(_DECLARING) or not length:
+            return False
+        # Some count the length from zero, some from the first packet: zero gives no false alarms.
+        return Fraction(length, av.time_base) - self._end > _SLACK
 
 
 def _open(path: Path) -> InputContainer:
@@ -333,21 +342,19 @@ def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
     return view[::-1] if plane.line_size < 0 else view
 
 
-def _declared_size(path: Path) -> int:
-    """The size in bytes that a Matroska file gives itself; 0 for others and live recordings.
+def _lacks_bytes(path: Path) -> bool:
+    """Whether a Matroska file is shorter than it says itself; libav does not tell.
 
-    libav says nothing when such a file ends early.
+    Live recordings do not say their size.
     """
     if not path.is_file():
-        return 0
+        return False
     with path.open("rb") as file:
         if file.read(4) != _EBML:
-            return 0
+            return False
         file.seek(_vint(file) or 0, os.SEEK_CUR)
-        if file.read(4) != _SEGMENT:
-            return 0
-        size = _vint(file)
-        return file.tell() + size if size is not None else 0
+        size = _vint(file) if file.read(4) == _SEGMENT else None
+        return size is not None and file.tell() + size > path.stat().st_size
 
 
 def _vint(file: BinaryIO) -> int | None:

@@ -160,7 +160,7 @@ class Writer:
 
         May be called from another thread than ``write``.  The packet belongs to the writer then.
         """
-        packet.stream = self._audio[packet.stream.index]
+        packet.stream = self._audio[packet.stream_index]
         self._mux([packet])
 
     def close(self) -> None:

@@ -1,0 +1,126 @@
+"""Generated clips and ways to look into files, for the tests; all by libav directly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 44100
+
+
+class Content(NamedTuple):
+    """What a player finds in a file: times in seconds, packets as (stream, bytes, pts)."""
+
+    times: list[Fraction]
+    durations: list[Fraction]
+    packets: list[tuple[int, bytes, Fraction]]
+
+
+def picture(width: int, height: int, index: int) -> NDArray[np.uint8]:
+    """A smooth RGB picture, [height, width, 3], that moves with ``index``."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    waves = [np.sin(x / (9 + 4 * c) + index / 3) + np.cos(y / (7 + 3 * c)) for c in range(3)]
+    return np.stack([(wave * 50 + 128) for wave in waves], 2).astype(np.uint8)
+
+
+def make_clip(
+    path: Path,
+    *,
+    width: int = 64,
+    height: int = 48,
+    frames: int = 12,
+    rate: Fraction | int = 25,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    audio: bool | Sequence[str] = False,
+    rotation: int = 0,
+    times: Iterable[int] | None = None,
+    time_base: Fraction | None = None,
+    start: int = 0,
+    aspect: Fraction = Fraction(1),
+    color: tuple[int, int, int, int] | None = None,
+    metadata: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write a clip and return its path.
+
+    times: presentation times in units of ``time_base`` (1/rate by default), for a variable rate.
+    start: added to them.
+    audio: True for one AAC stream, or the encoders of several.
+    rotation: degrees clockwise for display.
+    color: matrix, primaries, transfer, range as libav numbers them.
+    """
+    unit = time_base or 1 / Fraction(rate)
+    shown = list(range(frames) if times is None else times)
+    with av.open(str(path), "w", container_options=muxer or {}) as container:
+        container.metadata.update(metadata or {})
+        video: Any = container.add_stream(codec, rate=rate, options=options or {})
+        video.width, video.height, video.pix_fmt = width, height, pixel_format
+        video.codec_context.time_base = video.time_base = unit
+        video.codec_context.sample_aspect_ratio = aspect
+        context = video.codec_context
+        if color:
+            context.colorspace, context.color_primaries = color[:2]
+            context.color_trc, context.color_range = color[2:]
+        if rotation:
+            video.set_display_rotation(-rotation)
+        names = ("aac",) if audio is True else tuple(audio or ())
+        sounds: list[Any] = [container.add_stream(name, rate=SAMPLE_RATE) for name in names]
+        for index, time in enumerate(shown):
+            rgb = av.VideoFrame.from_ndarray(picture(width, height, index), format="rgb24")
+            image = rgb.reformat(format=pixel_format)
+            image.pts, image.time_base = time + start, unit
+            container.mux(video.encode(image))
+        container.mux(video.encode(None))
+        seconds = float((shown[-1] + 1) * unit)
+        for number, sound in enumerate(sounds):
+            for noise in _noise(seconds, number, sound):
+                container.mux(sound.encode(noise))
+            container.mux(sound.encode(None))
+    return path
+
+
+def _noise(seconds: float, seed: int, stream: av.AudioStream) -> Iterable[av.AudioFrame]:
+    generator = np.random.default_rng(seed)
+    format, layout = stream.codec_context.format, stream.codec_context.layout
+    for start in range(0, int(seconds * SAMPLE_RATE), 1024):
+        samples = (generator.standard_normal((2, 1024)) * 0.1).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, start
+        yield from av.AudioResampler(format, layout, SAMPLE_RATE).resample(frame)
+
+
+def content(path: Path) -> Content:
+    """What PyAV finds in a file."""
+    times, durations, packets = [], [], []
+    with av.open(str(path)) as container:
+        for packet in container.demux():
+            if packet.stream.type == "video":
+                for frame in packet.decode():
+                    times.append(frame.pts * frame.time_base)
+                    durations.append(frame.duration * frame.time_base)
+            elif packet.size:
+                stream = packet.stream.index
+                packets.append((stream, bytes(packet), packet.pts * packet.time_base))
+    return Content(times, durations, packets)
+
+
+def first_frame(path: Path) -> av.VideoFrame:
+    """The first picture of a file."""
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0))
+
+
+def cut(path: Path, share: float) -> Path:
+    """A copy of a file that breaks off after ``share`` of its bytes."""
+    data = path.read_bytes()
+    target = path.with_name(f"cut{path.suffix}")
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
