@@ -72,6 +72,9 @@ _EVEN_CHROMA = ("h264", "hevc")
 _LIMITED_ONLY = ("prores", "mpeg4", "mpeg2video")
 """Codecs that cannot tell that luma spans all code values: players take it for 16..235."""
 
+_TELLING_ASPECT = ("h264", "hevc", "ffv1", "mpeg4", "mpeg2video")
+"""Codecs that store the pixel aspect themselves; PyAV cannot hand it to Matroska."""
+
 _STALE_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder")
 """Metadata about the source's file and not about its content."""
 
@@ -227,14 +230,13 @@ class Writer:
         context = stream.codec_context
         context.time_base = self._time_base
         context.width, context.height, context.pix_fmt = like.width, like.height, self._format
-        context.sample_aspect_ratio = like.aspect
         context.thread_type = ThreadType.AUTO  # x264 would cut frames into slices otherwise
         if not self._kind.reorders:
             context.max_b_frames = 0
         if self._codec.canonical_name == "hevc" and self._kind.name in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # the only kind QuickTime plays
         _tag(context, self._color)
-        self._set_rotation(stream)
+        self._set_shape(stream)
         return stream
 
     def _check_container(self) -> None:
@@ -246,15 +248,22 @@ class Writer:
                 f"choose one of {', '.join(names)} or another file extension"
             )
 
-    def _set_rotation(self, stream: av.VideoStream) -> None:
-        if not self._like.rotation:
+    def _set_shape(self, stream: av.VideoStream) -> None:
+        kind, codec, like = self._kind.name, self._codec.canonical_name, self._like
+        if like.aspect != 1 and kind not in ("mp4", "mov") and codec not in _TELLING_ASPECT:
+            raise UsageError(
+                f"{self.path}: {self.path.suffix} with {self._codec.name} cannot store the pixel "
+                f"aspect {like.aspect} of this video; write .mp4"
+            )
+        stream.codec_context.sample_aspect_ratio = like.aspect
+        if not like.rotation:
             return
         if not self._kind.rotates:
             raise UsageError(
                 f"{self.path}: {self.path.suffix} cannot store the rotation of this video; "
                 "write .mp4, .mov or .mkv"
             )
-        stream.set_display_rotation(-self._like.rotation)  # libav's is counterclockwise
+        stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
 
     def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
         try:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 44100
+SAMPLE_RATE = 48000
 
 
 class Content(NamedTuple):
