@@ -72,13 +72,14 @@ _EVEN_CHROMA = ("h264", "hevc")
 _LIMITED_ONLY = ("prores", "mpeg4", "mpeg2video")
 """Codecs that cannot tell that luma spans all code values: players take it for 16..235."""
 
-_TELLING_ASPECT = ("h264", "hevc", "ffv1", "mpeg4", "mpeg2video")
+_TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Codecs that store the pixel aspect themselves; PyAV cannot hand it to Matroska."""
 
 _STALE_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder")
 """Metadata about the source's file and not about its content."""
 
 _GRAY = Color(full_range=True)
+_DAY = 86_400  # seconds
 _MAX_TIMESCALE = (1 << 31) - 1
 
 
@@ -289,6 +290,8 @@ class Writer:
         try:
             self._container.start_encoding()
         except (av.FFmpegError, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.part.unlink()
             raise self._failure(error) from error
         self._open = True
 
@@ -330,7 +333,10 @@ class Writer:
     def _timed(self, packets: list[Packet]) -> list[Packet]:
         """The packets with the durations of their frames, which not every encoder hands on."""
         for packet in packets:
-            packet.duration = self._durations.pop(packet.pts or 0, 0)
+            shown, decoded = packet.pts or 0, packet.dts or 0
+            packet.duration = self._durations.pop(shown, 0)
+            if not 0 <= (shown - decoded) * self._time_base <= _DAY:
+                packet.dts = shown  # libx265 leaves it undefined in clips of one or two frames
         return packets
 
     def _mux(self, packets: list[Packet]) -> None:

@@ -125,7 +125,6 @@ def test_rotation(tmp_path: Path, suffix: str, rotation: int) -> None:
         (".mp4", "libvpx-vp9"),
         (".mov", "prores_ks"),
         (".mkv", "libx265"),
-        (".mkv", "ffv1"),
         (".ts", "libx264"),
         (".avi", "mpeg4"),
     ],
