@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +105,7 @@ def _add_run(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     progress = None if options.quiet else ProgressReport()
+    begun = time.time()
     try:
         done = run(
             options.input,
@@ -119,12 +121,22 @@ def _run(options: argparse.Namespace) -> int:
             audio=options.audio,
             progress=progress,
         )
-    finally:
+    except (FuseMatteError, KeyboardInterrupt):
         if progress is not None:
             progress.clear()
-    if not options.quiet:
+        _say_what_is_left(begun, options.output, options.alpha_output)
+        raise
+    if progress is not None:
+        progress.clear()
         print(f"{options.output}: {summary(done)}")
     return 0
+
+
+def _say_what_is_left(begun: float, *outputs: str | None) -> None:
+    """Names the partial files of a broken job; older ones are none of ours."""
+    for part in (Path(f"{output}.part") for output in outputs if output is not None):
+        if part.exists() and part.stat().st_mtime >= begun - 1:
+            print(f"fusematte: {part} holds what was done so far", file=sys.stderr)
 
 
 def summary(done: Report) -> str:

@@ -1,0 +1,50 @@
+# Every target works on a fresh clone: it makes .venv and installs what it needs.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The CPU build; a plain "torch" may bring gigabytes of CUDA that the tests do not need.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECT := pyproject.toml setup.py
+
+.PHONY: demo test develop lint typing bench clean
+
+demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
+	$(BIN)/fusematte demo
+
+test: $(VENV)/.develop  ## the whole test suite
+	$(BIN)/pytest
+
+develop: $(VENV)/.develop typing  ## all extras, the pre-commit hooks, and types for editors
+	$(BIN)/pre-commit install
+
+lint: $(VENV)/.develop typing  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p fusematte
+
+bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
+	$(BIN)/python benchmarks/bench_job.py
+
+# Type checkers do not follow an editable install; a tree of links shows them the packages.
+typing:
+	rm -rf build/typing
+	mkdir -p build/typing/fusematte
+	ln -s $(CURDIR)/src/fusematte/* build/typing/fusematte/
+	ln -s $(CURDIR)/engine $(CURDIR)/training $(CURDIR)/export build/typing/fusematte/
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info src/*.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: $(PROJECT) | $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[demo]'
+	touch $@
+
+$(VENV)/.develop: $(PROJECT) | $(BIN)/python
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet -e '.[demo,train,export,dev]'
+	touch $@

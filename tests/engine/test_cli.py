@@ -1,0 +1,222 @@
+"""The command line as a user meets it: exit codes, one-line errors, files left behind."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tests.helpers import content, cut, make_clip
+
+from fusematte.engine.cli import main
+
+COMMAND = (sys.executable, "-m", "fusematte")
+
+
+def fails(capfd: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
+    """Runs a command that must fail with ``code`` and one line; returns the line."""
+    assert main(["run", "-q", *map(str, arguments)]) == code
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("fusematte: ")
+    return lines[0]
+
+
+def test_run_tells_what_it_did(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=10)
+    command = [*COMMAND, "run", str(clip), str(tmp_path / "out.mp4"), "--background", "blur"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "out.mp4: 10 frames in" in done.stdout
+    assert "model edge" in done.stderr and "openvino" in done.stderr
+
+
+def test_quiet_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    assert main(["run", "-q", str(clip), str(tmp_path / "out.mp4")]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def audio_only(path: Path) -> Path:
+    """A playable file without a picture."""
+    import av
+
+    clip = make_clip(path.with_name("with-picture.mp4"), audio=True)
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    return path
+
+
+def bad_inputs(folder: Path) -> dict[str, Path]:
+    (folder / "directory.mp4").mkdir()
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("It was a dark and stormy night.\n" * 50)
+    whole = make_clip(folder / "whole.mp4", frames=40)
+    return {
+        "missing": folder / "missing.mp4",
+        "directory": folder / "directory.mp4",
+        "empty": folder / "empty.mp4",
+        "text": folder / "text.mp4",
+        "audio": audio_only(folder / "audio.m4a"),
+        "no index": cut(whole, 0.9),
+    }
+
+
+def test_bad_inputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    messages = set()
+    for path in bad_inputs(tmp_path).values():
+        message = fails(capfd, 3, path, tmp_path / "out.mp4")
+        assert path.name in message
+        messages.add(message.replace(path.name, ""))
+        assert not list(tmp_path.glob("out.mp4*"))
+    assert len(messages) >= 5  # each says its own reason
+
+
+def test_truncated_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = cut(make_clip(tmp_path / "in.mkv", width=160, height=120, frames=100), 0.5)
+    output = tmp_path / "out.mp4"
+    assert main(["run", "-q", str(clip), str(output)]) == 4
+    left, reason = capfd.readouterr().err.splitlines()
+    assert f"{output}.part" in left
+    assert clip.name in reason
+    assert not output.exists()
+    assert len(content(Path(f"{output}.part")).times) > 10
+
+
+def test_bad_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = make_clip(tmp_path / "in.mp4", audio=True)
+    out = tmp_path / "out.mp4"
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "file").touch()
+    assert "in.mp4" in fails(capfd, 2, clip, clip)
+    assert "pinkish" in fails(capfd, 6, clip, out, "-b", "pinkish")
+    assert "text.jpg" in fails(capfd, 6, clip, out, "-b", tmp_path / "text.jpg")
+    assert "sigma" in fails(capfd, 6, clip, out, "-b", "blur:wide")
+    assert "nosuch" in fails(capfd, 2, clip, out, "--codec", "nosuch")
+    assert "libx264" in fails(capfd, 2, clip, tmp_path / "out.webm", "--codec", "libx264")
+    assert "out.xyz" in fails(capfd, 2, clip, tmp_path / "out.xyz")
+    assert "crf" in fails(capfd, 2, clip, tmp_path / "out.mkv", "--codec", "ffv1", "--crf", "3")
+    assert "file" in fails(capfd, 5, clip, tmp_path / "file" / "out.mp4")
+    assert "nodir" in fails(capfd, 5, clip, tmp_path / "nodir" / "out.mp4")
+    assert "huge" in fails(capfd, 7, clip, out, "--model", "huge")
+    assert "openvino" in fails(capfd, 8, clip, out, "--backend", "tensorrt")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_unwritable_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK):  # root may write anywhere but here
+        locked = Path("/proc")
+    assert "out.mp4" in fails(capfd, 5, make_clip(tmp_path / "in.mp4"), locked / "out.mp4")
+
+
+def test_usage_errors_exit_with_2(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["run"], ["dance"], ["run", "a", "b", "--crf", "low"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def interrupt(process: subprocess.Popen[str], part: Path) -> str:
+    """Sends Ctrl-C once something was written; returns what was said on stderr."""
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size > 10_000):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=60)[1]
+
+
+def test_ctrl_c_leaves_a_playable_part(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", width=640, height=480, frames=600, audio=True)
+    output, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(clip), str(output)], stderr=subprocess.PIPE, text=True
+    )
+    said = interrupt(process, part)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert str(part) in said
+    assert not output.exists()
+    times = content(part).times
+    assert 0 < len(times) < 600
+    assert times == content(clip).times[: len(times)]
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_none(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=60)
+    command = [*COMMAND, "run", str(clip), str(tmp_path / "out.mp4")]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "\r" not in piped.stderr
+    main_end, terminal = pty.openpty()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(main_end, 65536).decode()
+    os.close(main_end)
+    assert "%" in shown and "fps" in shown and "left" in shown
+
+
+def test_stills(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = [tmp_path / "a.jpg", tmp_path / "b.png"]
+    for index, image in enumerate(images):
+        noise = np.random.default_rng(index).integers(0, 255, (41 + index, 67, 3), np.uint8)
+        cv2.imwrite(str(image), noise)
+    (tmp_path / "c.png").write_text("no picture")
+    folder = tmp_path / "mattes"
+    command = ["matte", *map(str, images), str(tmp_path / "c.png"), "--output-dir", str(folder)]
+    assert main(command) == 3  # one is bad, the others are done
+    assert "c.png" in capfd.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
+    for index, name in enumerate(("a.png", "b.png")):
+        alpha = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+        assert alpha is not None
+        assert (alpha.shape, alpha.dtype) == ((41 + index, 67), np.uint8)
+
+
+def test_stills_never_overwrite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((8, 8, 3), np.uint8))
+    one, two = str(tmp_path / "a.png"), str(tmp_path / "a.jpg")
+    assert main(["matte", one, "-o", str(tmp_path)]) == 2
+    assert main(["matte", one, two, "-o", str(tmp_path / "m")]) == 2
+    assert not (tmp_path / "m").exists()
+    capfd.readouterr()
+
+
+def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capfd.readouterr().out
+    for part in ("openvino: ok", "edge: ok", "libx264: ok", "GPU", "python"):
+        assert part in said
+
+
+def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    folder = tmp_path / "demo"
+    assert main(["demo", "-q", "--output-dir", str(folder)]) == 0
+    said = capfd.readouterr().out
+    clip, composite, alpha = (folder / f"{name}.mp4" for name in ("clip", "composite", "alpha"))
+    for path in (clip, composite, alpha, folder / "contact-sheet.png"):
+        assert path.exists()
+        assert str(path) in said
+    assert content(composite).times == content(alpha).times == content(clip).times
+    sheet = cv2.imread(str(folder / "contact-sheet.png"))
+    assert sheet is not None and sheet.shape[1] == 5 * 256
+    # The astronaut's face, in the middle of the third picture, is hers and not the sky's.
+    rows = sheet.shape[0] // 3
+    face = sheet[2 * rows + rows // 3, 2 * 256 + 128]
+    corner = sheet[2 * rows + 8, 4 * 256 + 150]
+    assert face.min() > 200
+    assert corner.max() < 100
