@@ -91,7 +91,7 @@ class Matter:
         maps = self.backend.infer(
             np.ascontiguousarray(image[None]), self._previous_alpha(height, width)
         )
-        self._previous = maps.alpha
+        self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background = (np.ascontiguousarray(np.rot90(m, turns)) for m in maps)
         return Matte(
             alpha=alpha,
