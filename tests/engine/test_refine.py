@@ -1,0 +1,86 @@
+"""The guided-filter refinement, from the network's resolution to the frame's."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte
+from fusematte.engine.pixels import average_planes
+from fusematte.engine.refine import EPSILON, RADIUS, coefficients, refine, refine_float
+
+
+def gray_frame(luma: NDArray[np.float64], name: str = "yuv420p") -> Frame:
+    """A full-range frame of this luma, 0..1."""
+    layout = PIXEL_FORMATS[name]
+    peak = (1 << layout.bits) - 1
+    neutral = np.full(layout.chroma_shape(*luma.shape), (peak + 1) // 2, layout.dtype)
+    y = np.round(luma * peak).astype(layout.dtype)
+    return Frame(planes=(y, neutral, neutral), format=layout, color=Color(full_range=True))
+
+
+def matte_of(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
+    luma, chroma = average_planes(frame, *alpha.shape)
+    return Matte(
+        alpha=alpha,
+        foreground=alpha,
+        background=1 - alpha,
+        guide=luma,
+        chroma=chroma,
+        pts=0,
+        time_base=Fraction(1, 25),
+    )
+
+
+def disc(size: int, radius: float) -> NDArray[np.float64]:
+    """1 inside of a circle around the middle, with a smooth rim, size x size."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return np.clip(radius * size - np.hypot(x, y), 0, 1)
+
+
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
+def test_codes_span_the_frames_own_bits(name: str) -> None:
+    frame = gray_frame(disc(65, 0.3), name)
+    alpha = refine(frame, matte_of(frame, disc(32, 0.3).astype(np.float32)))
+    peak = (1 << frame.format.bits) - 1
+    assert (alpha.shape, alpha.dtype) == ((65, 65), np.dtype(frame.format.dtype))
+    assert alpha[32, 32] == peak
+    assert alpha[0, 0] == 0
+    exact = refine_float(frame, matte_of(frame, disc(32, 0.3).astype(np.float32)))
+    assert np.abs(alpha - exact * peak).max() <= 0.51
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_flat_alpha_stays_flat_over_any_picture(value: float) -> None:
+    frame = gray_frame(np.random.default_rng(0).random((90, 70)))
+    got = refine_float(frame, matte_of(frame, np.full((32, 32), value, np.float32)))
+    np.testing.assert_allclose(got, value, atol=2e-3)
+
+
+def test_the_edge_comes_from_the_picture() -> None:
+    truth = disc(512, 0.3)
+    frame = gray_frame(0.2 + 0.6 * truth)
+    low = matte_of(frame, matte_of(gray_frame(truth), np.zeros((64, 64), np.float32)).guide)
+    refined = np.abs(refine_float(frame, low) - truth).mean()
+    # What plain enlarging leaves: the nearest low-resolution value, blocks of 8 x 8.
+    blocks = np.abs(np.kron(low.alpha, np.ones((8, 8))) - truth).mean()
+    assert refined < blocks / 3
+
+
+def test_coefficients_by_hand_on_a_flat_picture() -> None:
+    # No variance: slope 0; offset: the mean of alpha's means, twice over the 5 x 5 window.
+    frame = gray_frame(np.full((32, 32), 0.5))
+    alpha = np.zeros((32, 32), np.float32)
+    alpha[16, 16] = 1
+    slope, offset = coefficients(matte_of(frame, alpha))
+    assert RADIUS == 2
+    np.testing.assert_allclose(slope, 0, atol=1e-7 / EPSILON)
+    # At the dot itself all 25 windows hold it: 25 * (1 / 25) / 25.
+    assert offset[16, 16] == pytest.approx(1 / 25, abs=1e-4)
+    # Four pixels away one column of windows does, at one corner a single window.
+    assert offset[16, 20] == pytest.approx(5 / 25 / 25, abs=1e-4)
+    assert offset[12, 12] == pytest.approx(1 / 25 / 25, abs=1e-4)
+    assert offset[16, 21] == pytest.approx(0, abs=1e-4)
