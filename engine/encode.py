@@ -6,6 +6,7 @@ Until it is complete the file is called PATH.part, so PATH is always whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from fractions import Fraction
@@ -66,6 +67,7 @@ _DEFAULTS = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "row-mt": "1"},
     "libsvtav1": {"preset": "10"},
 }
+_TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac3", "eac3", "opus"}
 _EVEN_CHROMA = ("h264", "hevc")
 """Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
 
@@ -79,6 +81,7 @@ _STALE_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder")
 """Metadata about the source's file and not about its content."""
 
 _GRAY = Color(full_range=True)
+_REFUSALS = (errno.EINVAL, errno.ENOSYS)
 _DAY = 86_400  # seconds
 _MAX_TIMESCALE = (1 << 31) - 1
 
@@ -267,19 +270,23 @@ class Writer:
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
 
     def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
-        try:
-            stream = self._container.add_stream_from_template(template)
-        except ValueError as error:
-            raise UsageError(
-                f"{self.path}: {self.path.suffix} cannot store {template.name} audio; "
-                "write .mkv or leave the audio out (--no-audio)"
-            ) from error
+        if template.codec_context.codec.canonical_name not in _codecs_of(self._container):
+            raise self._no_audio(template)
+        stream = self._container.add_stream_from_template(template)
         stream.metadata.update(template.metadata)
         return stream
+
+    def _no_audio(self, *templates: av.AudioStream) -> UsageError:
+        names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
+        return UsageError(
+            f"{self.path}: {self.path.suffix} cannot store {names} audio; "
+            "write .mkv or leave the audio out (--no-audio)"
+        )
 
     def _start(self) -> None:
         """Open the encoder, then the file."""
         like = self._like
+        os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 greets on standard error otherwise
         try:
             self._video.codec_context.open()
         except av.FFmpegError as error:
@@ -292,6 +299,8 @@ class Writer:
         except (av.FFmpegError, OSError) as error:
             with contextlib.suppress(OSError):
                 self.part.unlink()
+            if self._audio and error.errno in _REFUSALS:  # some muxers look only now
+                raise self._no_audio(*self._audio.values()) from error
             raise self._failure(error) from error
         self._open = True
 
@@ -381,8 +390,11 @@ def _find_codec(name: str) -> av.Codec:
 def _codecs_of(container: OutputContainer) -> set[str]:
     """The canonical names of what a container can store; libav does not know it of MPEG-TS."""
     if container.format.name == "mpegts":
-        return {"h264", "hevc", "mpeg2video", "mpeg4"}
-    return container.supported_codecs
+        return _TS_CODECS
+    able = container.supported_codecs
+    if container.format.name == "mp4":  # PCM fails at the very end there, and few players know it
+        return {name for name in able if not name.startswith("pcm_")}
+    return able
 
 
 def _encoder_options(codec: av.Codec, crf: int | None, preset: str | None) -> dict[str, str]:

@@ -259,13 +259,35 @@ def test_unknown_preset(clip: Reader, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
-def test_audio_the_container_cannot_store(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "in.mkv", codec="libvpx-vp9", audio=True)
-    with Reader(source) as reader:
-        with pytest.raises(UsageError, match=r"webm cannot store aac audio; write \.mkv"):
-            Writer(tmp_path / "out.webm", reader, audio=True)
-        Writer(tmp_path / "out.webm", reader).abandon()
+@pytest.mark.parametrize(
+    ("suffix", "audio", "names"),
+    [
+        (".webm", ["aac"], "aac"),
+        (".mp4", ["pcm_s16le"], "pcm_s16le"),
+        (".mov", ["flac"], "flac"),
+        (".flv", ["aac", "pcm_s16le"], "aac and pcm_s16le"),
+        (".ts", ["flac"], "flac"),
+    ],
+)
+def test_audio_the_container_cannot_store(
+    tmp_path: Path, suffix: str, audio: list[str], names: str
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    with Reader(make_clip(tmp_path / "in.mkv", audio=audio)) as reader:
+        with pytest.raises(UsageError, match=rf"\{suffix} cannot store {names} audio; write \.mkv"):
+            Writer(path, reader, audio=True)
+        Writer(path, reader).abandon()
     assert not list(tmp_path.glob("out*"))
+
+
+def test_encoders_are_quiet(
+    clip: Reader, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for codec in ("libx264", "libx265", "libsvtav1", "libvpx-vp9"):
+        with Writer(tmp_path / "out.mp4", clip, codec=codec) as writer:
+            for _, frame in zip(range(1), clip, strict=False):
+                writer.write(frame)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_rotation_the_container_cannot_store(tmp_path: Path) -> None:
