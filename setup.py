@@ -5,6 +5,10 @@ installed they are ``fusematte.engine``, ``fusematte.training`` and so on.  Ever
 the project is in pyproject.toml.
 """
 
+import os
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
 from setuptools import find_packages, setup
 
 ROOTS = {
@@ -12,6 +16,7 @@ ROOTS = {
     "fusematte.engine": "engine",
     "fusematte.training": "training",
     "fusematte.export": "export",
+    "fusematte.cpp_ext": "cpp_ext",
 }
 
 
@@ -24,4 +29,21 @@ def packages() -> list[str]:
     return names
 
 
-setup(packages=packages(), package_dir=ROOTS)
+def kernels() -> Pybind11Extension:
+    """The native kernels.  They choose their instruction set at run time: no -march here."""
+    sources = ["cpp_ext/bindings.cpp", *sorted(map(str, Path("cpp_ext/csrc").glob("*.cpp")))]
+    headers = [
+        str(path) for path in Path("cpp_ext/csrc").iterdir() if path.suffix in (".h", ".inl")
+    ]
+    flags = ["/O2"] if os.name == "nt" else ["-O3", "-fno-trapping-math", "-fopenmp-simd"]
+    return Pybind11Extension(
+        "fusematte.cpp_ext._C",
+        sources,
+        depends=headers,
+        include_dirs=["cpp_ext"],
+        extra_compile_args=flags,
+        cxx_std=17,
+    )
+
+
+setup(packages=packages(), package_dir=ROOTS, ext_modules=[kernels()])

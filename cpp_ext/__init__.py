@@ -1,0 +1,406 @@
+"""The native kernels of FuseMatte: the pixel work around the network, on the CPU.
+
+Pictures are YUV planes in code values, as decoders deliver them: three planes (Y, U, V) with
+chroma 4:2:0, 4:2:2 or 4:4:4, or two (Y and UV of shape [rows, columns, 2]) for NV12 and P010.
+uint8 samples are 8 bits; uint16 samples are 10 bits, in the low bits of three planes and in the
+high bits of two.  Rows may lie any number of bytes apart; samples within a row may not.
+
+``levels`` are (black, luma span, neutral chroma, chroma span) in code values (10-bit ones for
+P010), ``matrix`` is (kr, kb), the luma weights of red and blue.
+
+Every function releases the GIL, divides its work among ``threads`` threads, which end with the
+call, and raises TypeError or ValueError with the argument's name before it reads a sample.
+``reference`` has each kernel in plain NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import _C
+
+Floats = NDArray[np.float32]
+Plane = NDArray[Any]
+Levels = tuple[float, float, float, float]
+Matrix = tuple[float, float]
+
+__all__ = [
+    "Foreground",
+    "Guided",
+    "Resized",
+    "composite",
+    "estimate_foreground",
+    "guided_coefficients",
+    "guided_filter",
+    "instruction_sets",
+    "resize_to_tensor",
+    "use_instruction_set",
+]
+
+MAX_SIDE = 1 << 15
+MAX_THREADS = 64
+
+
+class Resized(NamedTuple):
+    """``rgb`` [3, h, w] in 0..1 and the ``ycbcr`` [3, h, w] (0..1, -0.5..0.5) it comes from."""
+
+    rgb: Floats
+    ycbcr: Floats
+
+
+class Guided(NamedTuple):
+    """alpha = slope * guide + offset: ``slope`` of the guide's shape, ``offset`` [h, w]."""
+
+    slope: Floats
+    offset: Floats
+
+
+class Foreground(NamedTuple):
+    """The two colours that were mixed in each pixel, both [3, h, w]."""
+
+    foreground: Floats
+    background: Floats
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that this processor runs, slowest first.  The last one is in use."""
+    return tuple(_C.instruction_sets())
+
+
+def use_instruction_set(name: str) -> None:
+    """Makes every later call, in all threads, run the code compiled for ``name``.
+
+    Raises:
+        ValueError: ``name`` is not among ``instruction_sets()``.
+    """
+    _C.use_instruction_set(name)
+
+
+def resize_to_tensor(
+    planes: Sequence[Plane],
+    height: int,
+    width: int,
+    *,
+    matrix: Matrix,
+    levels: Levels,
+    rgb: Floats | None = None,
+    ycbcr: Floats | None = None,
+    threads: int = 1,
+) -> Resized:
+    """A picture as a small RGB tensor, each pixel the exact mean of the area it covers.
+
+    Each plane is averaged over the target pixel's box (a box narrower than a sample takes that
+    sample's value), Y'CbCr becomes R'G'B' and is clipped to 0..1.  ``ycbcr`` is not clipped:
+    code values outside the nominal range lie outside, as they do for ``composite``.
+
+    Args:
+        planes: the picture; see the module.
+        height, width: of the result, at least 1.
+        rgb, ycbcr: arrays to write the result to, [3, height, width], float32, C-contiguous.
+
+    Source: ITU-T H.273, clause 8.3, for the matrix.
+    """
+    _check_planes("planes", planes)
+    _check_side("height", height)
+    _check_side("width", width)
+    shape = (3, height, width)
+    rgb, ycbcr = _target("rgb", rgb, shape), _target("ycbcr", ycbcr, shape)
+    if np.may_share_memory(rgb, ycbcr):
+        raise ValueError("ycbcr: overlaps rgb")
+    _C.resize_to_tensor(
+        list(planes), _matrix(matrix), _levels(levels), rgb, ycbcr, _threads(threads)
+    )
+    return Resized(rgb, ycbcr)
+
+
+def guided_coefficients(
+    guide: Floats, alpha: Floats, radius: int, epsilon: float, *, threads: int = 1
+) -> Guided:
+    """The guided filter's linear model of alpha in the guide, averaged over the window.
+
+    Computed at low resolution and upsampled, it is the fast guided filter; ``composite`` applies
+    it.  The cost does not depend on the radius.  Windows are clipped at the border.
+
+    Args:
+        guide: [h, w] or [3, h, w], float32.
+        alpha: [h, w], float32.
+        radius: of the (2 radius + 1)^2 window, 1 to the shorter side.
+        epsilon: how much variance of the guide counts as flat, above 0; guides in 0..1 want
+            about 1e-4.
+
+    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6, 8 and 14 to 16;
+    He, Sun, "Fast Guided Filter", 2015.
+    """
+    alpha = _floats("alpha", alpha, 2)
+    guide = _floats("guide", guide, 2, 3)
+    _check_match("guide", guide, alpha)
+    _check_radius("radius", radius, alpha)
+    if not (_is_real(epsilon) and math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"epsilon: {epsilon!r} is not a number above 0")
+    slope, offset = np.empty_like(guide), np.empty_like(alpha)
+    _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
+    return Guided(slope, offset)
+
+
+def guided_filter(
+    guide: Floats, alpha: Floats, radius: int, epsilon: float, *, threads: int = 1
+) -> Floats:
+    """Alpha refined along the guide's edges, [h, w], float32; not clipped.
+
+    The paper's own use, at one resolution; arguments as for ``guided_coefficients``.
+    """
+    slope, offset = guided_coefficients(guide, alpha, radius, epsilon, threads=threads)
+    explained = slope * guide
+    return (explained if explained.ndim == 2 else explained.sum(0)) + offset
+
+
+def estimate_foreground(
+    color: Floats,
+    alpha: Floats,
+    radii: Sequence[int],
+    *,
+    bounds: Sequence[tuple[float, float]] = ((0.0, 1.0),) * 3,
+    threads: int = 1,
+) -> Foreground:
+    """The colours of foreground and background in mixed pixels, by blur fusion.
+
+    Args:
+        color: [3, h, w], float32; any colour space in which light mixes linearly enough: R'G'B'
+            and Y'CbCr give the same result.
+        alpha: [h, w], float32, 0..1.
+        radii: of one fusion after the other, each 1 to the shorter side; the paper's pair is a
+            wide one and a narrow one, about 15 to 1.
+        bounds: the least and greatest value of each channel; (-0.5, 0.5) for Cb and Cr.
+
+    Source: Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021; windows are clipped
+    at the border here.
+    """
+    alpha = _floats("alpha", alpha, 2)
+    if alpha.min() < 0 or alpha.max() > 1:
+        raise ValueError("alpha: has values outside 0..1")
+    color = _floats("color", color, 3)
+    _check_match("color", color, alpha)
+    if not radii:
+        raise ValueError("radii: is empty")
+    for radius in radii:
+        _check_radius("radii", radius, alpha)
+    pairs = [_reals("bounds", pair, 2) for pair in bounds]
+    if len(pairs) != 3 or any(low >= high for low, high in pairs):
+        raise ValueError(f"bounds: {bounds!r} is not three (least, greatest) pairs")
+    lower, upper = zip(*pairs, strict=True)
+    foreground, background = np.empty_like(color), np.empty_like(color)
+    _C.estimate_foreground(
+        color, alpha, list(radii), lower, upper, foreground, background, _threads(threads)
+    )
+    return Foreground(foreground, background)
+
+
+def composite(
+    planes: Sequence[Plane],
+    slope: Floats,
+    offset: Floats,
+    background: Sequence[Plane] | tuple[int, int, int] | Floats,
+    *,
+    levels: Levels,
+    shift: Floats | None = None,
+    out: Sequence[Plane] | None = None,
+    alpha: Plane | None = None,
+    threads: int = 1,
+) -> list[Plane]:
+    """The people in a frame over another background, in one pass over the frame's own planes.
+
+    alpha = slope * luma + offset, clipped to 0..1, with the coefficients interpolated
+    bilinearly (half-pixel centres, clamped at the edges) and luma = (Y - black) / luma span;
+    chroma samples take the mean alpha of the luma samples they cover.  Every sample becomes
+    background + alpha * (foreground - background), rounded half up, where foreground is
+    sample + shift, clipped to the code values.
+
+    Args:
+        planes: the frame; see the module.
+        slope, offset: [h, w], float32, of any size: ``guided_coefficients`` on a gray guide.
+        background: planes of the frame's format; or one (Y, U, V) in code values; or a small
+            [3, h, w] float32 picture in code values, interpolated like the coefficients: what is
+            blurred needs no more.
+        shift: [3, h, w] of any size, float32, in code values: the foreground's estimated colour
+            less the frame's.
+        out: planes of the frame's format to write to; they may not overlap frame or background.
+        alpha: [height, width] of the frame's dtype, to write alpha to: 0..255, or 0..1023 in the
+            low bits.
+
+    Returns:
+        ``out``, or newly allocated planes.
+    """
+    _check_planes("planes", planes)
+    slope, offset = _floats("slope", slope, 2), _floats("offset", offset, 2)
+    if slope.shape != offset.shape:
+        raise ValueError(f"offset: {offset.shape} is not slope's shape {slope.shape}")
+    if shift is not None:
+        shift = _floats("shift", shift, 3)
+    small = _floats("background", background, 3) if isinstance(background, np.ndarray) else None
+    behind = [] if isinstance(background, np.ndarray) else _background(background, planes)
+    written = [np.empty(plane.shape, plane.dtype) for plane in planes] if out is None else list(out)
+    _check_like("out", written, planes)
+    targets = [("out", plane) for plane in written]
+    if alpha is not None:
+        _check_plane("alpha", alpha, planes[0].dtype, planes[0].shape)
+        targets.append(("alpha", alpha))
+    for name, target in targets:
+        _check_writable(name, target, [*planes, *behind])
+    _C.composite(
+        list(planes), behind, small, slope, offset, shift, _levels(levels), written, alpha,
+        _threads(threads),
+    )  # fmt: skip
+    return written
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _reals(name: str, values: Sequence[float], count: int) -> tuple[float, ...]:
+    if len(values) != count or not all(_is_real(v) and math.isfinite(v) for v in values):
+        raise ValueError(f"{name}: {values!r} is not {count} finite numbers")
+    return tuple(float(value) for value in values)
+
+
+def _matrix(matrix: Matrix) -> Matrix:
+    red, blue = _reals("matrix", matrix, 2)
+    if not (0 < red < 1 and 0 < blue < 1 and red + blue < 1):
+        raise ValueError(f"matrix: {matrix!r} is not (kr, kb) with green's weight left over")
+    return red, blue
+
+
+def _levels(levels: Levels) -> Levels:
+    black, luma_span, neutral, chroma_span = _reals("levels", levels, 4)
+    if luma_span <= 0 or chroma_span <= 0:
+        raise ValueError(f"levels: the spans in {levels!r} are not above 0")
+    return black, luma_span, neutral, chroma_span
+
+
+def _threads(threads: int) -> int:
+    _check_integer("threads", threads, MAX_THREADS)
+    return threads
+
+
+def _check_integer(name: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: {value!r} is not an integer")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name}: {value} is not in 1..{most}")
+
+
+def _check_side(name: str, value: int) -> None:
+    _check_integer(name, value, MAX_SIDE)
+
+
+def _check_radius(name: str, radius: int, alpha: Floats) -> None:
+    _check_integer(name, radius, min(alpha.shape))
+
+
+def _floats(name: str, array: Floats, *ndims: int) -> Floats:
+    """The array, C-contiguous, after checking its type, dimensions and values."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        raise TypeError(f"{name}: {_kind(array)} is not a float32 array")
+    if array.ndim not in ndims or (array.ndim == 3 and array.shape[0] != 3):
+        shapes = " or ".join("[3, h, w]" if ndim == 3 else "[h, w]" for ndim in ndims)
+        raise ValueError(f"{name}: shape {array.shape} is not {shapes}")
+    for side in array.shape[-2:]:
+        _check_side(name, side)
+    if not (math.isfinite(array.min()) and math.isfinite(array.max())):
+        raise ValueError(f"{name}: has NaN or infinite values")
+    return np.ascontiguousarray(array)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _check_match(name: str, array: Floats, alpha: Floats) -> None:
+    if array.shape[-2:] != alpha.shape:
+        raise ValueError(f"{name}: {array.shape} does not match {alpha.shape}")
+
+
+def _target(name: str, array: Floats | None, shape: tuple[int, ...]) -> Floats:
+    """The caller's array, checked, or a new one."""
+    if array is None:
+        return np.empty(shape, np.float32)
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        raise TypeError(f"{name}: {_kind(array)} is not a float32 array")
+    if array.shape != shape or not array.flags.carray:
+        raise ValueError(f"{name}: is not a writable C-contiguous array of shape {shape}")
+    return array
+
+
+def _check_plane(name: str, plane: Plane, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if not isinstance(plane, np.ndarray) or plane.dtype != dtype:
+        raise TypeError(f"{name}: {_kind(plane)} is not a {dtype} array")
+    if plane.shape != shape:
+        raise ValueError(f"{name}: shape {plane.shape} is not {shape}")
+    packed = plane[:1, :].flags.c_contiguous and plane.flags.aligned
+    if not packed:
+        raise ValueError(f"{name}: the samples of a row are not adjacent")
+
+
+def _check_planes(name: str, planes: Sequence[Plane]) -> None:
+    if isinstance(planes, np.ndarray) or len(planes) not in (2, 3):
+        raise ValueError(f"{name}: is not 3 planes, or 2 for NV12 and P010")
+    luma = planes[0]
+    if not isinstance(luma, np.ndarray) or luma.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"{name}: {_kind(luma)} is not a uint8 or uint16 array")
+    if luma.ndim != 2:
+        raise ValueError(f"{name}: luma's shape {luma.shape} is not [height, width]")
+    for side in luma.shape:
+        _check_side(name, side)
+    for plane, shape in zip(planes, (luma.shape, *_chroma_shapes(name, planes)), strict=True):
+        _check_plane(name, plane, luma.dtype, shape)
+
+
+def _chroma_shapes(name: str, planes: Sequence[Plane]) -> list[tuple[int, ...]]:
+    """The shapes the planes after the first must have, going by the second one's."""
+    height, width = planes[0].shape
+    half_height, half_width = -(-height // 2), -(-width // 2)
+    if len(planes) == 2:
+        return [(half_height, half_width, 2)]
+    shape = np.shape(planes[1])
+    if shape not in ((half_height, half_width), (height, half_width), (height, width)):
+        raise ValueError(f"{name}: chroma {shape} is not 4:2:0, 4:2:2 or 4:4:4 of {height, width}")
+    return [shape, shape]
+
+
+def _check_like(name: str, planes: Sequence[Plane], model: Sequence[Plane]) -> None:
+    if len(planes) != len(model):
+        raise ValueError(f"{name}: {len(planes)} planes are not {len(model)}")
+    for plane, like in zip(planes, model, strict=True):
+        _check_plane(name, plane, like.dtype, like.shape)
+
+
+def _check_writable(name: str, target: Plane, sources: Sequence[Plane]) -> None:
+    if not target.flags.writeable or (target.shape[0] > 1 and target.strides[0] == 0):
+        raise ValueError(f"{name}: is not writable")
+    if any(np.may_share_memory(target, source) for source in sources):
+        raise ValueError(f"{name}: overlaps the frame or the background")
+
+
+def _background(
+    background: Sequence[Plane] | tuple[int, int, int], planes: Sequence[Plane]
+) -> list[Plane]:
+    """Planes like the frame's; a constant becomes one row that repeats."""
+    if any(isinstance(plane, np.ndarray) for plane in background):
+        _check_like("background", background, planes)  # type: ignore[arg-type]
+        return list(background)  # type: ignore[arg-type]
+    eight, peak = planes[0].dtype == np.uint8, 255 if planes[0].dtype == np.uint8 else 1023
+    values = _reals("background", background, 3)  # type: ignore[arg-type]
+    if not all(0 <= value <= peak and value.is_integer() for value in values):
+        raise ValueError(f"background: {background!r} is not three code values in 0..{peak}")
+    codes = [int(value) << (0 if eight or len(planes) == 3 else 6) for value in values]
+    colors = [codes[0], *codes[1:]] if len(planes) == 3 else [codes[0], codes[1:]]
+    return [
+        np.broadcast_to(np.full(plane.shape[1:], color, plane.dtype), plane.shape)
+        for plane, color in zip(planes, colors, strict=True)
+    ]

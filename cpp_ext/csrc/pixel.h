@@ -1,0 +1,118 @@
+// The arithmetic of one pixel, shared by the C++ and the CUDA kernels.
+#pragma once
+
+#ifdef __CUDACC__
+#define FUSEMATTE_INLINE static __host__ __device__ __forceinline__
+#else
+#define FUSEMATTE_INLINE static inline
+#endif
+
+// Each instruction set has its own namespace: the linker must not merge their inline functions.
+namespace fusematte::FUSEMATTE_ISA {
+
+FUSEMATTE_INLINE float clamp(float value, float low, float high) {
+    value = value > low ? value : low;
+    return value < high ? value : high;
+}
+
+// Rounds half up to a code value in 0..peak.
+FUSEMATTE_INLINE int quantise(float value, float peak) {
+    return static_cast<int>(clamp(value, 0.0f, peak) + 0.5f);
+}
+
+FUSEMATTE_INLINE float blend(float foreground, float background, float alpha) {
+    return background + alpha * (foreground - background);
+}
+
+// Y'CbCr to R'G'B' in 0..1.
+FUSEMATTE_INLINE void to_rgb(float y, float cb, float cr, float kr, float kb, float* rgb) {
+    const float red = 2 * (1 - kr) * cr, blue = 2 * (1 - kb) * cb;
+    rgb[0] = clamp(y + red, 0.0f, 1.0f);
+    rgb[1] = clamp(y - (kr * red + kb * blue) / (1 - kr - kb), 0.0f, 1.0f);
+    rgb[2] = clamp(y + blue, 0.0f, 1.0f);
+}
+
+// The guided filter's sums: He, Sun, Tang, "Guided Image Filtering".  They are doubles because a
+// variance is a small difference of large numbers: with floats, and epsilon 1e-4, the slope of a
+// flat bright area would be wrong in its third digit.
+template <int Channels>
+struct Guided;
+
+template <>
+struct Guided<1> {
+    static constexpr int moments = 4;
+
+    // I, p, Ip, II
+    FUSEMATTE_INLINE void sample(const float* guide, float alpha, double* out) {
+        const double i = guide[0], p = alpha;
+        out[0] = i, out[1] = p, out[2] = i * p, out[3] = i * i;
+    }
+
+    // Equations 5 and 6; means of the moments -> slope, offset.
+    FUSEMATTE_INLINE void solve(const double* mean, double epsilon, float* out) {
+        const double covariance = mean[2] - mean[0] * mean[1];
+        const double variance = mean[3] - mean[0] * mean[0];
+        const double slope = covariance / (variance + epsilon);
+        out[0] = static_cast<float>(slope);
+        out[1] = static_cast<float>(mean[1] - slope * mean[0]);
+    }
+};
+
+template <>
+struct Guided<3> {
+    static constexpr int moments = 13;
+
+    // R, G, B, p, Rp, Gp, Bp, RR, RG, RB, GG, GB, BB
+    FUSEMATTE_INLINE void sample(const float* guide, float alpha, double* out) {
+        const double r = guide[0], g = guide[1], b = guide[2], p = alpha;
+        out[0] = r, out[1] = g, out[2] = b, out[3] = p;
+        out[4] = r * p, out[5] = g * p, out[6] = b * p;
+        out[7] = r * r, out[8] = r * g, out[9] = r * b;
+        out[10] = g * g, out[11] = g * b, out[12] = b * b;
+    }
+
+    // Equations 14 and 15: the symmetric 3x3 system by its adjugate.
+    FUSEMATTE_INLINE void solve(const double* mean, double epsilon, float* out) {
+        const double r = mean[0], g = mean[1], b = mean[2], p = mean[3];
+        const double vr = mean[4] - r * p, vg = mean[5] - g * p, vb = mean[6] - b * p;
+        const double rr = mean[7] - r * r + epsilon, rg = mean[8] - r * g, rb = mean[9] - r * b;
+        const double gg = mean[10] - g * g + epsilon, gb = mean[11] - g * b;
+        const double bb = mean[12] - b * b + epsilon;
+        const double c0 = gg * bb - gb * gb, c1 = rb * gb - rg * bb, c2 = rg * gb - rb * gg;
+        const double c3 = rr * bb - rb * rb, c4 = rg * rb - rr * gb, c5 = rr * gg - rg * rg;
+        const double scale = 1 / (rr * c0 + rg * c1 + rb * c2);
+        const double sr = (c0 * vr + c1 * vg + c2 * vb) * scale;
+        const double sg = (c1 * vr + c3 * vg + c4 * vb) * scale;
+        const double sb = (c2 * vr + c4 * vg + c5 * vb) * scale;
+        out[0] = static_cast<float>(sr);
+        out[1] = static_cast<float>(sg);
+        out[2] = static_cast<float>(sb);
+        out[3] = static_cast<float>(p - sr * r - sg * g - sb * b);
+    }
+};
+
+// Blur fusion: Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
+struct Fusion {
+    static constexpr int moments = 7;
+
+    // alpha, alpha F, (1 - alpha) B
+    FUSEMATTE_INLINE void sample(const float* fore, const float* back, float alpha, double* out) {
+        out[0] = alpha;
+        for (int c = 0; c < 3; ++c) {
+            out[1 + c] = static_cast<double>(alpha) * fore[c];
+            out[4 + c] = (1.0 - alpha) * back[c];
+        }
+    }
+
+    FUSEMATTE_INLINE void solve(const double* mean, int channel, float color, float alpha,
+                                float low, float high, float* fore, float* back) {
+        constexpr double epsilon = 1e-5;
+        const double near = mean[1 + channel] / (mean[0] + epsilon);
+        const double far = mean[4 + channel] / (1 - mean[0] + epsilon);
+        const double residual = color - alpha * near - (1.0 - alpha) * far;
+        *fore = clamp(static_cast<float>(near + alpha * residual), low, high);
+        *back = clamp(static_cast<float>(far), low, high);
+    }
+};
+
+}  // namespace fusematte::FUSEMATTE_ISA

@@ -1,0 +1,140 @@
+// Vectors of floats, as wide as the instruction set has them, and the few operations on them that
+// compilers do not find by themselves.  One interface, three widths; Scalar also does the ends of
+// rows.
+
+namespace fusematte::FUSEMATTE_ISA {
+
+struct Scalar {
+    using Vec = float;
+    static constexpr int lanes = 1;
+
+    static Vec set(float value) { return value; }
+    static Vec load(const float* p) { return *p; }
+    static Vec load(const std::uint8_t* p, int) { return *p; }
+    static Vec load(const std::uint16_t* p, int low_bits) {
+        return static_cast<float>(*p >> low_bits);
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+    static Vec clamp(Vec v, Vec low, Vec high) { return FUSEMATTE_ISA::clamp(v, low, high); }
+    static void store(float* p, Vec v) { *p = v; }
+    // Truncates values that fit the type.
+    static void store(std::uint8_t* p, Vec v, int) { *p = static_cast<std::uint8_t>(v); }
+    static void store(std::uint16_t* p, Vec v, int low_bits) {
+        *p = static_cast<std::uint16_t>(static_cast<int>(v) << low_bits);
+    }
+    // row[index], linearly interpolated; `row` is readable for 16 values from any index on.
+    static Vec lookup(const float* row, const int* index, const float* fraction, bool) {
+        return row[*index] + *fraction * (row[*index + 1] - row[*index]);
+    }
+};
+
+#ifdef FUSEMATTE_LANES
+// lookup where neighbouring samples may lie too far apart for one vector of the row.
+template <class Wide>
+inline typename Wide::Vec gather(const float* row, const int* index, const float* fraction) {
+    float values[Wide::lanes];
+    for (int i = 0; i < Wide::lanes; ++i)
+        values[i] = Scalar::lookup(row, index + i, fraction + i, false);
+    return Wide::load(values);
+}
+#endif
+
+#if !defined(FUSEMATTE_LANES)
+using Wide = Scalar;
+#elif FUSEMATTE_LANES == 16
+struct Wide {
+    using Vec = __m512;
+    static constexpr int lanes = 16;
+
+    static Vec set(float value) { return _mm512_set1_ps(value); }
+    static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+    static Vec load(const std::uint8_t* p, int) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+    }
+    static Vec load(const std::uint16_t* p, int low_bits) {
+        const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        const __m256i code = _mm256_srl_epi16(words, _mm_cvtsi32_si128(low_bits));
+        return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(code));
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+    static Vec clamp(Vec v, Vec low, Vec high) {
+        return _mm512_min_ps(_mm512_max_ps(v, low), high);
+    }
+    static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+    static void store(std::uint8_t* p, Vec v, int) {
+        const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    }
+    static void store(std::uint16_t* p, Vec v, int low_bits) {
+        const __m256i code = _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(v));
+        const __m256i words = _mm256_sll_epi16(code, _mm_cvtsi32_si128(low_bits));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+    }
+    static Vec lookup(const float* row, const int* index, const float* fraction, bool near) {
+        if (!near) return gather<Wide>(row, index, fraction);
+        const __m512i first = _mm512_set1_epi32(*index);
+        const __m512i lane = _mm512_sub_epi32(_mm512_loadu_si512(index), first);
+        const __m512i next = _mm512_add_epi32(lane, _mm512_set1_epi32(1));
+        const Vec source = load(row + *index);
+        const Vec low = _mm512_permutexvar_ps(lane, source);
+        const Vec high = _mm512_permutexvar_ps(next, source);
+        return fma(load(fraction), high - low, low);
+    }
+};
+#else
+struct Wide {
+    using Vec = __m256;
+    static constexpr int lanes = 8;
+
+    static Vec set(float value) { return _mm256_set1_ps(value); }
+    static Vec load(const float* p) { return _mm256_loadu_ps(p); }
+    static Vec load(const std::uint8_t* p, int) {
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    }
+    static Vec load(const std::uint16_t* p, int low_bits) {
+        const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        const __m128i code = _mm_srl_epi16(words, _mm_cvtsi32_si128(low_bits));
+        return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(code));
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+    static Vec clamp(Vec v, Vec low, Vec high) {
+        return _mm256_min_ps(_mm256_max_ps(v, low), high);
+    }
+    static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+    static __m128i words(Vec v) {
+        const __m256i code = _mm256_cvttps_epi32(v);
+        return _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+    }
+    static void store(std::uint8_t* p, Vec v, int) {
+        const __m128i code = words(v);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(code, code));
+    }
+    static void store(std::uint16_t* p, Vec v, int low_bits) {
+        const __m128i code = _mm_sll_epi16(words(v), _mm_cvtsi32_si128(low_bits));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), code);
+    }
+    static Vec lookup(const float* row, const int* index, const float* fraction, bool near) {
+        if (!near) return gather<Wide>(row, index, fraction);
+        const __m256i first = _mm256_set1_epi32(*index);
+        const __m256i given = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+        const __m256i lane = _mm256_sub_epi32(given, first);
+        const __m256i next = _mm256_add_epi32(lane, _mm256_set1_epi32(1));
+        const Vec source = load(row + *index);
+        const Vec low = _mm256_permutevar8x32_ps(source, lane);
+        const Vec high = _mm256_permutevar8x32_ps(source, next);
+        return fma(load(fraction), high - low, low);
+    }
+};
+#endif
+
+// Calls body(lanes type, x) for x in 0..n: whole vectors, then the rest one by one.
+template <class Body>
+inline void for_lanes(int n, const Body& body) {
+    int x = 0;
+    for (; x + Wide::lanes <= n; x += Wide::lanes) body(Wide{}, x);
+    for (; x < n; ++x) body(Scalar{}, x);
+}
+
+}  // namespace fusematte::FUSEMATTE_ISA

@@ -1,0 +1,183 @@
+"""Every compiled instruction set against the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusematte import cpp_ext
+from fusematte.cpp_ext import reference
+
+from .strategies import LAYOUTS, MATRICES, Case, cases
+
+relaxed = settings(
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(params=cpp_ext.instruction_sets(), autouse=True)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    cpp_ext.use_instruction_set(request.param)
+    yield
+    cpp_ext.use_instruction_set(cpp_ext.instruction_sets()[-1])
+
+
+@relaxed
+@given(case=cases(), matrix=st.sampled_from(MATRICES))
+def test_resize_to_tensor(case: Case, matrix: tuple[float, float]) -> None:
+    planes = case.planes(case.random())
+    size = case.low_height, case.low_width
+    expected = reference.resize_to_tensor(planes, *size, matrix, case.levels)
+    result = cpp_ext.resize_to_tensor(
+        planes, *size, matrix=matrix, levels=case.levels, threads=case.threads
+    )
+    for array, wanted in zip(result, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, atol=1e-5)
+
+
+def test_resize_to_tensor_writes_into_given_arrays() -> None:
+    planes = Case("nv12", 36, 64, 9, 16, 1, False, 0, 1)
+    rgb, ycbcr = np.empty((3, 9, 16), np.float32), np.empty((3, 9, 16), np.float32)
+    result = cpp_ext.resize_to_tensor(
+        planes.planes(planes.random()), 9, 16,
+        matrix=MATRICES[0], levels=planes.levels, rgb=rgb, ycbcr=ycbcr,
+    )  # fmt: skip
+    assert result.rgb is rgb and result.ycbcr is ycbcr
+    assert np.isfinite(rgb).all() and np.ptp(rgb) > 0
+
+
+@relaxed
+@given(
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    epsilon=st.sampled_from([1e-2, 1e-4, 1e-6]),
+    threads=st.integers(1, 8),
+    data=st.data(),
+)
+def test_guided_coefficients(
+    channels: int, height: int, width: int, epsilon: float, threads: int, data: st.DataObject
+) -> None:
+    radius = data.draw(st.integers(1, min(height, width)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    contrast = data.draw(st.sampled_from([1, 0.01, 0]))
+    guide = (0.9 - contrast * random.random((channels, height, width))).astype(np.float32)
+    guide = guide if channels == 3 else guide[0]
+    alpha = random.random((height, width)).astype(np.float32)
+    expected = reference.guided_coefficients(guide, alpha, radius, epsilon)
+    result = cpp_ext.guided_coefficients(guide, alpha, radius, epsilon, threads=threads)
+    for array, wanted in zip(result, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_guided_filter_keeps_a_matte_that_the_guide_explains() -> None:
+    guide = np.zeros((40, 50), np.float32)
+    guide[:, 20:] = 0.8
+    alpha = guide / np.float32(0.8)
+    np.testing.assert_allclose(cpp_ext.guided_filter(guide, alpha, 4, 1e-6), alpha, atol=1e-4)
+    color = np.stack([guide, guide / 2, guide / 4])
+    np.testing.assert_allclose(cpp_ext.guided_filter(color, alpha, 4, 1e-6), alpha, atol=1e-4)
+
+
+@relaxed
+@given(
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    threads=st.integers(1, 8),
+    centred=st.booleans(),
+    data=st.data(),
+)
+def test_estimate_foreground(
+    height: int, width: int, threads: int, centred: bool, data: st.DataObject
+) -> None:
+    radii = data.draw(st.lists(st.integers(1, min(height, width)), min_size=1, max_size=3))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    color = random.random((3, height, width)).astype(np.float32)
+    bounds = ((0.0, 1.0),) * 3
+    if centred:
+        color[1:] -= 0.5
+        bounds = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
+    alpha = np.clip(random.normal(0.5, 1, (height, width)), 0, 1).astype(np.float32)
+    expected = reference.estimate_foreground(color, alpha, radii, bounds)
+    result = cpp_ext.estimate_foreground(color, alpha, radii, bounds=bounds, threads=threads)
+    for array, wanted in zip(result, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, atol=1e-5)
+
+
+def test_estimate_foreground_takes_the_background_out_of_a_soft_edge() -> None:
+    alpha = np.tile(np.clip((np.arange(64, dtype=np.float32) - 24) / 16, 0, 1), (48, 1))
+    near, far = np.float32([0.8, 0.3, 0.2]), np.float32([0.1, 0.9, 0.1])
+    color = np.stack([alpha * f + (1 - alpha) * b for f, b in zip(near, far, strict=True)])
+    foreground, _ = cpp_ext.estimate_foreground(color, alpha, (24, 2))
+    mixed = (alpha > 0.1) & (alpha < 0.9)
+    error = np.abs(foreground - near[:, None, None])[:, mixed].mean()
+    assert error < 0.25 * np.abs(color - near[:, None, None])[:, mixed].mean()
+
+
+@relaxed
+@given(
+    case=cases(),
+    kind=st.sampled_from(["planes", "constant", "small"]),
+    shifted=st.sampled_from([0, 0.1, 40]),
+    with_alpha=st.booleans(),
+)
+def test_composite(case: Case, kind: str, shifted: float, with_alpha: bool) -> None:
+    random = case.random()
+    planes, background = case.planes(random), case.planes(random)
+    slope, offset = case.coefficients(random)
+    small = 3, *random.integers(1, 30, 2)
+    shift = random.uniform(-shifted, shifted, small).astype(np.float32)
+    given_background = background
+    if kind == "small":
+        background = given_background = random.uniform(-9, 300, small).astype(np.float32)
+    if kind == "constant":
+        given_background = tuple(int(value) for value in random.integers(0, 256, 3))
+        background = [
+            np.full(plane.shape, value)
+            for plane, value in zip(reference.split(planes), given_background, strict=True)
+        ]
+    expected, expected_alpha = reference.composite(
+        planes, slope, offset, background, case.levels, shift if shifted else None
+    )
+    alpha = np.full_like(planes[0], 7) if with_alpha else None
+    result = cpp_ext.composite(
+        planes, slope, offset, given_background, levels=case.levels,
+        shift=shift if shifted else None, alpha=alpha, threads=case.threads,
+    )  # fmt: skip
+    for plane, wanted in zip(reference.split(result), expected, strict=True):
+        np.testing.assert_allclose(plane.astype(int), wanted, atol=1)
+    if alpha is not None:
+        np.testing.assert_allclose(alpha.astype(int), expected_alpha, atol=1)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("value", [0, 1])
+def test_composite_copies_where_alpha_is_hard(layout: str, value: int) -> None:
+    case = Case(layout, 45, 301, 12, 40, 3, False, 3, 2)
+    random = case.random()
+    planes, background = case.planes(random), case.planes(random)
+    slope = np.zeros((12, 40), np.float32)
+    result = cpp_ext.composite(planes, slope, slope + value, background, levels=case.levels)
+    for plane, wanted in zip(result, planes if value else background, strict=True):
+        np.testing.assert_array_equal(plane, wanted)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_composite_does_not_depend_on_threads(layout: str) -> None:
+    case = Case(layout, 97, 250, 20, 30, 4, False, 0, 1)
+    random = case.random()
+    planes, background = case.planes(random), case.planes(random)
+    slope, offset = case.coefficients(random)
+    results = [
+        cpp_ext.composite(planes, slope, offset, background, levels=case.levels, threads=threads)
+        for threads in range(1, 9)
+    ]
+    for result in results[1:]:
+        for plane, wanted in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(plane, wanted)
