@@ -15,27 +15,34 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte import cpp_ext as kernels
+from fusematte.engine.backends import Map
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import BackgroundError, FuseMatteError
 from fusematte.engine.frame import Frame, Matte, Plane
-from fusematte.engine.pixels import Map, blend, enlarge, estimate_foreground
 from fusematte.engine.recolor import convert_planes, frame_from_rgb
-from fusematte.engine.refine import refine_float
+from fusematte.engine.refine import coefficients
 
 Planes = tuple[Plane, Plane, Plane]
+Behind = Planes | tuple[int, int, int] | Map
+"""What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
+small picture [3, h, w], float32, in code values, to be interpolated."""
 
 GREEN = "#00b140"
 """The green of studio screens."""
 DEFAULT_BLUR = 18.0
 """Sigma of the blurred background, in pixels of a picture 720 lines high."""
+FOREGROUND_RADII = (15, 2)
+"""Of the two passes of blur fusion, at half the network's resolution."""
+YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 
 
 class Background(ABC):
     """What appears where the people are not."""
 
     @abstractmethod
-    def planes_for(self, frame: Frame, matte: Matte) -> Planes:
-        """Planes of the frame's own size and layout, or [1, 1] where they are one value."""
+    def behind(self, frame: Frame, matte: Matte) -> Behind:
+        """The background of this frame, in the frame's own code values."""
 
 
 class ColorBackground(Background):
@@ -44,8 +51,9 @@ class ColorBackground(Background):
     def __init__(self, rgb: tuple[int, int, int]) -> None:
         self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
 
-    def planes_for(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
-        return convert_planes(self._pixel.planes, self._pixel, frame)
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
+        return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
 
 
 class ImageBackground(Background):
@@ -55,7 +63,7 @@ class ImageBackground(Background):
         self._picture = frame_from_rgb(read_image(path))
         self._fitted: tuple[Frame, Planes] | None = None
 
-    def planes_for(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
         if self._fitted is None or not _alike(self._fitted[0], frame):
             self._fitted = frame, fit_frame(self._picture, frame)
         return self._fitted[1]
@@ -72,7 +80,7 @@ class VideoBackground(Background):
         self._loop_begin = Fraction(0)
         self._fitted: tuple[Frame, Frame, Planes] | None = None
 
-    def planes_for(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
         if self._begin is None or frame.time < self._begin:
             self._begin = frame.time
         self._advance(frame.time - self._begin)
@@ -117,33 +125,33 @@ class BlurBackground(Background):
     def __init__(self, sigma: float = DEFAULT_BLUR) -> None:
         self._sigma = sigma
 
-    def planes_for(self, frame: Frame, matte: Matte) -> Planes:
+    def behind(self, frame: Frame, matte: Matte) -> Behind:
         sigma = self._sigma * min(matte.alpha.shape) / 720
         # What is blurred over many pixels does not need them all.
         factor = max(1, int(sigma / 3))
-        *color, alpha = (
-            _shrink(part, factor) for part in (matte.guide, *matte.chroma, matte.alpha)
-        )
+        color = _shrink(np.ascontiguousarray(matte.color.transpose(1, 2, 0)), factor)
         # Averages over the background alone: weighted by what is not people, then normalised.
-        weight = np.clip(1 - alpha, 1e-3, 1)
-        blurred = _gaussian(np.dstack(color) * weight[..., None], sigma / factor)
+        weight = np.clip(1 - _shrink(matte.alpha, factor), 1e-3, 1)
+        blurred = _gaussian(color * weight[..., None], sigma / factor)
         blurred /= _gaussian(weight, sigma / factor)[..., None]
-        return _to_planes(blurred, frame)
+        black, _, neutral, _ = frame.levels
+        origin = np.array([black, neutral, neutral], np.float32)
+        return np.ascontiguousarray((blurred * _spans(frame) + origin).transpose(2, 0, 1))
 
 
 def _gaussian(picture: Map, sigma: float) -> Map:
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
 
 
-def _to_planes(color: Map, frame: Frame) -> Planes:
-    """A low-resolution [h, w, 3] YCbCr picture, enlarged to the frame's planes."""
-    black, luma_span, neutral, chroma_span = frame.levels
-    chroma_shape = frame.planes[1].shape
-    return (
-        enlarge(np.ascontiguousarray(color[..., 0]), frame.height, frame.width) * luma_span + black,
-        enlarge(np.ascontiguousarray(color[..., 1]), *chroma_shape) * chroma_span + neutral,
-        enlarge(np.ascontiguousarray(color[..., 2]), *chroma_shape) * chroma_span + neutral,
-    )
+def _shrink(picture: Map, factor: int) -> Map:
+    size = (max(1, picture.shape[1] // factor), max(1, picture.shape[0] // factor))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _spans(frame: Frame) -> Map:
+    """Code values per unit of Y, Cb and Cr."""
+    _, luma_span, _, chroma_span = frame.levels
+    return np.array([luma_span, chroma_span, chroma_span], np.float32)
 
 
 def _alike(a: Frame, b: Frame) -> bool:
@@ -256,36 +264,41 @@ def _open_file(path: str) -> Background:
 
 
 class Composite(NamedTuple):
-    """A frame over its new background, and the alpha [H, W], float32, 0..1, that made it."""
+    """A frame over its new background, and the full-range alpha plane that made it, if wanted."""
 
     frame: Frame
-    alpha: Map
+    alpha: Plane | None
 
 
-def compose(frame: Frame, matte: Matte, background: Background) -> Composite:
+def compose(
+    frame: Frame, matte: Matte, background: Background, *, with_alpha: bool = False
+) -> Composite:
     """Refines the matte to the frame's size and blends the frame over the background.
 
     In the edges the people's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.
     """
-    alpha = refine_float(frame, matte)
-    shift = _foreground_shift(frame, matte)
-    return Composite(blend(frame, alpha, shift, background.planes_for(frame, matte)), alpha)
+    alpha = np.empty(frame.planes[0].shape, frame.format.dtype) if with_alpha else None
+    slope, offset = coefficients(matte)
+    y, u, v = kernels.composite(
+        frame.planes,
+        slope,
+        offset,
+        background.behind(frame, matte),
+        levels=frame.levels,
+        shift=_foreground_shift(frame, matte),
+        alpha=alpha,
+    )
+    return Composite(frame.with_planes((y, u, v)), alpha)
 
 
 def _foreground_shift(frame: Frame, matte: Matte) -> Map:
     """What to add to the frame's planes to get the people's own colour: [3, h, w], code values."""
     # Colours vary slowly: half the network's resolution is enough, at a quarter of the time.
-    *color, alpha = (_shrink(part, 2) for part in (matte.guide, *matte.chroma, matte.alpha))
-    observed = np.stack(color)
-    _, luma_span, _, chroma_span = frame.levels
-    spans = np.array([luma_span, chroma_span, chroma_span], np.float32).reshape(3, 1, 1)
-    return (estimate_foreground(observed, alpha) - observed) * spans
-
-
-def _shrink(picture: Map, factor: int) -> Map:
-    size = (max(1, picture.shape[1] // factor), max(1, picture.shape[0] // factor))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+    color = np.stack([_shrink(plane, 2) for plane in matte.color])
+    alpha = _shrink(matte.alpha, 2)
+    estimate = kernels.estimate_foreground(color, alpha, FOREGROUND_RADII, bounds=YCBCR_BOUNDS)
+    return (estimate.foreground - color) * _spans(frame)[:, None, None]
 
 
 _cached_background = functools.lru_cache(maxsize=4)(open_background)

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.job import Progress, Report, run
-from fusematte.engine.pixels import average_planes, to_rgb
 from fusematte.engine.stills import write_png
 
 Picture = NDArray[np.uint8]
@@ -112,7 +112,8 @@ def _thumbnails(video: Path) -> list[Picture]:
         pictures = []
         for index, frame in enumerate(reader):
             if index in wanted:
-                luma, chroma = average_planes(frame, height, SHEET_WIDTH)
-                rgb = to_rgb(luma, chroma, frame.matrix).transpose(1, 2, 0)
-                pictures.append((rgb * 255 + 0.5).astype(np.uint8))
+                rgb, _ = resize_to_tensor(
+                    frame.planes, height, SHEET_WIDTH, matrix=frame.matrix, levels=frame.levels
+                )
+                pictures.append((rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
     return pictures

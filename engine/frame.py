@@ -144,8 +144,8 @@ class Matte:
         alpha: [h, w], float32, 0..1: the opacity of the people.
         foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
         which bracket alpha between 1 - B and F.
-        guide: [h, w], float32, 0..1: luma, area-averaged to the same size, for the guided filter.
-        chroma: [2, h, w], float32, -0.5..0.5: Cb and Cr likewise.
+        color: [3, h, w], float32: the frame's Y'CbCr (0..1, -0.5..0.5, -0.5..0.5), area-averaged to
+        the same size; its luma guides the refinement.
 
     ``refine(frame, matte)`` gives the alpha at the frame's own size.
     """
@@ -153,8 +153,7 @@ class Matte:
     alpha: NDArray[np.float32]
     foreground: NDArray[np.float32]
     background: NDArray[np.float32]
-    guide: NDArray[np.float32]
-    chroma: NDArray[np.float32]
+    color: NDArray[np.float32]
     pts: int
     time_base: Fraction
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from fusematte.engine.composite import Background, Composite, compose, open_background
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
-from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import Pipeline, Statistics
-from fusematte.engine.pixels import quantise_alpha
 
 StrPath = str | PathLike[str]
 
@@ -99,15 +98,15 @@ def _process(
         return frame, matter(frame)
 
     def blend(item: tuple[Frame, Matte]) -> Composite:
-        return compose(*item, background)
+        return compose(*item, background, with_alpha=alpha_writer is not None)
 
     frames = 0
     source = "decode", _frames(reader, writer)
     with Pipeline(source, ("network", matte), ("composite", blend)) as pipeline:
         for result in pipeline:
             writer.write(result.frame)
-            if alpha_writer is not None:
-                alpha_writer.write_gray(quantise_alpha(result.alpha), result.frame)
+            if alpha_writer is not None and result.alpha is not None:
+                alpha_writer.write_gray(result.alpha, result.frame)
             frames += 1
             if progress is not None:
                 progress(frames, reader, pipeline.statistics)
@@ -128,8 +127,6 @@ def _check_paths(
     input: StrPath, output: StrPath, alpha_output: StrPath | None, background: StrPath
 ) -> None:
     """Refuses a job that would write over what it reads, or write two things to one place."""
-    if not Path(input).exists() and "://" not in fspath(input):
-        raise InputError(f"{fspath(input)}: no such file")
     outputs = [fspath(path) for path in (output, alpha_output) if path is not None]
     for path in outputs:
         for source in (input, background):

@@ -9,11 +9,11 @@ from typing import Self
 
 import numpy as np
 
-from fusematte.engine.backends import create_backend
+from fusematte.cpp_ext import resize_to_tensor
+from fusematte.engine.backends import Map, create_backend
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, load_bundle
-from fusematte.engine.pixels import Map, average_planes, to_rgb
 
 
 def network_size(
@@ -85,9 +85,9 @@ class Matter:
         turns = frame.rotation // 90
         height, width = self.size_for(frame)
         coded = (width, height) if turns % 2 else (height, width)
-        luma, chroma = average_planes(frame, *coded)
+        small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
         # The network sees people as the viewer will: upright.
-        image = np.rot90(to_rgb(luma, chroma, frame.matrix), -turns, (1, 2))
+        image = np.rot90(small.rgb, -turns, (1, 2))
         maps = self.backend.infer(
             np.ascontiguousarray(image[None]), self._previous_alpha(height, width)
         )
@@ -97,8 +97,7 @@ class Matter:
             alpha=alpha,
             foreground=foreground,
             background=background,
-            guide=luma,
-            chroma=chroma,
+            color=small.ycbcr,
             pts=frame.pts,
             time_base=frame.time_base,
         )

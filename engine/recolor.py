@@ -6,13 +6,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.engine.backends import Map
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane, YuvMatrix
-from fusematte.engine.pixels import Map, as_float, enlarge, to_rgb
 
 Planes = tuple[Plane, Plane, Plane]
 
 RGB_FRAME_COLOR = Color(matrix=1, primaries=1, transfer=13, full_range=True)
 """BT.709 YCbCr, full range, of sRGB pictures."""
+
+
+def as_float(picture: Plane) -> Map:
+    """A copy in float32."""
+    return np.asarray(picture, np.float32)
+
+
+def enlarge(picture: Map, height: int, width: int) -> Map:
+    """Bilinear interpolation of an [h, w] map."""
+    return as_float(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def to_rgb(luma: Map, chroma: Map, matrix: YuvMatrix) -> Map:
+    """YCbCr to RGB (ITU-T H.273, equations 39 to 41).
+
+    Shape:
+        luma: [h, w], 0..1; chroma: [2, h, w], -0.5..0.5; output: [3, h, w], 0..1.
+    """
+    red = luma + 2 * (1 - matrix.red) * chroma[1]
+    blue = luma + 2 * (1 - matrix.blue) * chroma[0]
+    green = (luma - matrix.red * red - matrix.blue * blue) / (1 - matrix.red - matrix.blue)
+    return as_float(np.clip(np.stack([red, green, blue]), 0, 1))
 
 
 def to_ycbcr(rgb: Map, matrix: YuvMatrix) -> tuple[Map, Map]:

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fusematte.engine.pixels import estimate_foreground
+from fusematte.cpp_ext import estimate_foreground
 
 Picture = NDArray[np.uint8]
 
+FOREGROUND_RADII = (45, 3)
+"""Of the two passes of blur fusion that estimate the colour of the people."""
 MINIMUM_TEACHER_AGREEMENT = 0.8
 """Below this IoU of teacher and human mask, the human mask is the truth."""
 
@@ -96,9 +98,10 @@ def shrink(picture: Picture, long_side: int) -> Picture:
 
 def foreground_colour(image: Picture, alpha: Picture) -> Picture:
     """The estimated colour of the people alone: [H, W, 3]."""
-    color = np.asarray(image.transpose(2, 0, 1), np.float32)
-    estimate = estimate_foreground(color, np.asarray(alpha / 255, np.float32))
-    return np.clip(estimate, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
+    color = np.asarray(image.transpose(2, 0, 1) / 255, np.float32)
+    radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
+    estimate, _ = estimate_foreground(color, np.asarray(alpha / 255, np.float32), radii)
+    return (estimate * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0).copy()
 
 
 def _alpha_of(fields: dict[str, bytes], where: str) -> Picture:
@@ -246,10 +249,13 @@ def simulate_previous(rng: np.random.Generator, alpha: Picture) -> Picture:
         kernel = np.ones((int(rng.integers(2, 8)),) * 2, np.uint8)
         grow = cv2.dilate if rng.random() < 0.5 else cv2.erode
         previous = np.asarray(grow(previous, kernel), np.uint8)
-    if rng.random() < 0.3:  # a part lost, or something held that is not a person
-        x, y = rng.integers(0, size, 2)
-        w, h = rng.integers(size // 10, size // 2, 2)
-        previous[y : y + h, x : x + w] = rng.choice([0, 255])
+    # Parts lost, and things held that are not people: an error must not live on by feeding itself.
+    for _ in range(rng.integers(0, 4) if rng.random() < 0.5 else 0):
+        centre = rng.integers(0, size, 2)
+        axes = rng.integers(size // 16, size // 3, 2)
+        value = float(rng.choice([0, 255]))
+        angle = float(rng.uniform(0, 180))
+        cv2.ellipse(previous, (centre.tolist(), axes.tolist(), angle), value, -1)
     return previous
 
 

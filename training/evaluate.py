@@ -16,7 +16,7 @@ import numpy as np
 
 from fusematte.engine.matte import Matter
 from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.refine import refine_float
+from fusematte.engine.refine import refine
 from fusematte.training.data import (
     Picture,
     decode_gray,
@@ -32,7 +32,7 @@ def matte_picture(matter: Matter, image: Picture) -> Map:
     """The refined alpha [H, W] of a single picture [H, W, 3], RGB."""
     matter.reset()
     frame = frame_from_rgb(image)
-    return refine_float(frame, matter(frame))
+    return refine(frame, matter(frame)) / 255
 
 
 def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, float]]:

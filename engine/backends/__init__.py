@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from fusematte.engine.backends.base import Backend, Maps
+from fusematte.engine.backends.base import Backend, Map, Maps
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
 
-__all__ = ["BACKENDS", "Backend", "Maps", "create_backend"]
+__all__ = ["BACKENDS", "Backend", "Map", "Maps", "create_backend"]
 
 log = logging.getLogger(__name__)
 
