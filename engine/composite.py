@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -16,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
-from fusematte.engine.errors import BackgroundError, FuseMatteError
+from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
 from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.pixels import Map, blend, enlarge, estimate_foreground
 from fusematte.engine.recolor import convert_planes, frame_from_rgb
 from fusematte.engine.refine import refine_float
 
 Planes = tuple[Plane, Plane, Plane]
+
+log = logging.getLogger(__name__)
 
 GREEN = "#00b140"
 """The green of studio screens."""
@@ -66,15 +69,24 @@ class VideoBackground(Background):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._frames = iter(Reader(path))
-        self._shown = self._next = next(self._frames)
         self._begin: Fraction | None = None
-        self._loop_begin = Fraction(0)
+        self._now = Fraction(0)
+        self._cut = False
         self._fitted: tuple[Frame, Frame, Planes] | None = None
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._frames = iter(Reader(self._path))
+        self._shown = self._next = next(self._frames)
+        self._loop_begin = -self._shown.time
 
     def planes_for(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
-        if self._begin is None or frame.time < self._begin:
+        if self._begin is None:
             self._begin = frame.time
+        elif frame.time < self._now:  # another job
+            self._begin = frame.time
+            self._rewind()
+        self._now = frame.time
         self._advance(frame.time - self._begin)
         if self._fitted is None or not self._still_fits(frame):
             self._fitted = self._shown, frame, fit_frame(self._shown, frame)
@@ -97,7 +109,7 @@ class VideoBackground(Background):
         return self._loop_begin + picture.time
 
     def _read(self) -> Frame:
-        frame = next(self._frames, None)
+        frame = self._read_on()
         if frame is None:
             end = self._shown.time + (
                 self._shown.duration * self._shown.time_base or Fraction(1, 25)
@@ -106,6 +118,15 @@ class VideoBackground(Background):
             frame = next(self._frames)
             self._loop_begin += end - frame.time
         return frame
+
+    def _read_on(self) -> Frame | None:
+        try:
+            return next(self._frames, None)
+        except TruncatedInputError as error:
+            if not self._cut:
+                log.warning("background %s; that much of it is shown, over and over", error)
+            self._cut = True
+            return None
 
 
 class BlurBackground(Background):
