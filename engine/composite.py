@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from fusematte import cpp_ext as kernels
 from fusematte.engine.backends import Map
 from fusematte.engine.decode import Reader
-from fusematte.engine.errors import BackgroundError, FuseMatteError
+from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
 from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.recolor import convert_planes, frame_from_rgb
 from fusematte.engine.refine import coefficients
@@ -28,11 +29,13 @@ Behind = Planes | tuple[int, int, int] | Map
 """What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
 small picture [3, h, w], float32, in code values, to be interpolated."""
 
+log = logging.getLogger(__name__)
+
 GREEN = "#00b140"
 """The green of studio screens."""
 DEFAULT_BLUR = 18.0
 """Sigma of the blurred background, in pixels of a picture 720 lines high."""
-FOREGROUND_RADII = (15, 2)
+FOREGROUND_RADII = (40, 3)
 """Of the two passes of blur fusion, at half the network's resolution."""
 YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 
@@ -74,15 +77,24 @@ class VideoBackground(Background):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._frames = iter(Reader(path))
-        self._shown = self._next = next(self._frames)
         self._begin: Fraction | None = None
-        self._loop_begin = Fraction(0)
+        self._now = Fraction(0)
+        self._cut = False
         self._fitted: tuple[Frame, Frame, Planes] | None = None
+        self._rewind()
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
-        if self._begin is None or frame.time < self._begin:
+    def _rewind(self) -> None:
+        self._frames = iter(Reader(self._path))
+        self._shown = self._next = next(self._frames)
+        self._loop_begin = -self._shown.time
+
+    def behind(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+        if self._begin is None:
             self._begin = frame.time
+        elif frame.time < self._now:  # another job
+            self._begin = frame.time
+            self._rewind()
+        self._now = frame.time
         self._advance(frame.time - self._begin)
         if self._fitted is None or not self._still_fits(frame):
             self._fitted = self._shown, frame, fit_frame(self._shown, frame)
@@ -105,7 +117,7 @@ class VideoBackground(Background):
         return self._loop_begin + picture.time
 
     def _read(self) -> Frame:
-        frame = next(self._frames, None)
+        frame = self._read_on()
         if frame is None:
             end = self._shown.time + (
                 self._shown.duration * self._shown.time_base or Fraction(1, 25)
@@ -114,6 +126,15 @@ class VideoBackground(Background):
             frame = next(self._frames)
             self._loop_begin += end - frame.time
         return frame
+
+    def _read_on(self) -> Frame | None:
+        try:
+            return next(self._frames, None)
+        except TruncatedInputError as error:
+            if not self._cut:
+                log.warning("background %s; that much of it is shown, over and over", error)
+            self._cut = True
+            return None
 
 
 class BlurBackground(Background):
@@ -190,7 +211,8 @@ def fit_frame(source: Frame, target: Frame) -> Planes:
         size = (height, width) if index == 0 else _chroma_size(target, turns)
         shrinks = plane.shape[0] > size[0]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        planes.append(np.rot90(cv2.resize(plane, size[::-1], interpolation=method), -turns))
+        scaled = cv2.resize(plane, size[::-1], interpolation=method)
+        planes.append(np.ascontiguousarray(np.rot90(scaled, -turns)))
     return convert_planes((planes[0], planes[1], planes[2]), source, target)
 
 
@@ -297,7 +319,8 @@ def _foreground_shift(frame: Frame, matte: Matte) -> Map:
     # Colours vary slowly: half the network's resolution is enough, at a quarter of the time.
     color = np.stack([_shrink(plane, 2) for plane in matte.color])
     alpha = _shrink(matte.alpha, 2)
-    estimate = kernels.estimate_foreground(color, alpha, FOREGROUND_RADII, bounds=YCBCR_BOUNDS)
+    radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
+    estimate = kernels.estimate_foreground(color, alpha, radii, bounds=YCBCR_BOUNDS)
     return (estimate.foreground - color) * _spans(frame)[:, None, None]
 
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.helpers import content, make_clip
 
 from fusematte.engine import errors
 from fusematte.engine.cli import EXIT_CODES, build_parser
+from tests.helpers import content, make_clip
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -20,7 +20,7 @@ from fusematte.engine.errors import BackendError, ModelError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte
 from fusematte.engine.matte import Matter, network_size
 from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.refine import refine_float
+from fusematte.engine.refine import refine
 
 AREA = 288 * 512
 
@@ -118,11 +118,11 @@ def test_matte_has_the_networks_size_and_the_frames_time(matter: Matter) -> None
     frame = replace(frame_from_rgb(person()), pts=1001, time_base=Fraction(1, 30000))
     matte = matter(frame)
     assert matter.size_for(frame) == matte.alpha.shape == (288, 512)
-    for part in (matte.alpha, matte.foreground, matte.background, matte.guide):
+    for part in (matte.alpha, matte.foreground, matte.background, matte.color[0]):
         assert (part.shape, part.dtype) == ((288, 512), np.float32)
         assert part.min() >= 0
         assert part.max() <= 1
-    assert matte.chroma.shape == (2, 288, 512)
+    assert matte.color.shape == (3, 288, 512)
     assert (matte.pts, matte.time_base) == (1001, Fraction(1, 30000))
     assert 0 <= matte.confidence <= 1
 
@@ -169,12 +169,12 @@ def test_rotated_frame_gives_the_upright_matte_turned(matter: Matter, rotation: 
     stored = turned(frame, rotation)
     for expected in upright:  # the second with the first remembered
         got = matter(stored)
-        for name in ("alpha", "foreground", "background", "guide"):
+        for name in ("alpha", "foreground", "background"):
             part = np.rot90(getattr(got, name), -rotation // 90)
             # Summed in another order, a bf16 product may round the other way now and then.
             assert difference(part, getattr(expected, name)) < 0.06, name
             assert np.abs(part - getattr(expected, name)).mean() < 2e-3
-    assert got.guide.flags.c_contiguous
+    assert got.alpha.flags.c_contiguous
 
 
 def test_anamorphic_frame_is_seen_as_displayed(matter: Matter) -> None:
@@ -247,7 +247,7 @@ def samples(archive: str, count: int) -> list[dict[str, NDArray[np.uint8]]]:
 def alpha_of(matter: Matter, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     matter.reset()
     frame = frame_from_rgb(picture)
-    return refine_float(frame, matter(frame))
+    return refine(frame, matter(frame)) / 255
 
 
 def test_tells_people_from_empty_rooms(matter: Matter) -> None:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import BT601, BT709, BT2020, PIXEL_FORMATS, Color, Frame, YuvMatrix
-from fusematte.engine.pixels import to_rgb
-from fusematte.engine.recolor import convert_planes, frame_from_rgb, to_ycbcr
+from fusematte.engine.recolor import convert_planes, frame_from_rgb, to_rgb, to_ycbcr
 
 BLACK, WHITE, RED, GREEN, BLUE = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

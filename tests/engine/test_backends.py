@@ -1,0 +1,212 @@
+"""Every backend against the contract, and the choice among backends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusematte.engine import backends
+from fusematte.engine.backends import BACKENDS, Backend, Maps, create_backend
+from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.models import Bundle, load_bundle
+
+Input = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle()
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Backend]:
+    reason = BACKENDS[request.param].unavailable()
+    if reason:
+        pytest.skip(reason)
+    made = create_backend(request.param, bundle)
+    yield made
+    made.close()
+
+
+def inputs(height: int, width: int) -> tuple[Input, Input]:
+    rng = np.random.default_rng(height * width)
+    # A patchwork: pure noise looks like nothing to any network.
+    patches = rng.random((1, 3, height // 16, width // 16), np.float32)
+    image = patches.repeat(16, 2).repeat(16, 3)
+    return image, np.zeros((1, 1, height, width), np.float32)
+
+
+# --- the contract ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 160), (160, 96)])
+def test_any_size_in_steps(backend: Backend, bundle: Bundle, size: tuple[int, int]) -> None:
+    assert all(side % bundle.multiple == 0 for side in size)
+    maps = backend.infer(*inputs(*size))
+    for part in maps:
+        assert (part.shape, part.dtype) == (size, np.float32)
+        assert part.min() >= 0
+        assert part.max() <= 1
+
+
+def test_results_are_the_callers_to_keep(backend: Backend) -> None:
+    image, none = inputs(96, 160)
+    first = backend.infer(image, none)
+    kept = [part.copy() for part in first]
+    second = backend.infer(1 - image, none)
+    assert not np.array_equal(first.alpha, second.alpha)
+    for part, copy in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(part, copy)
+        part[:] = 2  # may be written to
+    np.testing.assert_array_equal(backend.infer(image, none).alpha, kept[0])
+
+
+def test_inputs_stay_as_they_are(backend: Backend) -> None:
+    image, none = inputs(96, 160)
+    copies = image.copy(), none.copy()
+    backend.infer(image, none)
+    np.testing.assert_array_equal(image, copies[0])
+    np.testing.assert_array_equal(none, copies[1])
+
+
+def test_same_input_same_output(backend: Backend) -> None:
+    first = backend.infer(*inputs(96, 160))
+    backend.infer(*inputs(32, 32))  # another size in between leaves no trace
+    for a, b in zip(first, backend.infer(*inputs(96, 160)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_previous_alpha_has_an_influence(backend: Backend, bundle: Bundle) -> None:
+    image, previous = inputs(96, 160)
+    without = backend.infer(image, previous).alpha
+    previous[..., 40:120] = 1
+    difference = np.abs(backend.infer(image, previous).alpha - without).max()
+    assert (difference > 1e-3) == bundle.takes_previous
+
+
+def test_says_what_it_runs_on(backend: Backend) -> None:
+    assert backend.device
+    assert backend.precision in {"f32", "bf16", "f16", "int8"}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_closes_twice(name: str, bundle: Bundle) -> None:
+    reason = BACKENDS[name].unavailable()
+    if reason:
+        pytest.skip(reason)
+    made = create_backend(name, bundle, threads=1)
+    made.infer(*inputs(32, 32))
+    made.close()
+    made.close()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_file_that_is_no_network_is_a_model_error(
+    name: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    reason = BACKENDS[name].unavailable()
+    if reason:
+        pytest.skip(reason)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"not a network")
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        create_backend(name, replace(bundle, folder=tmp_path, file=file))
+
+
+# --- the choice -----------------------------------------------------------------------------------
+
+
+class Constant(Backend):
+    """A backend without a network: alpha is the mean of the image."""
+
+    name: ClassVar[str] = "constant"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle, self.threads = bundle, threads
+        self.device, self.precision = "any", "f32"
+
+    def infer(self, image: Input, previous: Input) -> Maps:
+        alpha = np.full(previous.shape[2:], image.mean(), np.float32)
+        return Maps(alpha, alpha, 1 - alpha)
+
+    def close(self) -> None:
+        pass
+
+
+class Broken(Constant):
+    """One that cannot run here."""
+
+    name: ClassVar[str] = "broken"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return "it lacks a flux capacitor: buy one"
+
+
+class AlsoBroken(Broken):
+    """Another."""
+
+    name: ClassVar[str] = "also-broken"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return "the moon is new: wait"
+
+
+def register(monkeypatch: pytest.MonkeyPatch, *kinds: type[Backend]) -> None:
+    monkeypatch.setattr(backends, "BACKENDS", {kind.name: kind for kind in kinds})
+
+
+def test_registry_is_keyed_by_the_backends_own_names() -> None:
+    assert BACKENDS
+    assert all(name == kind.name for name, kind in BACKENDS.items())
+    assert "auto" not in BACKENDS
+
+
+def test_unknown_backend_lists_the_real_ones(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="no backend 'vulkan'") as caught:
+        create_backend("vulkan", bundle)
+    assert all(name in str(caught.value) for name in ("auto", *BACKENDS))
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_takes_the_first_that_runs(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    register(monkeypatch, Broken, Constant, BACKENDS["openvino"])
+    made = create_backend("auto", bundle, threads=3)
+    assert isinstance(made, Constant)
+    assert (made.bundle, made.threads) == (bundle, 3)
+
+
+def test_auto_gives_every_reason(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    register(monkeypatch, Broken, AlsoBroken)
+    with pytest.raises(BackendError) as caught:
+        create_backend("auto", bundle)
+    assert "broken: it lacks a flux capacitor: buy one" in str(caught.value)
+    assert "also-broken: the moon is new: wait" in str(caught.value)
+
+
+def test_named_backend_is_not_replaced(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    register(monkeypatch, Constant, Broken)
+    with pytest.raises(BackendError, match="broken cannot run here: it lacks a flux capacitor"):
+        create_backend("broken", bundle)
+
+
+def test_engine_does_not_import_torch() -> None:
+    script = (
+        "import sys, fusematte.engine.cli, fusematte.engine.backends as b\n"
+        "[kind.unavailable() for kind in b.BACKENDS.values()]\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,119 @@
+"""Model bundles: what is shipped, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusematte.engine.errors import ModelError
+from fusematte.engine.models import DEFAULT_MODEL, FORMAT, Bundle, load_bundle, shipped_models
+
+NETWORK = b"the bytes of a network"
+MANIFEST: dict[str, Any] = {
+    "format": FORMAT,
+    "name": "mine",
+    "version": "1.2.3",
+    "file": "model.onnx",
+    "sha256": hashlib.sha256(NETWORK).hexdigest(),
+    "inputs": {"image": {}, "previous": {}},
+    "outputs": {},
+    "multiple": 32,
+    "default_size": {"height": 288, "width": 512},
+}
+
+
+def write_bundle(folder: Path, **changes: object) -> Path:
+    """A bundle folder; a change to None leaves the key out."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(NETWORK)
+    manifest = {key: value for key, value in (MANIFEST | changes).items() if value is not None}
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_bundles_are_whole(name: str) -> None:
+    bundle = load_bundle(name)
+    assert bundle.name == name
+    assert all(side % bundle.multiple == 0 for side in bundle.default_size)
+    assert set(bundle.manifest["inputs"]) <= {"image", "previous"}
+    assert {"alpha", "foreground", "background"} <= set(bundle.manifest["outputs"])
+    provenance = bundle.manifest["provenance"]
+    assert provenance["training_data"]
+    assert "GPL-3.0" in provenance["teacher"]
+
+
+def test_default_model_is_shipped() -> None:
+    assert DEFAULT_MODEL in shipped_models()
+    assert load_bundle().name == DEFAULT_MODEL
+
+
+def test_bundle_by_its_folder(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "m")
+    expected = Bundle(
+        name="mine",
+        version="1.2.3",
+        folder=folder,
+        file=folder / "model.onnx",
+        takes_previous=True,
+        multiple=32,
+        default_size=(288, 512),
+        manifest=MANIFEST,
+    )
+    assert load_bundle(folder) == load_bundle(str(folder)) == expected
+
+
+def test_network_without_the_previous_alpha(tmp_path: Path) -> None:
+    assert not load_bundle(write_bundle(tmp_path / "m", inputs={"image": {}})).takes_previous
+
+
+def test_unknown_model_lists_the_shipped_ones() -> None:
+    with pytest.raises(ModelError, match="no model 'huge'") as caught:
+        load_bundle("huge")
+    assert all(name in str(caught.value) for name in shipped_models())
+
+
+def test_tampered_network(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "m")
+    (folder / "model.onnx").write_bytes(NETWORK[:-1] + b"!")
+    with pytest.raises(ModelError, match="SHA-256"):
+        load_bundle(folder)
+
+
+def test_missing_network(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "m")
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"model\.onnx: .*missing"):
+        load_bundle(folder)
+
+
+def test_missing_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"manifest\.json: cannot read"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"edge"', "{}", '{"format": 99}', "\udcff"], ids=ascii
+)
+def test_manifest_of_another_kind(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ModelError, match="manifest"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("key", sorted(set(MANIFEST) - {"outputs"}))
+def test_manifest_without_a_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ModelError, match="manifest"):
+        load_bundle(write_bundle(tmp_path / "m", **{key: None}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("default_size", "288x512"), ("inputs", 3), ("file", ["model.onnx"])]
+)
+def test_manifest_with_a_wrong_value(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ModelError, match="manifest"):
+        load_bundle(write_bundle(tmp_path / "m", **{key: value}))
