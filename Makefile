@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECT := pyproject.toml setup.py
+PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/csrc/*)
 
 .PHONY: demo test develop lint typing bench clean
 
@@ -31,7 +31,7 @@ typing:
 	rm -rf build/typing
 	mkdir -p build/typing/fusematte
 	ln -s $(CURDIR)/src/fusematte/* build/typing/fusematte/
-	ln -s $(CURDIR)/engine $(CURDIR)/training $(CURDIR)/export build/typing/fusematte/
+	ln -s $(CURDIR)/engine $(CURDIR)/training $(CURDIR)/export $(CURDIR)/cpp_ext build/typing/fusematte/
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info src/*.egg-info

@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from fusematte.cpp_ext import instruction_sets
 from fusematte.engine.backends import BACKENDS, create_backend
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
@@ -32,6 +33,7 @@ def report() -> tuple[list[str], bool]:
     backends, usable = _backends()
     lines = [
         *_machine(),
+        f"kernels     ok, compiled for {', '.join(instruction_sets())}; the last one is in use",
         *_models(),
         *backends,
         *_encoders(),

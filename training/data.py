@@ -251,11 +251,11 @@ def simulate_previous(rng: np.random.Generator, alpha: Picture) -> Picture:
         previous = np.asarray(grow(previous, kernel), np.uint8)
     # Parts lost, and things held that are not people: an error must not live on by feeding itself.
     for _ in range(rng.integers(0, 4) if rng.random() < 0.5 else 0):
-        centre = rng.integers(0, size, 2)
+        middle = rng.integers(0, size, 2)
         axes = rng.integers(size // 16, size // 3, 2)
         value = float(rng.choice([0, 255]))
         angle = float(rng.uniform(0, 180))
-        cv2.ellipse(previous, (centre.tolist(), axes.tolist(), angle), value, -1)
+        cv2.ellipse(previous, (middle.tolist(), axes.tolist(), angle), value, -1)
     return previous
 
 
