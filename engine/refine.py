@@ -1,4 +1,11 @@
-"""Guided-filter refinement: the network's alpha brought to the frame's own resolution."""
+"""Guided-filter refinement: the network's alpha brought to the frame's own resolution.
+
+The guided filter (He, Sun, Tang, TPAMI 2013) models alpha as slope * luma + offset in every window
+and averages both over the windows of a pixel.  We keep its averaged slope, but not its averaged
+offset: with offset = alpha - slope * luma the network's alpha passes unchanged at its own
+resolution, and the frame's luma adds only what is finer.  Averaging the offset as well blurs alpha
+by the window; benchmarks/bench_refine.py has the figures.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,16 @@ import numpy as np
 from fusematte.cpp_ext import Guided, composite, guided_coefficients
 from fusematte.engine.frame import Frame, Matte, Plane
 
-RADIUS = 2
-EPSILON = 1e-4
+RADIUS = 1
+EPSILON = 1e-3
 """The guided filter's window and regulariser, for a guide in 0..1 at the network's resolution."""
 
 
 def coefficients(matte: Matte) -> Guided:
-    """The guided filter's coefficients, at the network's resolution (see ``fusematte.cpp_ext``)."""
-    return guided_coefficients(matte.color[0], matte.alpha, RADIUS, EPSILON)
+    """Slope and offset, [h, w] each, at the network's resolution, for ``cpp_ext.composite``."""
+    guide = matte.color[0]
+    slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON)
+    return Guided(slope, matte.alpha - slope * guide)
 
 
 def refine(frame: Frame, matte: Matte) -> Plane:
@@ -24,7 +33,7 @@ def refine(frame: Frame, matte: Matte) -> Plane:
         output: [H, W], 0 (background) to 255 (people), uint8; to 1023, uint16, for 10-bit frames.
     """
     alpha = np.empty(frame.planes[0].shape, frame.format.dtype)
-    # The kernel applies the coefficients while it composites: over luma alone that is all it does.
+    # The kernel applies the coefficients while it composites; what it composites is not wanted.
     slope, offset = coefficients(matte)
     composite(frame.planes, slope, offset, (0, 0, 0), levels=frame.levels, alpha=alpha)
     return alpha
