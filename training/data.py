@@ -51,7 +51,10 @@ class Portrait:
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yields (key, {suffix: bytes}) for each sample of a WebDataset tar, in its order."""
+    """Yields (key, {suffix: bytes}) for each sample of a WebDataset tar, in its order.
+
+    A key ends at the first dot of the file's own name; dots in folder names are part of it.
+    """
     key = ""
     fields: dict[str, bytes] = {}
     with tarfile.open(path) as archive:
@@ -59,7 +62,9 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             stream = archive.extractfile(member)
             if stream is None:
                 continue
-            name, _, suffix = member.name.partition(".")
+            folder, slash, file = member.name.rpartition("/")
+            stem, _, suffix = file.partition(".")
+            name = folder + slash + stem
             if name != key and fields:
                 yield key, fields
                 fields = {}
@@ -70,7 +75,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _decode(data: bytes, flags: int, where: str) -> Picture:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if picture is None:
         raise DataError(f"{where}: not a picture")
     return np.asarray(picture, np.uint8)
@@ -105,7 +110,10 @@ def foreground_colour(image: Picture, alpha: Picture) -> Picture:
 
 
 def _alpha_of(fields: dict[str, bytes], where: str) -> Picture:
-    agreement = json.loads(fields["json"]).get("teacher_iou", 1.0) if "json" in fields else 1.0
+    try:
+        agreement = json.loads(fields.get("json", b"{}")).get("teacher_iou")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{where}: its json is damaged: {error}") from error
     trusted = agreement is None or agreement >= MINIMUM_TEACHER_AGREEMENT
     name = "alpha.png" if trusted or "mask.png" not in fields else "mask.png"
     if name not in fields:

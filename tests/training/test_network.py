@@ -1,0 +1,231 @@
+"""The late fusion network: shapes, equation 2, budgets, and DenseNet-201 as published."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from fusematte.training.network import (  # noqa: E402
+    CONFIGS,
+    STRIDE,
+    DenseNet201Encoder,
+    LateFusionNetwork,
+    Prediction,
+    build_network,
+    count_macs,
+)
+
+torch.set_num_threads(1)  # on busy cores two threads wait for one another
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, LateFusionNetwork]:
+    torch.manual_seed(0)
+    return {name: build_network(name).eval() for name in CONFIGS}
+
+
+@pytest.fixture(scope="module")
+def predictions(networks: dict[str, LateFusionNetwork]) -> dict[str, Prediction]:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return {name: net(torch.rand(1, 3, 64, 64)) for name, net in networks.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_maps_have_the_pictures_size_and_range(
+    predictions: dict[str, Prediction], name: str
+) -> None:
+    prediction = predictions[name]
+    for part in (prediction.alpha, prediction.foreground, prediction.background, prediction.beta):
+        assert part.shape == (1, 1, 64, 64)
+        assert part.dtype == torch.float32
+        assert 0 <= part.min() <= part.max() <= 1
+        assert part.std() > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equation_2_holds_between_the_maps(predictions: dict[str, Prediction], name: str) -> None:
+    alpha, foreground, background, beta, *_ = predictions[name]
+    expected = beta * foreground + (1 - beta) * (1 - background)
+    torch.testing.assert_close(alpha, expected, atol=1e-6, rtol=0)
+    # Hence the two branches bracket alpha (section 3.2).
+    low, high = (op(foreground, 1 - background) for op in (torch.minimum, torch.maximum))
+    assert (alpha >= low - 1e-6).all()
+    assert (alpha <= high + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_probabilities_come_from_the_last_logits(
+    predictions: dict[str, Prediction], name: str
+) -> None:
+    prediction = predictions[name]
+    assert len(prediction.foreground_logits) == len(prediction.background_logits) == 1
+    torch.testing.assert_close(
+        prediction.foreground, torch.sigmoid(prediction.foreground_logits[-1])
+    )
+    torch.testing.assert_close(
+        prediction.background, torch.sigmoid(prediction.background_logits[-1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    # Upwards from 1/32; the edge network's last block leaves 1/4 by a pixel shuffle.
+    [("edge", [4, 8, 64]), ("paper", [4, 8, 16, 32, 64])],
+)
+def test_training_gives_side_outputs_of_every_block(
+    networks: dict[str, LateFusionNetwork], name: str, sides: list[int]
+) -> None:
+    network = networks[name].train()
+    with torch.no_grad():
+        prediction = network(torch.rand(1, 3, 64, 64))
+    network.eval()
+    for logits in (prediction.foreground_logits, prediction.background_logits):
+        assert [tuple(block.shape) for block in logits] == [(1, 1, side, side) for side in sides]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 160), (96, 32)])
+def test_edge_takes_any_size_in_steps(
+    networks: dict[str, LateFusionNetwork], size: tuple[int, int]
+) -> None:
+    assert all(side % STRIDE == 0 for side in size)
+    with torch.no_grad():
+        assert networks["edge"](torch.rand(1, 3, *size)).alpha.shape == (1, 1, *size)
+
+
+def test_previous_alpha_defaults_to_nobody(networks: dict[str, LateFusionNetwork]) -> None:
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        none = networks["edge"](image).alpha
+        zeros = networks["edge"](image, torch.zeros(1, 1, 64, 96)).alpha
+        ones = networks["edge"](image, torch.ones(1, 1, 64, 96)).alpha
+    assert torch.equal(none, zeros)
+    assert not torch.allclose(none, ones)
+
+
+def test_edge_keeps_its_budget(networks: dict[str, LateFusionNetwork]) -> None:
+    network = networks["edge"]
+    assert count_macs(network, torch.zeros(1, 3, 288, 512)) <= 7e9
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 7e6
+
+
+def test_every_parameter_is_trained(networks: dict[str, LateFusionNetwork]) -> None:
+    network = networks["edge"].train()
+    prediction = network(torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64))
+    outputs = [prediction.alpha, *prediction.foreground_logits, *prediction.background_logits]
+    torch.stack([output.sum() for output in outputs]).sum().backward()
+    idle = [name for name, value in network.named_parameters() if value.grad is None]
+    network.zero_grad()
+    network.eval()
+    assert idle == []
+
+
+def test_unknown_configuration_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"no network configuration 'huge'.*edge, paper"):
+        build_network("huge")
+
+
+# --- multiply-accumulates -------------------------------------------------------------------------
+
+
+def macs_of(module: nn.Module, *shape: int) -> int:
+    return count_macs(nn.Sequential(module), torch.zeros(shape))
+
+
+def test_macs_of_a_convolution() -> None:
+    # 3 x 3 over 5 channels for each of 2 * 8 * 6 * 7 outputs: 45 * 672 (bias not counted).
+    assert macs_of(nn.Conv2d(5, 8, 3, padding=1), 2, 5, 6, 7) == 45 * 672
+
+
+def test_macs_of_a_strided_and_a_grouped_convolution() -> None:
+    # Stride 2: 8 * 3 * 4 outputs, 45 each.
+    assert macs_of(nn.Conv2d(5, 8, 3, 2, 1), 1, 5, 6, 7) == 45 * 8 * 3 * 4
+    # Depthwise: one input channel for each output.
+    assert macs_of(nn.Conv2d(6, 6, 3, padding=1, groups=6), 1, 6, 4, 4) == 9 * 6 * 4 * 4
+
+
+def test_macs_of_a_transposed_convolution() -> None:
+    # Each of 3 * 5 * 4 inputs is spread by 4 x 4 weights to 7 channels: 60 * 112.
+    assert macs_of(nn.ConvTranspose2d(3, 7, 4, 2, 1), 1, 3, 5, 4) == 60 * 112
+
+
+def test_counting_leaves_no_hook_behind() -> None:
+    layer = nn.Conv2d(1, 1, 1)
+    network = nn.Sequential(layer)
+    assert count_macs(network, torch.zeros(1, 1, 2, 2)) == 4
+    assert count_macs(network, torch.zeros(1, 1, 2, 2)) == 4
+    assert not layer._forward_hooks
+
+
+# --- DenseNet-201 ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(networks: dict[str, LateFusionNetwork]) -> DenseNet201Encoder:
+    found = networks["paper"].encoder
+    assert isinstance(found, DenseNet201Encoder)
+    return found
+
+
+def test_densenet_has_the_published_number_of_parameters(encoder: DenseNet201Encoder) -> None:
+    # torchvision's densenet201 has 20,013,928, of which 1920 * 1000 + 1000 are its classifier's.
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    assert count == 20_013_928 - (1920 * 1000 + 1000) == 18_092_928
+
+
+def test_densenet_has_torchvisions_names(encoder: DenseNet201Encoder) -> None:
+    names = set(encoder.state_dict())
+    assert names >= {
+        "features.conv0.weight",
+        "features.norm0.running_mean",
+        "features.denseblock1.denselayer1.norm1.weight",
+        "features.denseblock3.denselayer48.conv1.weight",
+        "features.denseblock4.denselayer32.norm2.running_var",
+        "features.transition3.conv.weight",
+        "features.transition1.norm.bias",
+        "features.norm5.weight",
+    }
+    # 98 dense layers with two convolutions each, three transitions, the first one: 200; the
+    # classifier is the 201st layer.
+    weights = {name for name in names if name.endswith("weight") and "conv" in name}
+    assert len(weights) == 200
+
+
+def test_densenet_taps_are_those_of_the_docstring(encoder: DenseNet201Encoder) -> None:
+    with torch.no_grad():
+        taps = encoder(torch.rand(1, 3, 64, 96))
+    shapes = [
+        (1, width, 64 >> step, 96 >> step)
+        for step, width in enumerate((64, 256, 512, 1792, 1920), start=1)
+    ]
+    assert [tuple(tap.shape) for tap in taps] == shapes
+    assert taps[-1].min() >= 0
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["current names", "names before 0.3"])
+def test_densenet_loads_torchvisions_file(encoder: DenseNet201Encoder, old: bool) -> None:
+    state: dict[str, Tensor] = {
+        name: torch.full_like(value, 2) for name, value in encoder.state_dict().items()
+    }
+    if old:
+        for kind in ("norm1", "norm2", "conv1", "conv2"):
+            dotted = f".{kind[:-1]}.{kind[-1]}."
+            state = {
+                name.replace(f".{kind}.", dotted) if "denselayer" in name else name: value
+                for name, value in state.items()
+            }
+        assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    state["classifier.weight"], state["classifier.bias"] = torch.zeros(1000, 1920), torch.zeros(1)
+    fresh = DenseNet201Encoder()
+    fresh.load_imagenet_weights(state)
+    assert all((value == 2).all() for value in fresh.state_dict().values())
+
+
+def test_densenet_refuses_an_incomplete_file(encoder: DenseNet201Encoder) -> None:
+    state = dict(encoder.state_dict())
+    del state["features.norm5.bias"]
+    with pytest.raises(RuntimeError, match=r"features\.norm5\.bias"):
+        DenseNet201Encoder().load_imagenet_weights(state)
