@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fusematte.training.network import STRIDE, LateFusionNetwork
 
 OPSET = 20
-TRAINING_ONLY = ("num_batches_tracked", ".head.weight", ".head.bias")
 OUTPUTS = ("alpha", "foreground", "background", "beta")
 
 
@@ -51,7 +50,7 @@ def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = 
         for axis, name in ((2, "height"), (3, "width"))
     }
     program = torch.onnx.export(
-        RuntimeNetwork(network),
+        RuntimeNetwork(network).eval(),
         example,
         input_names=list(names),
         output_names=list(OUTPUTS),
@@ -100,7 +99,13 @@ def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
         if tensor.name.startswith(prefix)
     }
     missing, _ = network.load_state_dict(state, strict=False)
-    # Counters and the heads of the side losses play no part at run time.
-    missing = [name for name in missing if not name.endswith(TRAINING_ONLY)]
+    missing = [name for name in missing if not _is_training_only(name, network)]
     if missing:
         raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")
+
+
+def _is_training_only(name: str, network: LateFusionNetwork) -> bool:
+    """Whether a parameter plays no part at run time: counters, the heads of the side losses."""
+    side_blocks = range(len(network.config.decoder_widths) - 1)
+    side_heads = tuple(f".blocks.{block}.head." for block in side_blocks)
+    return name.endswith("num_batches_tracked") or any(head in name for head in side_heads)

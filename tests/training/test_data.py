@@ -164,7 +164,8 @@ def test_a_doubtful_teacher_without_a_mask_is_all_there_is() -> None:
     "broken",
     [
         {"webp": None}, {"webp": b"text"}, {"webp": b""}, {"alpha_png": None}, {"alpha_png": b"no"},
-        {"alpha_png": encode(person(0, 20, 20)[1])}, {"prev_png": b"no"}, {"json": b"{"}, {"json": b"[]"},
+        {"alpha_png": encode(person(0, 20, 20)[1])}, {"prev_png": b"no"},
+        {"json": b"{"}, {"json": b"[]"},
     ],
     ids=lambda broken: f"{next(iter(broken))}={next(iter(broken.values()))!r:.12}",
 )  # fmt: skip
