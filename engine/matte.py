@@ -23,8 +23,8 @@ def network_size(
 
     aspect: width over height of one pixel of the frame.
 
-    Of the sizes with sides in steps of ``multiple``, the one whose shape and area together are
-    off by the smallest factor.
+    Of the four sizes around the ideal with sides in steps of ``multiple``, the one whose shape
+    and area together are off by the smallest factor.
     """
     shape = width * aspect / height
     ideal = math.sqrt(area * shape) / multiple, math.sqrt(area / shape) / multiple

@@ -82,6 +82,7 @@ class Pipeline:
     def __iter__(self) -> Iterator[Any]:
         while not isinstance(item := self._get(self._queues[-1]), _End):
             yield item
+        self._stop.set()  # whoever asks again is told at once
         if item.error is not None:
             raise item.error
 

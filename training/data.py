@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from torch.utils.data import Dataset
 from fusematte.cpp_ext import estimate_foreground
 
 Picture = NDArray[np.uint8]
+Sample = TypeVar("Sample")
 
 FOREGROUND_RADII = (45, 3)
 """Of the two passes of blur fusion that estimate the colour of the people."""
@@ -127,12 +129,11 @@ def make_portrait(name: str, fields: dict[str, bytes], long_side: int) -> Portra
     Raises:
         DataError: a file is missing or unreadable, or picture and alpha differ in size.
     """
-    if "webp" not in fields:
-        raise DataError(f"{name}: no webp picture")
-    image, alpha = decode_image(fields["webp"], name), _alpha_of(fields, name)
-    if image.shape[:2] != alpha.shape:
-        raise DataError(f"{name}: picture {image.shape[:2]} and alpha {alpha.shape} differ in size")
+    image, alpha = _image_of(fields, name), _alpha_of(fields, name)
     previous = decode_gray(fields["prev.png"], name) if "prev.png" in fields else None
+    for part, shape in (("alpha", alpha.shape), ("prev.png", getattr(previous, "shape", None))):
+        if shape not in (None, image.shape[:2]):
+            raise DataError(f"{name}: picture {image.shape[:2]} and {part} {shape} differ in size")
     image, alpha = shrink(image, long_side), shrink(alpha, long_side)
     if previous is not None:
         previous = shrink(previous, long_side)
@@ -141,31 +142,42 @@ def make_portrait(name: str, fields: dict[str, bytes], long_side: int) -> Portra
 
 def load_portraits(shards: list[Path], long_side: int) -> list[Portrait]:
     """Decodes every sample of the shards; samples that cannot be used are named and skipped."""
-
-    def load(item: tuple[str, dict[str, bytes]]) -> Portrait | DataError:
-        try:
-            return make_portrait(*item, long_side)
-        except DataError as error:
-            return error
-
-    portraits: list[Portrait] = []
-    with ThreadPoolExecutor() as pool:
-        for shard in shards:
-            for result in pool.map(load, read_shard(shard)):
-                if isinstance(result, DataError):
-                    print(f"skipped: {shard.name}: {result}")
-                else:
-                    portraits.append(result)
-    return portraits
+    return _decode_samples(shards, lambda name, fields: make_portrait(name, fields, long_side))
 
 
 def load_backgrounds(shards: list[Path], long_side: int) -> list[Picture]:
-    """Decodes the pictures without people: [H, W, 3] RGB each."""
-    return [
-        shrink(decode_image(fields["webp"], name), long_side)
-        for shard in shards
-        for name, fields in read_shard(shard)
-    ]
+    """Decodes the pictures without people, [H, W, 3] RGB each; bad ones are named and skipped."""
+
+    def make(name: str, fields: dict[str, bytes]) -> Picture:
+        return shrink(_image_of(fields, name), long_side)
+
+    return _decode_samples(shards, make)
+
+
+def _image_of(fields: dict[str, bytes], where: str) -> Picture:
+    if "webp" not in fields:
+        raise DataError(f"{where}: no webp picture")
+    return decode_image(fields["webp"], where)
+
+
+def _decode_samples(
+    shards: list[Path], make: Callable[[str, dict[str, bytes]], Sample]
+) -> list[Sample]:
+    def attempt(item: tuple[str, dict[str, bytes]]) -> Sample | DataError:
+        try:
+            return make(*item)
+        except DataError as error:
+            return error
+
+    samples: list[Sample] = []
+    with ThreadPoolExecutor() as pool:
+        for shard in shards:
+            for result in pool.map(attempt, read_shard(shard)):
+                if isinstance(result, DataError):
+                    print(f"skipped: {shard.name}: {result}")
+                else:
+                    samples.append(result)
+    return samples
 
 
 def find_shards(folder: Path, *stems: str) -> list[Path]:

@@ -44,6 +44,18 @@ class OpenVinoBackend(Backend):
             self._model = self._core.read_model(bundle.file)
         except RuntimeError as error:
             raise ModelError(f"{bundle.file}: OpenVINO cannot read it: {error}") from error
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        """Whether the network has the inputs that the manifest says, and the outputs we use."""
+        inputs = {port.any_name for port in self._model.inputs}
+        outputs = {port.any_name for port in self._model.outputs}
+        wanted = {"image", "previous"} if self._bundle.takes_previous else {"image"}
+        if inputs != wanted or not outputs.issuperset(Maps._fields):
+            raise ModelError(
+                f"{self._bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
+                f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
+            )
 
     def _compile_options(self, threads: int | None) -> dict[str, Any]:
         # OpenVINO's own default is bf16 exactly where AMX or AVX512-BF16 computes it natively.

@@ -121,6 +121,12 @@ def test_a_file_that_is_no_network_is_a_model_error(
         create_backend(name, replace(bundle, folder=tmp_path, file=file))
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_network_without_the_promised_inputs_is_a_model_error(name: str, bundle: Bundle) -> None:
+    with pytest.raises(ModelError, match="previous"):
+        create_backend(name, replace(bundle, takes_previous=False))
+
+
 # --- the choice -----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fusematte.engine.pipeline import DEPTH, Pipeline
+from fusematte.engine.pipeline import DEPTH, Pipeline, Stopped
 
 
 def threads() -> list[str]:
@@ -46,6 +46,13 @@ def test_without_stages_and_without_items() -> None:
         assert list(pipeline) == [0, 1, 2]
     with Pipeline(("nothing", []), ("a", double)) as pipeline:
         assert list(pipeline) == []
+
+
+def test_a_second_pass_does_not_wait_for_ever() -> None:
+    with Pipeline(("source", [1, 2])) as pipeline:
+        assert list(pipeline) == [1, 2]
+        with pytest.raises(Stopped):
+            next(iter(pipeline))
 
 
 def test_none_is_a_value_like_any_other() -> None:

@@ -165,6 +165,7 @@ def test_a_doubtful_teacher_without_a_mask_is_all_there_is() -> None:
     [
         {"webp": None}, {"webp": b"text"}, {"webp": b""}, {"alpha_png": None}, {"alpha_png": b"no"},
         {"alpha_png": encode(person(0, 20, 20)[1])}, {"prev_png": b"no"},
+        {"prev_png": encode(person(0, 20, 20)[1])},
         {"json": b"{"}, {"json": b"[]"},
     ],
     ids=lambda broken: f"{next(iter(broken))}={next(iter(broken.values()))!r:.12}",
@@ -184,9 +185,10 @@ def test_load_backgrounds_shrinks_them(tmp_path: Path) -> None:
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[..., 2] = 200
     shard = write_shard(
-        tmp_path / "backgrounds-00.tar", [("a", {"webp": encode(picture, ".webp")})]
+        tmp_path / "backgrounds-00.tar",
+        [("a", {"webp": encode(picture, ".webp")}), ("b", {"webp": b"no"}), ("c", {})],
     )
-    (loaded,) = load_backgrounds([shard], 45)
+    (loaded,) = load_backgrounds([shard], 45)  # the bad ones are skipped
     assert loaded.shape == (30, 45, 3)
     assert (loaded == (0, 0, 200)).all()
 
