@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fusematte.engine.composite import Background, Composite, compose, open_background
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
 from fusematte.engine.errors import UsageError
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import Pipeline, Statistics
@@ -106,12 +109,17 @@ def _process(
         for result in pipeline:
             writer.write(result.frame)
             if alpha_writer is not None and result.alpha is not None:
-                alpha_writer.write_gray(result.alpha, result.frame)
+                alpha_writer.write_gray(_eight_bits(result.alpha, result.frame), result.frame)
             frames += 1
             if progress is not None:
                 progress(frames, reader, pipeline.statistics)
         statistics = pipeline.statistics
         return Report(frames=frames, seconds=statistics.elapsed, busy=statistics.busy)
+
+
+def _eight_bits(alpha: Plane, frame: Frame) -> NDArray[np.uint8]:
+    """The alpha plane of a frame of any depth, for the gray video."""
+    return (alpha >> (frame.format.bits - 8)).astype(np.uint8, copy=False)
 
 
 def _frames(reader: Reader, writer: Writer) -> Iterator[Frame]:

@@ -65,6 +65,17 @@ def test_odd_and_tiny_sizes_keep_their_size(size: tuple[int, int], tmp_path: Pat
     assert (frame.width, frame.height) == size
 
 
+def test_ten_bits_stay_ten_bits(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mkv", codec="ffv1", pixel_format="yuv420p10le")
+    alpha = tmp_path / "alpha.mp4"
+    run(clip, tmp_path / "out.mp4", background="#ffffff", alpha_output=alpha)
+    frame = first_frame(tmp_path / "out.mp4")
+    assert frame.format.name == "yuv420p10le"
+    # Nobody is in the picture: white, luma 235 * 4 in 10 bits.
+    assert np.median(frame.to_ndarray()[:48]) == pytest.approx(940, abs=8)
+    assert np.median(first_frame(alpha).to_ndarray(format="gray")) < 16
+
+
 def test_one_pixel_video_works_or_says_why(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", width=1, height=1, codec="ffv1", pixel_format="yuv444p")
     try:
