@@ -35,7 +35,7 @@ def kernels() -> Pybind11Extension:
     headers = [
         str(path) for path in Path("cpp_ext/csrc").iterdir() if path.suffix in (".h", ".inl")
     ]
-    flags = ["/O2"] if os.name == "nt" else ["-O3", "-fno-trapping-math", "-fopenmp-simd"]
+    flags = ["/O2"] if os.name == "nt" else ["-O3", "-fno-trapping-math"]
     return Pybind11Extension(
         "fusematte.cpp_ext._C",
         sources,

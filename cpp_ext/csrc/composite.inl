@@ -25,27 +25,38 @@ struct Placement {
     Range under(Range span) const { return between(columns, span, source.width); }
     Range beside(Range span) const { return between(rows, span, source.height); }
 
-    // One channel, interpolated down to row y, for the columns under the span.
-    void line(const Grid& grid, int channel, int y, Range span, float* __restrict out) const {
+    // The two rows of a channel that row y lies between.
+    struct Rows {
+        const float *upper, *lower;
+        float fraction;
+
+        template <class V>
+        typename V::Vec at(V, int x) const {
+            const auto above = V::load(upper + x);
+            return V::fma(V::set(fraction), V::load(lower + x) - above, above);
+        }
+    };
+
+    Rows around(const Grid& grid, int channel, int y) const {
         const std::size_t row = static_cast<std::size_t>(channel) * grid.height + rows.index[y];
         const float* upper = grid.data + row * grid.width;
-        const float* lower = rows.index[y] + 1 < grid.height ? upper + grid.width : upper;
+        return {upper, rows.index[y] + 1 < grid.height ? upper + grid.width : upper,
+                rows.fraction[y]};
+    }
+
+    // One channel, interpolated down to row y, for the columns under the span.
+    void line(const Grid& grid, int channel, int y, Range span, float* out) const {
+        const Rows values = around(grid, channel, y);
         const Range needed = under(span);
-        const float fraction = rows.fraction[y];
-        for (int x = needed.from; x < needed.to; ++x)
-            out[x] = upper[x] + fraction * (lower[x] - upper[x]);
+        for_lanes(needed.size(), [&](auto v, int x) {
+            v.store(out + needed.from + x, values.at(v, needed.from + x));
+        });
     }
 
     // A line at sample x.
     template <class V>
     typename V::Vec at(V, const float* values, int x) const {
         return V::lookup(values, columns.index + x, columns.fraction + x, columns.near);
-    }
-
-    // A line at every sample of the span.
-    void spread(const float* values, Range span, float* out) const {
-        for_lanes(span.size(),
-                  [&](auto v, int x) { v.store(out + x, at(v, values, span.from + x)); });
     }
 
     static Range between(const LinearTable& table, Range span, int size) {
@@ -97,15 +108,14 @@ private:
     enum class Cover { background, frame, mixed };
 
     static constexpr int kLines = 4;
-    static constexpr int kStrips = 13;
+    static constexpr int kStrips = 11;
 
     // A worker's scratch: lines at the grids' resolution, strips at the picture's.
     struct Memory {
         float *slope, *offset, *shift, *behind;
         float* alpha[2];
         float* chroma_alpha;
-        float* chroma_shift[2];
-        float* chroma_behind[2];
+        float* chroma[2];
         float* pairs[3];  // two strips long: alpha, shift and background of U and V in turn
     };
 
@@ -113,9 +123,9 @@ private:
         const auto take = [&](std::size_t size) { return std::exchange(next, next + size); };
         const auto line = [&] { return take(line_size_); };
         const auto strip = [&] { return take(kStrip); };
+        const auto pair = [&] { return take(2 * kStrip); };
         return {line(), line(), line(), line(), {strip(), strip()}, strip(),
-                {strip(), strip()}, {strip(), strip()}, {take(2 * kStrip), take(2 * kStrip),
-                take(2 * kStrip)}};
+                {strip(), strip()}, {pair(), pair(), pair()}};
     }
 
     // The least and greatest alpha that a row of coefficients can give in each segment.
@@ -129,12 +139,12 @@ private:
         for (int segment = 0; segment < segments_; ++segment, bounds += 2) {
             const Range under = coefficients_.under(luma_span(segment, segment));
             float low = 1, high = 0;
-#pragma omp simd reduction(min : low) reduction(max : high)
-            for (int x = under.from; x < under.to; ++x) {
-                const float a = slope[x] * dark + offset[x], b = slope[x] * bright + offset[x];
-                low = smaller(low, smaller(a, b));
-                high = larger(high, larger(a, b));
-            }
+            for_lanes(under.size(), [&](auto v, int x) {
+                const auto a = v.load(slope + under.from + x), b = v.load(offset + under.from + x);
+                const auto first = v.fma(a, v.set(dark), b), second = v.fma(a, v.set(bright), b);
+                low = smaller(low, v.least(v.min(first, second)));
+                high = larger(high, v.most(v.max(first, second)));
+            });
             bounds[0] = larger(low, 0), bounds[1] = smaller(high, 1);
         }
     }
@@ -147,13 +157,16 @@ private:
         for (int segment = 0; segment < segments_; ++segment) {
             const Range luma = shift_.under(luma_span(segment, segment));
             const Range chroma = chroma_shift_.under(chroma_span(segment, segment));
+            const Range under = {least(luma.from, chroma.from), most(luma.to, chroma.to)};
             float bound = 0;
-            for (int c = 0; c < 3; ++c) {
-                const float* values = shift + c * area;
-#pragma omp simd reduction(max : bound)
-                for (int x = least(luma.from, chroma.from); x < most(luma.to, chroma.to); ++x)
-                    bound = larger(bound, larger(values[x], -values[x]));
-            }
+            for_lanes(under.size(), [&](auto v, int x) {
+                auto most = v.set(0);
+                for (int c = 0; c < 3; ++c) {
+                    const auto value = v.load(shift + c * area + under.from + x);
+                    most = v.max(most, v.max(value, v.set(0) - value));
+                }
+                bound = larger(bound, v.most(most));
+            });
             bounds[segment] = bound;
         }
     }
@@ -202,7 +215,7 @@ private:
         for (int first = 0, next; first < segments_; first = next) {
             const Cover kind = cover(unit, first);
             const bool copied = kind == Cover::frame ||
-                                (kind == Cover::background && !job_.small_background.data);
+                                (kind == Cover::background && !small());
             const int end = copied ? segments_ : least(segments_, first + kReach / kSegment);
             next = first + 1;
             while (next < end && cover(unit, next) == kind) ++next;
@@ -249,64 +262,44 @@ private:
     // The blend of a run of segments, row by row; also where a small background covers it all.
     void mix(int unit, Range luma, Range chroma, const Memory& memory) const {
         const Range rows = luma_rows(unit);
-        for (int y = rows.from; y < rows.to; ++y) {
-            prepare_luma(y, luma, memory);
-            float* alpha = memory.alpha[y - rows.from];
-            if (job_.shift.data)
-                job_.small_background.data ? mix_luma<true, true>(y, luma, memory, alpha)
-                                           : mix_luma<true, false>(y, luma, memory, alpha);
-            else
-                job_.small_background.data ? mix_luma<false, true>(y, luma, memory, alpha)
-                                           : mix_luma<false, false>(y, luma, memory, alpha);
-            alpha[luma.size()] = alpha[luma.size() - 1];  // beside the last one of an odd row
-            if (job_.alpha) store_alpha(y, luma, alpha);
-        }
+        for (int y = rows.from; y < rows.to; ++y) mix_luma(y, luma, memory, y - rows.from);
         average_alpha(chroma.size(), memory.alpha[0], memory.alpha[rows.size() - 1],
                       memory.chroma_alpha);
-        mix_chroma(unit, chroma, memory);
+        if (layout_.interleaved) return mix_pairs(unit, chroma, memory);
+        for (int c = 0; c < 2; ++c) mix_chroma(unit, c + 1, chroma, memory);
     }
 
-    // The grids' lines at row y; the coefficients as they apply to code values.
-    void prepare_luma(int y, Range span, const Memory& memory) const {
-        coefficients_.line(job_.slope, 0, y, span, memory.slope);
-        coefficients_.line(job_.offset, 0, y, span, memory.offset);
-        fold_levels(coefficients_.under(span), memory.slope, memory.offset);
-        if (job_.shift.data) shift_.line(job_.shift, 0, y, span, memory.shift);
-        if (job_.small_background.data) behind_.line(job_.small_background, 0, y, span, memory.behind);
+    void mix_luma(int y, Range span, const Memory& memory, int row_of_unit) const {
+        coefficient_lines(y, span, memory.slope, memory.offset);
+        if (shifted()) shift_.line(job_.shift, 0, y, span, memory.shift);
+        if (small()) behind_.line(job_.small_background, 0, y, span, memory.behind);
+        float* kept = memory.alpha[row_of_unit];
+        blend_row(
+            0, y, span,
+            [&](auto v, int x, auto code) {
+                const auto slope = coefficients_.at(v, memory.slope, span.from + x);
+                const auto offset = coefficients_.at(v, memory.offset, span.from + x);
+                const auto alpha = clamp(v, v.fma(slope, code, offset), 0, 1);
+                v.store(kept + x, alpha);
+                return alpha;
+            },
+            [&](auto v, int x) { return shift_.at(v, memory.shift, span.from + x); },
+            [&](auto v, int x) { return behind_.at(v, memory.behind, span.from + x); });
+        kept[span.size()] = kept[span.size() - 1];  // beside the last one of an odd row
+        if (job_.alpha) store_alpha(y, span, kept);
     }
 
-    // slope * (code - black) / span + offset becomes slope * code + offset.
-    void fold_levels(Range under, float* __restrict slope, float* __restrict offset) const {
-        const float black = job_.levels.black, scale = 1 / job_.levels.luma_span;
-        for (int x = under.from; x < under.to; ++x) {
-            slope[x] *= scale;
-            offset[x] -= slope[x] * black;
-        }
-    }
-
-    template <bool Shifted, bool Small>
-    void mix_luma(int y, Range span, const Memory& memory, float* alpha_out) const {
-        const T* frame = row(job_.frame, 0, y) + span.from;
-        const T* background = Small ? nullptr : row(job_.background, 0, y) + span.from;
-        T* out = out_row(0, y) + span.from;
-        const float peak = peak_;
-        const int low_bits = low_bits_;
-        for_lanes(span.size(), [&](auto v, int x) {
-            const int at = span.from + x;
-            const auto code = v.load(frame + x, low_bits);
-            const auto alpha = v.clamp(v.fma(coefficients_.at(v, memory.slope, at), code,
-                                             coefficients_.at(v, memory.offset, at)),
-                                       v.set(0), v.set(1));
-            v.store(alpha_out + x, alpha);
-            auto near = code;
-            if constexpr (Shifted)
-                near = v.clamp(code + shift_.at(v, memory.shift, at), v.set(0), v.set(peak));
-            auto far = near;
-            if constexpr (Small)
-                far = v.clamp(behind_.at(v, memory.behind, at), v.set(0), v.set(peak));
-            else
-                far = v.load(background + x, low_bits);
-            v.store(out + x, v.fma(alpha, near - far, far) + v.set(0.5f), low_bits);
+    // slope * (code - black) / span + offset, as slope * code + offset.
+    void coefficient_lines(int y, Range span, float* slope, float* offset) const {
+        const auto slopes = coefficients_.around(job_.slope, 0, y);
+        const auto offsets = coefficients_.around(job_.offset, 0, y);
+        const Range under = coefficients_.under(span);
+        const float scale = 1 / job_.levels.luma_span, black = job_.levels.black;
+        for_lanes(under.size(), [&](auto v, int at) {
+            const int x = under.from + at;
+            const auto scaled = slopes.at(v, x) * v.set(scale);
+            v.store(slope + x, scaled);
+            v.store(offset + x, v.fma(scaled, v.set(-black), offsets.at(v, x)));
         });
     }
 
@@ -319,63 +312,79 @@ private:
     }
 
     // Alpha at the chroma samples, from the rows above and below (the same one if there is one).
-    void average_alpha(int n, const float* above, const float* below,
-                       float* __restrict alpha) const {
+    void average_alpha(int n, const float* above, const float* below, float* alpha) const {
         if (across_ == 1)
-            for (int x = 0; x < n; ++x) alpha[x] = 0.5f * (above[x] + below[x]);
+            for_lanes(n, [&](auto v, int x) {
+                v.store(alpha + x, (v.load(above + x) + v.load(below + x)) * v.set(0.5f));
+            });
         else
-            for (int x = 0; x < n; ++x)
-                alpha[x] = 0.25f * (above[2 * x] + above[2 * x + 1] + below[2 * x] +
-                                    below[2 * x + 1]);
+            for_lanes(n, [&](auto v, int x) {
+                const auto sum = v.sum_pairs(above + 2 * x) + v.sum_pairs(below + 2 * x);
+                v.store(alpha + x, sum * v.set(0.25f));
+            });
     }
 
-    void mix_chroma(int unit, Range span, const Memory& memory) const {
-        for (int c = 0; c < 2; ++c) {
-            if (job_.shift.data) {
-                chroma_shift_.line(job_.shift, c + 1, unit, span, memory.shift);
-                chroma_shift_.spread(memory.shift, span, memory.chroma_shift[c]);
-            }
-            if (job_.small_background.data) {
-                chroma_behind_.line(job_.small_background, c + 1, unit, span, memory.behind);
-                chroma_behind_.spread(memory.behind, span, memory.chroma_behind[c]);
-            }
-        }
-        if (layout_.interleaved) return mix_pairs(unit, span, memory);
-        for (int c = 0; c < 2; ++c)
-            blend_row(c + 1, unit, span, memory.chroma_alpha, memory.chroma_shift[c],
-                      memory.chroma_behind[c]);
+    void mix_chroma(int unit, int channel, Range span, const Memory& memory) const {
+        if (shifted()) chroma_shift_.line(job_.shift, channel, unit, span, memory.shift);
+        if (small()) chroma_behind_.line(job_.small_background, channel, unit, span, memory.behind);
+        blend_row(
+            channel, unit, span,
+            [&](auto v, int x, auto) { return v.load(memory.chroma_alpha + x); },
+            [&](auto v, int x) { return chroma_shift_.at(v, memory.shift, span.from + x); },
+            [&](auto v, int x) { return chroma_behind_.at(v, memory.behind, span.from + x); });
     }
 
-    // One row of U and V in turn: the strips are interleaved like the samples.
+    // One row of U and V in turn, after alpha, shift and background in turn.
     void mix_pairs(int unit, Range span, const Memory& memory) const {
         const int n = span.size();
         interleave(n, memory.chroma_alpha, memory.chroma_alpha, memory.pairs[0]);
-        if (job_.shift.data)
-            interleave(n, memory.chroma_shift[0], memory.chroma_shift[1], memory.pairs[1]);
-        if (job_.small_background.data)
-            interleave(n, memory.chroma_behind[0], memory.chroma_behind[1], memory.pairs[2]);
-        blend_row(1, unit, {2 * span.from, 2 * span.to}, memory.pairs[0], memory.pairs[1],
-                  memory.pairs[2]);
+        if (shifted()) spread_pairs(chroma_shift_, job_.shift, unit, span, memory, memory.pairs[1]);
+        if (small())
+            spread_pairs(chroma_behind_, job_.small_background, unit, span, memory,
+                         memory.pairs[2]);
+        blend_row(
+            1, unit, {2 * span.from, 2 * span.to},
+            [&](auto v, int x, auto) { return v.load(memory.pairs[0] + x); },
+            [&](auto v, int x) { return v.load(memory.pairs[1] + x); },
+            [&](auto v, int x) { return v.load(memory.pairs[2] + x); });
+    }
+
+    void spread_pairs(const Placement& placement, const Grid& grid, int unit, Range span,
+                      const Memory& memory, float* out) const {
+        for (int c = 0; c < 2; ++c) {
+            placement.line(grid, c + 1, unit, span, memory.shift);
+            for_lanes(span.size(), [&](auto v, int x) {
+                v.store(memory.chroma[c] + x, placement.at(v, memory.shift, span.from + x));
+            });
+        }
+        interleave(span.size(), memory.chroma[0], memory.chroma[1], out);
     }
 
     static void interleave(int n, const float* u, const float* v, float* __restrict out) {
         for (int x = 0; x < n; ++x) out[2 * x] = u[x], out[2 * x + 1] = v[x];
     }
 
-    void blend_row(int channel, int y, Range span, const float* alpha, const float* shift,
-                   const float* behind) const {
+    bool shifted() const { return job_.shift.data; }
+    bool small() const { return job_.small_background.data; }
+
+    // background + alpha * (frame + shift - background) for a run of samples of one row.
+    template <class Alpha, class Shift, class Behind>
+    void blend_row(int channel, int y, Range span, const Alpha& alpha, const Shift& shift,
+                   const Behind& behind) const {
+        const bool with_shift = shifted(), with_small = small();
         const T* frame = row(job_.frame, channel, y) + span.from;
+        const T* background = with_small ? nullptr : row(job_.background, channel, y) + span.from;
         T* out = out_row(channel, y) + span.from;
-        const int low_bits = low_bits_;
-        const bool shifted = job_.shift.data, small = job_.small_background.data;
-        const T* background = small ? nullptr : row(job_.background, channel, y) + span.from;
         const float peak = peak_;
+        const int low_bits = low_bits_;
         for_lanes(span.size(), [&](auto v, int x) {
-            auto near = v.load(frame + x, low_bits);
-            if (shifted) near = v.clamp(near + v.load(shift + x), v.set(0), v.set(peak));
-            const auto far = small ? v.clamp(v.load(behind + x), v.set(0), v.set(peak))
-                                   : v.load(background + x, low_bits);
-            v.store(out + x, v.fma(v.load(alpha + x), near - far, far) + v.set(0.5f), low_bits);
+            const auto code = v.load(frame + x, low_bits);
+            const auto opacity = alpha(v, x, code);
+            auto near = code;
+            if (with_shift) near = clamp(v, code + shift(v, x), 0, peak);
+            const auto far = with_small ? clamp(v, behind(v, x), 0, peak)
+                                        : v.load(background + x, low_bits);
+            v.store(out + x, v.fma(opacity, near - far, far) + v.set(0.5f), low_bits);
         });
     }
 

@@ -15,7 +15,12 @@ struct Scalar {
         return static_cast<float>(*p >> low_bits);
     }
     static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
-    static Vec clamp(Vec v, Vec low, Vec high) { return FUSEMATTE_ISA::clamp(v, low, high); }
+    static Vec min(Vec a, Vec b) { return a < b ? a : b; }
+    static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+    static float least(Vec v) { return v; }
+    static float most(Vec v) { return v; }
+    // The sums of the neighbours p[0] + p[1], p[2] + p[3], ...
+    static Vec sum_pairs(const float* p) { return p[0] + p[1]; }
     static void store(float* p, Vec v) { *p = v; }
     // Truncates values that fit the type.
     static void store(std::uint8_t* p, Vec v, int) { *p = static_cast<std::uint8_t>(v); }
@@ -58,8 +63,17 @@ struct Wide {
         return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(code));
     }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-    static Vec clamp(Vec v, Vec low, Vec high) {
-        return _mm512_min_ps(_mm512_max_ps(v, low), high);
+    static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+    static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+    static float least(Vec v) { return _mm512_reduce_min_ps(v); }
+    static float most(Vec v) { return _mm512_reduce_max_ps(v); }
+    static Vec sum_pairs(const float* p) {
+        const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4,
+                                              2, 0);
+        const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        const Vec first = load(p), second = load(p + 16);
+        return _mm512_permutex2var_ps(first, even, second) +
+               _mm512_permutex2var_ps(first, odd, second);
     }
     static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
     static void store(std::uint8_t* p, Vec v, int) {
@@ -99,8 +113,17 @@ struct Wide {
         return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(code));
     }
     static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-    static Vec clamp(Vec v, Vec low, Vec high) {
-        return _mm256_min_ps(_mm256_max_ps(v, low), high);
+    static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+    static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+    static float least(Vec v) { return -most(set(0) - v); }
+    static float most(Vec v) {
+        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
+    static Vec sum_pairs(const float* p) {
+        const __m256d halves = _mm256_castps_pd(_mm256_hadd_ps(load(p), load(p + 8)));
+        return _mm256_castpd_ps(_mm256_permute4x64_pd(halves, 0xd8));
     }
     static void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
     static __m128i words(Vec v) {
@@ -129,12 +152,22 @@ struct Wide {
 };
 #endif
 
-// Calls body(lanes type, x) for x in 0..n: whole vectors, then the rest one by one.
+template <class V>
+inline typename V::Vec clamp(V, typename V::Vec v, float low, float high) {
+    return V::min(V::max(v, V::set(low)), V::set(high));
+}
+
+// Calls body(lanes type, x) so that 0..n is covered.  The last vector may overlap the one before:
+// bodies must not read what they write.
 template <class Body>
 inline void for_lanes(int n, const Body& body) {
+    if (n < Wide::lanes) {
+        for (int x = 0; x < n; ++x) body(Scalar{}, x);
+        return;
+    }
     int x = 0;
     for (; x + Wide::lanes <= n; x += Wide::lanes) body(Wide{}, x);
-    for (; x < n; ++x) body(Scalar{}, x);
+    if (x < n) body(Wide{}, n - Wide::lanes);
 }
 
 }  // namespace fusematte::FUSEMATTE_ISA
