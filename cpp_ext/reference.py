@@ -101,7 +101,9 @@ def guided_coefficients(
     mean = box_mean(channels, radius)
     mean_target = box_mean(target, radius)
     cross = box_mean(channels * target, radius) - mean * mean_target
-    second = box_mean(channels[:, None] * channels[None], radius) - mean[:, None] * mean[None]
+    second: Array = np.asarray(
+        box_mean(channels[:, None] * channels[None], radius) - mean[:, None] * mean[None]
+    )
     regular = np.moveaxis(second, (0, 1), (-2, -1)) + epsilon * np.eye(len(channels))
     target_last: Array = np.moveaxis(np.asarray(cross, np.float64), 0, -1)
     solved = np.linalg.solve(regular, target_last[..., None])[..., 0]

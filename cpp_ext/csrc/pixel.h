@@ -24,12 +24,14 @@ FUSEMATTE_INLINE float blend(float foreground, float background, float alpha) {
     return background + alpha * (foreground - background);
 }
 
-// Y'CbCr to R'G'B' in 0..1.
-FUSEMATTE_INLINE void to_rgb(float y, float cb, float cr, float kr, float kb, float* rgb) {
-    const float red = 2 * (1 - kr) * cr, blue = 2 * (1 - kb) * cb;
-    rgb[0] = clamp(y + red, 0.0f, 1.0f);
-    rgb[1] = clamp(y - (kr * red + kb * blue) / (1 - kr - kb), 0.0f, 1.0f);
-    rgb[2] = clamp(y + blue, 0.0f, 1.0f);
+// Y'CbCr to R'G'B': ITU-T H.273, clause 8.3, with the luma weights kr and kb.
+struct ToRgb {
+    float red_cr, green_cb, green_cr, blue_cb;
+};
+
+FUSEMATTE_INLINE ToRgb to_rgb(float kr, float kb) {
+    const float cr = 2 * (1 - kr), cb = 2 * (1 - kb), kg = 1 - kr - kb;
+    return {cr, -kb * cb / kg, -kr * cr / kg, cb};
 }
 
 // The guided filter's sums: He, Sun, Tang, "Guided Image Filtering".  They are doubles because a

@@ -6,64 +6,82 @@ namespace fusematte::FUSEMATTE_ISA {
 // sums (+)= the weighted sum of R rows of n samples.
 template <class T, int R>
 void weigh_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride, const float* weights,
-                bool first, float* __restrict sums) {
+                bool first, const float* before, float* sums) {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const T*>(data + r * stride);
-    for (int x = 0; x < n; ++x) {
-        float sum = first ? 0.0f : sums[x];
-        for (int r = 0; r < R; ++r) sum += weights[r] * static_cast<float>(rows[r][x]);
-        sums[x] = sum;
-    }
+    for_lanes(n, [&](auto v, int x) {
+        auto sum = first ? v.set(0) : v.load(before + x);
+        for (int r = 0; r < R; ++r) sum = v.fma(v.set(weights[r]), v.load(rows[r] + x, 0), sum);
+        v.store(sums + x, sum);
+    });
 }
 
+// The area average of the rows under target row i, in one of the two lines of sums: returned.
 template <class T>
-void average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride, const AreaTable& table,
-                  int target, float* sums) {
-    const float* weights = table.weights + static_cast<std::size_t>(target) * table.taps;
+const float* average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride,
+                          const AreaTable& table, int i, float* const* sums) {
     int from = 0, to = table.taps;
-    while (weights[from] == 0) ++from;
-    while (weights[to - 1] == 0) --to;
-    data += (table.first[target] + from) * stride;
-    for (int k = from; k < to; k += 4, data += 4 * stride) {
-        const bool first = k == from;
+    while (table.weight(i, from) == 0) ++from;
+    while (table.weight(i, to - 1) == 0) --to;
+    data += (table.first[i] + from) * stride;
+    const float* before = nullptr;
+    for (int k = from, turn = 0; k < to; k += 4, data += 4 * stride, turn ^= 1) {
+        float weights[4];
+        for (int r = 0; r < least(4, to - k); ++r) weights[r] = table.weight(i, k + r);
+        const auto weigh = [&](auto rows) {
+            weigh_rows<T, rows>(n, data, stride, weights, k == from, before, sums[turn]);
+        };
         switch (to - k) {
-            case 1: weigh_rows<T, 1>(n, data, stride, weights + k, first, sums); break;
-            case 2: weigh_rows<T, 2>(n, data, stride, weights + k, first, sums); break;
-            case 3: weigh_rows<T, 3>(n, data, stride, weights + k, first, sums); break;
-            default: weigh_rows<T, 4>(n, data, stride, weights + k, first, sums);
+            case 1: weigh(std::integral_constant<int, 1>{}); break;
+            case 2: weigh(std::integral_constant<int, 2>{}); break;
+            case 3: weigh(std::integral_constant<int, 3>{}); break;
+            default: weigh(std::integral_constant<int, 4>{});
         }
+        before = sums[turn];
     }
+    return before;
 }
 
-// line[i] = the area average of the sums, whose neighbours are `step` apart.
-inline void average_columns(const AreaTable& table, int width, const float* sums, int step,
-                            float* line) {
-    for (int i = 0; i < width; ++i) {
-        const float* weights = table.weights + static_cast<std::size_t>(i) * table.taps;
-        const float* source = sums + static_cast<std::ptrdiff_t>(table.first[i]) * step;
-        float sum = 0;
-        for (int k = 0; k < table.taps; ++k) sum += weights[k] * source[k * step];
-        line[i] = sum;
-    }
+// line[i] = the area average of the sums.
+inline void average_columns(const AreaTable& table, int width, const float* sums, float* line) {
+    for_lanes(width, [&](auto v, int i) {
+        auto sum = v.set(0);
+        for (int k = 0; k < table.taps; ++k) {
+            const auto weight = v.load(table.weights + static_cast<std::size_t>(k) * table.stride + i);
+            sum = v.fma(weight, v.pick(sums + k, table.first + i, table.reach), sum);
+        }
+        v.store(line + i, sum);
+    });
+}
+
+// Every second value: U or V from sums of UV.
+inline void split_pairs(int n, const float* pairs, float* __restrict out) {
+    for (int x = 0; x < n; ++x) out[x] = pairs[2 * x];
 }
 
 // One row of averaged code values -> RGB and Y'CbCr.
 static void store_row(const ResizeJob& job, int row, const float* const* lines) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const std::size_t start = static_cast<std::size_t>(row) * job.width;
     const float scale = 1.0f / static_cast<float>(1 << job.layout.low_bits);
-    const float luma = 1 / job.levels.luma_span, chroma = 1 / job.levels.chroma_span;
-    const float black = job.levels.black, neutral = job.levels.neutral;
-    float* rgb = job.rgb + static_cast<std::size_t>(row) * job.width;
-    float* ycbcr = job.ycbcr + static_cast<std::size_t>(row) * job.width;
-    for (int x = 0; x < job.width; ++x) {
-        const float y = (lines[0][x] * scale - black) * luma;
-        const float cb = (lines[1][x] * scale - neutral) * chroma;
-        const float cr = (lines[2][x] * scale - neutral) * chroma;
-        float pixel[3];
-        to_rgb(y, cb, cr, job.matrix.red, job.matrix.blue, pixel);
-        ycbcr[x] = y, ycbcr[area + x] = cb, ycbcr[2 * area + x] = cr;
-        for (int c = 0; c < 3; ++c) rgb[c * area + x] = pixel[c];
-    }
+    const float luma = scale / job.levels.luma_span, chroma = scale / job.levels.chroma_span;
+    const float black = job.levels.black / job.levels.luma_span;
+    const float neutral = job.levels.neutral / job.levels.chroma_span;
+    const ToRgb matrix = to_rgb(job.matrix.red, job.matrix.blue);
+    float *rgb = job.rgb + start, *ycbcr = job.ycbcr + start;
+    for_lanes(job.width, [&](auto v, int x) {
+        const auto y = v.fma(v.load(lines[0] + x), v.set(luma), v.set(-black));
+        const auto cb = v.fma(v.load(lines[1] + x), v.set(chroma), v.set(-neutral));
+        const auto cr = v.fma(v.load(lines[2] + x), v.set(chroma), v.set(-neutral));
+        v.store(ycbcr + x, y), v.store(ycbcr + area + x, cb), v.store(ycbcr + 2 * area + x, cr);
+        const auto red = v.fma(cr, v.set(matrix.red_cr), y);
+        const auto half_green = v.fma(cb, v.set(matrix.green_cb), y);
+        const auto green = v.fma(cr, v.set(matrix.green_cr), half_green);
+        const auto blue = v.fma(cb, v.set(matrix.blue_cb), y);
+        v.store(rgb + x, clamp(v, red, 0, 1));
+        v.store(rgb + area + x, clamp(v, green, 0, 1));
+        v.store(rgb + 2 * area + x, clamp(v, blue, 0, 1));
+    });
 }
 
 template <class T>
@@ -73,26 +91,30 @@ void resize(const ResizeJob& job, int threads) {
     const AreaTable luma_rows(layout.height, job.height), luma_columns(layout.width, job.width);
     const AreaTable chroma_rows(layout.chroma_height, job.height);
     const AreaTable chroma_columns(layout.chroma_width, job.width);
-    const int step = layout.interleaved ? 2 : 1;
-    const int chroma_samples = layout.chroma_width * step;
-    const std::size_t sums_size = padded(most(layout.width, chroma_samples)) + kLanes;
-    const std::size_t line_size = padded(job.width);
-    const std::size_t scratch = sums_size + 3 * line_size;
+    const int chroma_samples = layout.chroma_width * (layout.interleaved ? 2 : 1);
+    const std::size_t sums_size = padded(most(layout.width, chroma_samples)) + 4 * kLanes;
+    const std::size_t scratch = 3 * sums_size + 3 * padded(job.width);
     const int workers = least(threads, job.height);
     const Buffer buffer(sizeof(float) * scratch * workers);
     parallel(workers, job.height, [&](int worker, int begin, int end) {
-        float* sums = buffer.floats() + scratch * worker;
+        float* memory = buffer.floats() + scratch * worker;
+        float* const sums[2] = {memory, memory + sums_size};
+        float* single = memory + 2 * sums_size;
         float* lines[3];
-        for (int c = 0; c < 3; ++c) lines[c] = sums + sums_size + c * line_size;
+        for (int c = 0; c < 3; ++c) lines[c] = memory + 3 * sums_size + c * padded(job.width);
+        const auto rows_of = [&](int channel, int n, const AreaTable& table, int row) {
+            return average_rows<T>(n, source.data[channel], source.stride[channel], table, row,
+                                   sums);
+        };
         for (int row = begin; row < end; ++row) {
-            average_rows<T>(layout.width, source.data[0], source.stride[0], luma_rows, row, sums);
-            average_columns(luma_columns, job.width, sums, 1, lines[0]);
+            const float* luma = rows_of(0, layout.width, luma_rows, row);
+            average_columns(luma_columns, job.width, luma, lines[0]);
+            const float* chroma = rows_of(1, chroma_samples, chroma_rows, row);
             for (int c = 1; c < 3; ++c) {
-                if (c == 1 || !layout.interleaved)
-                    average_rows<T>(chroma_samples, source.data[c], source.stride[c], chroma_rows,
-                                    row, sums);
-                const int lead = layout.interleaved ? c - 1 : 0;
-                average_columns(chroma_columns, job.width, sums + lead, step, lines[c]);
+                if (layout.interleaved) split_pairs(layout.chroma_width, chroma + c - 1, single);
+                else if (c == 2) chroma = rows_of(2, chroma_samples, chroma_rows, row);
+                average_columns(chroma_columns, job.width, layout.interleaved ? single : chroma,
+                                lines[c]);
             }
             store_row(job, row, lines);
         }

@@ -31,6 +31,8 @@ struct Scalar {
     static Vec lookup(const float* row, const int* index, const float* fraction, bool) {
         return row[*index] + *fraction * (row[*index + 1] - row[*index]);
     }
+    // row[index]; all lanes' lie within `reach`, and `row` is readable for 64 from any on.
+    static Vec pick(const float* row, const int* index, int) { return row[*index]; }
 };
 
 #ifdef FUSEMATTE_LANES
@@ -95,6 +97,17 @@ struct Wide {
         const Vec high = _mm512_permutexvar_ps(next, source);
         return fma(load(fraction), high - low, low);
     }
+    static Vec pick(const float* row, const int* index, int reach) {
+        const __m512i at = _mm512_loadu_si512(index);
+        if (reach > 64) return _mm512_i32gather_ps(at, row, 4);
+        const float* near = row + *index;
+        const __m512i lane = _mm512_sub_epi32(at, _mm512_set1_epi32(*index));
+        const Vec low = _mm512_permutex2var_ps(load(near), lane, load(near + 16));
+        if (reach <= 32) return low;
+        const __mmask16 beyond = _mm512_cmpgt_epi32_mask(lane, _mm512_set1_epi32(31));
+        const Vec high = _mm512_permutex2var_ps(load(near + 32), lane, load(near + 48));
+        return _mm512_mask_blend_ps(beyond, low, high);
+    }
 };
 #else
 struct Wide {
@@ -148,6 +161,10 @@ struct Wide {
         const Vec low = _mm256_permutevar8x32_ps(source, lane);
         const Vec high = _mm256_permutevar8x32_ps(source, next);
         return fma(load(fraction), high - low, low);
+    }
+    static Vec pick(const float* row, const int* index, int) {
+        const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+        return _mm256_i32gather_ps(row, at, 4);
     }
 };
 #endif

@@ -41,20 +41,21 @@ void parallel(int threads, int count, const std::function<void(int, int, int)>& 
     for (auto& thread : others) thread.join();
 }
 
-AreaTable::AreaTable(int source, int target) {
+AreaTable::AreaTable(int source, int target) : stride(padded(target)), reach(0) {
     const double step = static_cast<double>(source) / target;
     taps = std::min(source, static_cast<int>(std::ceil(step)) + 1);
-    first = new int[padded(target)]();
-    weights = new float[static_cast<std::size_t>(padded(target)) * taps]();
+    first = new int[stride]();
+    weights = new float[static_cast<std::size_t>(stride) * taps]();
     for (int i = 0; i < target; ++i) {
         const double begin = i * step, end = (i + 1) * step;
         first[i] = std::min(static_cast<int>(begin), source - taps);
         for (int k = 0; k < taps; ++k) {
             const int cell = first[i] + k;
             const double overlap = std::min(end, cell + 1.0) - std::max<double>(begin, cell);
-            weights[static_cast<std::size_t>(i) * taps + k] =
+            weights[static_cast<std::size_t>(k) * stride + i] =
                 static_cast<float>(std::max(0.0, overlap) / step);
         }
+        reach = std::max(reach, first[i] - first[std::max(0, i - kLanes + 1)] + taps);
     }
 }
 

@@ -30,19 +30,23 @@ constexpr int padded(int count) { return (count + kLanes - 1) / kLanes * kLanes;
 // Splits 0..count into at most `threads` runs and calls work(worker, begin, end) on each at once.
 void parallel(int threads, int count, const std::function<void(int, int, int)>& work);
 
-// target cell i averages source[first[i] + k] with weights[i * taps + k], k < taps; they sum to 1.
+// Target cell i averages source[first[i] + k] with weight(i, k), k < taps; they sum to 1.
 struct AreaTable {
     AreaTable(int source, int target);
     ~AreaTable();
     AreaTable(const AreaTable&) = delete;
     AreaTable& operator=(const AreaTable&) = delete;
 
+    float weight(int i, int k) const { return weights[static_cast<std::size_t>(k) * stride + i]; }
+
+    const int stride;
     int taps;
+    int reach;  // source cells under any kLanes neighbours
     int* first;
-    float* weights;
+    float* weights;  // [taps, stride]
 };
 
-// target sample i lies `fraction[i]` of the way from source[index[i]] to source[index[i] + 1].
+// Target sample i lies `fraction[i]` of the way from source[index[i]] to source[index[i] + 1].
 // index[i] + 1 may be one past the end, with fraction 0.  Padded to whole vectors.  `near`: any 8
 // neighbouring samples lie between 8 neighbours of the source, and any 16 between 16.
 struct LinearTable {

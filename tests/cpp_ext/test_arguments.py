@@ -1,0 +1,161 @@
+"""Bad arguments raise an exception that names them; nothing crashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusematte import cpp_ext
+
+LEVELS = (16.0, 219.0, 128.0, 224.0)
+BT709 = (0.2126, 0.0722)
+
+
+def yuv420p(height: int = 6, width: int = 8, dtype: type = np.uint8) -> list[np.ndarray[Any, Any]]:
+    half = (height + 1) // 2, (width + 1) // 2
+    return [np.zeros(shape, dtype) for shape in ((height, width), half, half)]
+
+
+def floats(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.full(shape, 0.5, np.float32)
+
+
+def spoiled(value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array = floats(5, 4)
+    array[2, 3] = value
+    return array
+
+
+def resize(**changed: Any) -> object:
+    arguments = {
+        "planes": yuv420p(), "height": 3, "width": 4, "matrix": BT709, "levels": LEVELS,
+    } | changed  # fmt: skip
+    return cpp_ext.resize_to_tensor(**arguments)
+
+
+def guided(**changed: Any) -> object:
+    arguments = {"guide": floats(5, 4), "alpha": floats(5, 4), "radius": 2, "epsilon": 1e-4}
+    return cpp_ext.guided_coefficients(**(arguments | changed))
+
+
+def foreground(**changed: Any) -> object:
+    arguments = {"color": floats(3, 5, 4), "alpha": floats(5, 4), "radii": (3, 1)}
+    return cpp_ext.estimate_foreground(**(arguments | changed))
+
+
+def composite(**changed: Any) -> object:
+    arguments = {
+        "planes": yuv420p(), "slope": floats(5, 4), "offset": floats(5, 4),
+        "background": (16, 128, 128), "levels": LEVELS,
+    } | changed  # fmt: skip
+    return cpp_ext.composite(**arguments)
+
+
+@pytest.mark.parametrize("call", [resize, guided, foreground, composite])
+def test_the_arguments_the_others_spoil_are_good(call: Any) -> None:
+    call()
+    call(threads=3)
+
+
+WRONG_PLANES = {
+    "too few": yuv420p()[:1],
+    "one array": yuv420p()[0],
+    "float samples": [plane.astype(np.float32) for plane in yuv420p()],
+    "signed samples": [plane.astype(np.int16) for plane in yuv420p()],
+    "mixed depth": [*yuv420p()[:2], yuv420p(dtype=np.uint16)[2]],
+    "chroma of another size": [yuv420p()[0], *yuv420p(10, 8)[1:]],
+    "U and V differ": [*yuv420p()[:2], yuv420p(6, 12)[2]],
+    "columns apart": [yuv420p(6, 16)[0][:, ::2], *yuv420p()[1:]],
+    "columns mirrored": [yuv420p()[0][:, ::-1], *yuv420p()[1:]],
+    "turned": [plane.T for plane in yuv420p(8, 6)],
+    "no rows": yuv420p(0, 8),
+    "interleaved but flat": [yuv420p()[0], np.zeros((3, 8), np.uint8)],
+    "no arrays": [[1], [2], [3]],
+}
+
+
+@pytest.mark.parametrize("planes", WRONG_PLANES.values(), ids=WRONG_PLANES)
+@pytest.mark.parametrize("call", [resize, composite])
+def test_planes(call: Any, planes: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="^planes: "):
+        call(planes=planes)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "value"),
+    [
+        (resize, "height", 0),
+        (resize, "width", -3),
+        (resize, "width", 2.0),
+        (resize, "height", 1 << 20),
+        (resize, "matrix", (0.5, 0.5)),
+        (resize, "matrix", (0.2,)),
+        (resize, "levels", (16, 0, 128, 224)),
+        (resize, "levels", (16, 219, float("nan"), 224)),
+        (resize, "rgb", floats(3, 4, 4)),
+        (resize, "rgb", np.zeros((3, 3, 4))),
+        (resize, "ycbcr", floats(3, 4, 3).transpose(0, 2, 1)),
+        (resize, "threads", 0),
+        (resize, "threads", 1000),
+        (resize, "threads", True),
+        (guided, "radius", 0),
+        (guided, "radius", 5),
+        (guided, "radius", 1.0),
+        (guided, "epsilon", 0.0),
+        (guided, "epsilon", float("nan")),
+        (guided, "alpha", spoiled(float("nan"))),
+        (guided, "alpha", spoiled(float("inf"))),
+        (guided, "alpha", floats(5, 4).astype(np.float64)),
+        (guided, "alpha", floats(20)),
+        (guided, "guide", spoiled(float("-inf"))),
+        (guided, "guide", floats(4, 5)),
+        (guided, "guide", floats(2, 5, 4)),
+        (guided, "guide", [[0.5]]),
+        (foreground, "radii", ()),
+        (foreground, "radii", (5, 1)),
+        (foreground, "radii", (0,)),
+        (foreground, "color", floats(3, 4, 4)),
+        (foreground, "color", floats(5, 4)),
+        (foreground, "alpha", spoiled(1.5)),
+        (foreground, "alpha", spoiled(float("nan"))),
+        (foreground, "bounds", ((0, 1), (0, 1))),
+        (foreground, "bounds", ((0, 1), (1, 0), (0, 1))),
+        (composite, "slope", spoiled(float("nan"))),
+        (composite, "offset", floats(4, 4)),
+        (composite, "shift", floats(5, 4)),
+        (composite, "shift", np.full((3, 5, 4), np.nan, np.float32)),
+        (composite, "background", (16, 128)),
+        (composite, "background", (16, 128, 256)),
+        (composite, "background", (16, 128, 0.5)),
+        (composite, "background", yuv420p(8, 8)),
+        (composite, "background", yuv420p(dtype=np.uint16)),
+        (composite, "background", floats(5, 4)),
+        (composite, "background", np.zeros((3, 5, 4))),
+        (composite, "out", yuv420p(8, 8)),
+        (composite, "out", yuv420p()[:2]),
+        (composite, "out", [np.broadcast_to(np.uint8(0), plane.shape) for plane in yuv420p()]),
+        (composite, "alpha", np.zeros((6, 9), np.uint8)),
+        (composite, "alpha", np.zeros((6, 8), np.uint16)),
+    ],
+)
+def test_the_exception_names_the_argument(call: Any, name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        call(**{name: value})
+
+
+def test_output_may_not_overlap_the_input() -> None:
+    planes = yuv420p()
+    with pytest.raises(ValueError, match="^out: overlaps"):
+        composite(planes=planes, out=planes)
+    with pytest.raises(ValueError, match="^alpha: overlaps"):
+        composite(planes=planes, alpha=planes[0])
+    rgb = floats(3, 3, 4)
+    with pytest.raises(ValueError, match="^ycbcr: overlaps"):
+        resize(rgb=rgb, ycbcr=rgb)
+
+
+def test_unknown_instruction_set() -> None:
+    with pytest.raises(ValueError, match="^name: "):
+        cpp_ext.use_instruction_set("mmx")
