@@ -107,7 +107,7 @@ def guided_coefficients(
     regular = np.moveaxis(second, (0, 1), (-2, -1)) + epsilon * np.eye(len(channels))
     target_last: Array = np.moveaxis(np.asarray(cross, np.float64), 0, -1)
     solved = np.linalg.solve(regular, target_last[..., None])[..., 0]
-    slope: Array = np.moveaxis(solved, -1, 0)
+    slope: Array = np.moveaxis(np.asarray(solved, np.float64), -1, 0)
     offset = mean_target - (slope * mean).sum(0)
     return box_mean(slope, radius).reshape(guide.shape), box_mean(offset, radius)
 

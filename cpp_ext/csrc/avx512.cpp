@@ -9,6 +9,8 @@
 
 #include "support.h"
 
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in its own header: GCC bug 105593
+
 // Only what follows may use the instructions: nothing before it is shared code in disguise.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)

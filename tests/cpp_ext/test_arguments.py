@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,24 +29,24 @@ def spoiled(value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return array
 
 
-def resize(**changed: Any) -> object:
+def resize(**changed: object) -> object:
     arguments = {
         "planes": yuv420p(), "height": 3, "width": 4, "matrix": BT709, "levels": LEVELS,
     } | changed  # fmt: skip
     return cpp_ext.resize_to_tensor(**arguments)
 
 
-def guided(**changed: Any) -> object:
+def guided(**changed: object) -> object:
     arguments = {"guide": floats(5, 4), "alpha": floats(5, 4), "radius": 2, "epsilon": 1e-4}
     return cpp_ext.guided_coefficients(**(arguments | changed))
 
 
-def foreground(**changed: Any) -> object:
+def foreground(**changed: object) -> object:
     arguments = {"color": floats(3, 5, 4), "alpha": floats(5, 4), "radii": (3, 1)}
     return cpp_ext.estimate_foreground(**(arguments | changed))
 
 
-def composite(**changed: Any) -> object:
+def composite(**changed: object) -> object:
     arguments = {
         "planes": yuv420p(), "slope": floats(5, 4), "offset": floats(5, 4),
         "background": (16, 128, 128), "levels": LEVELS,
@@ -54,7 +55,7 @@ def composite(**changed: Any) -> object:
 
 
 @pytest.mark.parametrize("call", [resize, guided, foreground, composite])
-def test_the_arguments_the_others_spoil_are_good(call: Any) -> None:
+def test_the_arguments_the_others_spoil_are_good(call: Callable[..., object]) -> None:
     call()
     call(threads=3)
 
@@ -78,8 +79,8 @@ WRONG_PLANES = {
 
 @pytest.mark.parametrize("planes", WRONG_PLANES.values(), ids=WRONG_PLANES)
 @pytest.mark.parametrize("call", [resize, composite])
-def test_planes(call: Any, planes: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="^planes: "):
+def test_planes(call: Callable[..., object], planes: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^planes: "):
         call(planes=planes)
 
 
@@ -140,22 +141,24 @@ def test_planes(call: Any, planes: Any) -> None:
         (composite, "alpha", np.zeros((6, 8), np.uint16)),
     ],
 )
-def test_the_exception_names_the_argument(call: Any, name: str, value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+def test_the_exception_names_the_argument(
+    call: Callable[..., object], name: str, value: object
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: "):
         call(**{name: value})
 
 
 def test_output_may_not_overlap_the_input() -> None:
     planes = yuv420p()
-    with pytest.raises(ValueError, match="^out: overlaps"):
+    with pytest.raises(ValueError, match=r"^out: overlaps"):
         composite(planes=planes, out=planes)
-    with pytest.raises(ValueError, match="^alpha: overlaps"):
+    with pytest.raises(ValueError, match=r"^alpha: overlaps"):
         composite(planes=planes, alpha=planes[0])
     rgb = floats(3, 3, 4)
-    with pytest.raises(ValueError, match="^ycbcr: overlaps"):
+    with pytest.raises(ValueError, match=r"^ycbcr: overlaps"):
         resize(rgb=rgb, ycbcr=rgb)
 
 
 def test_unknown_instruction_set() -> None:
-    with pytest.raises(ValueError, match="^name: "):
+    with pytest.raises(ValueError, match=r"^name: "):
         cpp_ext.use_instruction_set("mmx")
