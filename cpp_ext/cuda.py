@@ -1,0 +1,195 @@
+"""How the CUDA kernels make up a job: argument layouts, launches, launch sizes, scratch memory.
+
+Nothing here calls CUDA.  A ``Device`` launches a kernel of the module ``fatbin()`` by its name, as
+cuLaunchKernel does; the tests have one that runs the same source on the CPU.  All addresses in
+the jobs are the device's.  The structures mirror csrc/kernels.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import (
+    Structure,
+    c_bool,
+    c_double,
+    c_float,
+    c_int,
+    c_ssize_t,
+    c_void_p,
+    sizeof,
+)
+from pathlib import Path
+from typing import Any, Protocol
+
+BLOCK = 32, 4
+STRIP = 32
+"""Threads of a block, and pixels that one thread of a box mean walks (kernels.cu: kStrip)."""
+
+
+class Device(Protocol):
+    """What runs kernels, in the order of the calls."""
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
+    ) -> None:
+        """Runs a kernel; the arguments are ctypes values, passed by value."""
+
+    def scratch(self, size: int) -> int:
+        """The address of ``size`` bytes that stay valid until the launches so far have run."""
+
+
+class Layout(Structure):
+    """How a picture lies in memory; ``low_bits``: 6 for P010, else 0."""
+
+    _fields_ = [
+        ("height", c_int),
+        ("width", c_int),
+        ("chroma_height", c_int),
+        ("chroma_width", c_int),
+        ("bits", c_int),
+        ("low_bits", c_int),
+        ("interleaved", c_bool),
+    ]
+
+
+class Planes(Structure):
+    """Y, U, V, or Y and UV: the address of each first row, and the bytes from row to row."""
+
+    _fields_ = [("data", c_void_p * 3), ("stride", c_ssize_t * 3)]
+
+
+class Levels(Structure):
+    """Black, luma span, neutral chroma, chroma span, in code values."""
+
+    _fields_ = [(name, c_float) for name in ("black", "luma_span", "neutral", "chroma_span")]
+
+
+class Matrix(Structure):
+    """The luma weights of red and blue."""
+
+    _fields_ = [("red", c_float), ("blue", c_float)]
+
+
+class Grid(Structure):
+    """A small float picture [channels, height, width] that is interpolated; or a null address."""
+
+    _fields_ = [("data", c_void_p), ("height", c_int), ("width", c_int)]
+
+
+class ResizeJob(Structure):
+    """``rgb`` and ``ycbcr``: [3, height, width] floats to write."""
+
+    _fields_ = [
+        ("layout", Layout),
+        ("source", Planes),
+        ("levels", Levels),
+        ("matrix", Matrix),
+        ("height", c_int),
+        ("width", c_int),
+        ("rgb", c_void_p),
+        ("ycbcr", c_void_p),
+    ]
+
+
+class GuidedJob(Structure):
+    """``guide`` and ``slope``: [channels, height, width]; ``alpha``, ``offset``: [height, width]."""
+
+    _fields_ = [
+        ("channels", c_int),
+        ("height", c_int),
+        ("width", c_int),
+        ("radius", c_int),
+        ("epsilon", c_double),
+        ("guide", c_void_p),
+        ("alpha", c_void_p),
+        ("slope", c_void_p),
+        ("offset", c_void_p),
+    ]
+
+
+class ForegroundJob(Structure):
+    """Colours [3, height, width], ``alpha`` [height, width]; the device leaves ``radii`` alone."""
+
+    _fields_ = [
+        ("height", c_int),
+        ("width", c_int),
+        ("radii", c_void_p),
+        ("passes", c_int),
+        ("lower", c_float * 3),
+        ("upper", c_float * 3),
+        ("color", c_void_p),
+        ("alpha", c_void_p),
+        ("foreground", c_void_p),
+        ("background", c_void_p),
+    ]
+
+
+class CompositeJob(Structure):
+    """``background`` where it has addresses, else ``small_background``; ``alpha`` may be null."""
+
+    _fields_ = [
+        ("layout", Layout),
+        ("frame", Planes),
+        ("background", Planes),
+        ("small_background", Grid),
+        ("out", Planes),
+        ("alpha", c_void_p),
+        ("alpha_stride", c_ssize_t),
+        ("levels", Levels),
+        ("slope", Grid),
+        ("offset", Grid),
+        ("shift", Grid),
+    ]
+
+
+def fatbin() -> Path | None:
+    """The module to load, or None: the package was built where there was no nvcc."""
+    path = Path(__file__).with_name("kernels.fatbin")
+    return path if path.exists() else None
+
+
+def resize_to_tensor(device: Device, job: ResizeJob) -> None:
+    """See ``fusematte.cpp_ext.resize_to_tensor``."""
+    kernel = f"resize_to_tensor_{job.layout.bits}"
+    device.launch(kernel, _blocks(job.width, job.height), BLOCK, [job])
+
+
+def guided_coefficients(device: Device, job: GuidedJob) -> None:
+    """See ``fusematte.cpp_ext.guided_coefficients``."""
+    prefix, moments = ("guided_gray", 4) if job.channels == 1 else ("guided_rgb", 13)
+    columns, rows = _box_blocks(job.height, job.width)
+    area = job.height * job.width
+    sums = c_void_p(device.scratch(sizeof(c_double) * moments * area))
+    solved = c_void_p(device.scratch(sizeof(c_float) * (job.channels + 1) * area))
+    device.launch(f"{prefix}_columns", columns, BLOCK, [job, sums])
+    device.launch(f"{prefix}_solve", rows, BLOCK, [job, sums, solved])
+    device.launch(f"{prefix}_mean_columns", columns, BLOCK, [job, solved, sums])
+    device.launch(f"{prefix}_mean", rows, BLOCK, [job, sums])
+
+
+def estimate_foreground(device: Device, job: ForegroundJob, radii: Sequence[int]) -> None:
+    """See ``fusematte.cpp_ext.estimate_foreground``."""
+    columns, rows = _box_blocks(job.height, job.width)
+    sums = c_void_p(device.scratch(sizeof(c_double) * 7 * job.height * job.width))
+    known = c_void_p(job.color), c_void_p(job.color)
+    for radius in radii:
+        device.launch("foreground_columns", columns, BLOCK, [job, c_int(radius), *known, sums])
+        device.launch("foreground_solve", rows, BLOCK, [job, c_int(radius), sums])
+        known = c_void_p(job.foreground), c_void_p(job.background)
+
+
+def composite(device: Device, job: CompositeJob) -> None:
+    """See ``fusematte.cpp_ext.composite``."""
+    kernel = f"composite_{job.layout.bits}"
+    size = _blocks(job.layout.chroma_width, job.layout.chroma_height)
+    device.launch(kernel, size, BLOCK, [job])
+
+
+def _blocks(across: int, down: int) -> tuple[int, int]:
+    """The grid of blocks with a thread for each of across x down."""
+    return -(-across // BLOCK[0]), -(-down // BLOCK[1])
+
+
+def _box_blocks(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grids for the sums down the columns and along the rows, one thread a strip."""
+    return _blocks(width, -(-height // STRIP)), _blocks(height, -(-width // STRIP))

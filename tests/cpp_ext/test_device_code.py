@@ -1,0 +1,163 @@
+"""The CUDA source, compiled as plain C++ and run on the CPU, against the float64 reference."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusematte.cpp_ext import cuda, reference
+
+from .strategies import LAYOUTS, MATRICES, Case, cases
+
+SOURCES = Path(__file__).parents[2] / "cpp_ext"
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or not (SOURCES / "csrc").exists(), reason="needs a C++ compiler and a checkout"
+)
+relaxed = settings(deadline=None, max_examples=60)
+
+
+class HostDevice:
+    """Runs the kernels on the CPU; its addresses are NumPy's."""
+
+    def __init__(self, library: Path) -> None:
+        self._launch = ctypes.CDLL(str(library)).launch
+        self._launch.restype = ctypes.c_bool
+        self._memory: list[np.ndarray[Any, Any]] = []
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
+    ) -> None:
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        assert self._launch(kernel.encode(), *grid, *block, pointers), kernel
+
+    def scratch(self, size: int) -> int:
+        self._memory.append(np.full(size, 0xFF, np.uint8))
+        return self._memory[-1].ctypes.data
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
+    library = tmp_path_factory.mktemp("device") / "kernels.so"
+    source = Path(__file__).with_name("device_on_host.cpp")
+    command = [str(COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
+    subprocess.run([*command, "-o", str(library), str(source)], check=True)
+    return HostDevice(library)
+
+
+def layout_of(case: Case, planes: Sequence[np.ndarray[Any, Any]]) -> cuda.Layout:
+    low_bits = 6 if case.layout == "p010" else 0
+    bits, pairs = LAYOUTS[case.layout][2], len(planes) == 2
+    return cuda.Layout(*planes[0].shape, *planes[1].shape[:2], bits, low_bits, pairs)
+
+
+def planes_of(planes: Sequence[np.ndarray[Any, Any]]) -> cuda.Planes:
+    result = cuda.Planes()
+    for i, plane in enumerate(planes):
+        result.data[i], result.stride[i] = plane.ctypes.data, plane.strides[0]
+    return result
+
+
+def grid_of(array: np.ndarray[Any, Any] | None) -> cuda.Grid:
+    return cuda.Grid() if array is None else cuda.Grid(array.ctypes.data, *array.shape[-2:])
+
+
+@relaxed
+@given(case=cases(40, 120), matrix=st.sampled_from(MATRICES))
+def test_resize_to_tensor(device: HostDevice, case: Case, matrix: tuple[float, float]) -> None:
+    planes = case.planes(case.random())
+    size = case.low_height, case.low_width
+    rgb, ycbcr = np.empty((3, *size), np.float32), np.empty((3, *size), np.float32)
+    job = cuda.ResizeJob(
+        layout_of(case, planes), planes_of(planes), cuda.Levels(*case.levels),
+        cuda.Matrix(*matrix), *size, rgb.ctypes.data, ycbcr.ctypes.data,
+    )  # fmt: skip
+    cuda.resize_to_tensor(device, job)
+    expected = reference.resize_to_tensor(planes, *size, matrix, case.levels)
+    np.testing.assert_allclose(rgb, expected[0], atol=1e-5)
+    np.testing.assert_allclose(ycbcr, expected[1], atol=1e-5)
+
+
+@relaxed
+@given(
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**16),
+    data=st.data(),
+)
+def test_guided_coefficients(
+    device: HostDevice, channels: int, height: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    radius = data.draw(st.integers(1, min(height, width)))
+    random = np.random.default_rng(seed)
+    guide = random.random((channels, height, width), np.float32)
+    guide = guide if channels == 3 else guide[0]
+    alpha = random.random((height, width), np.float32)
+    slope, offset = np.empty_like(guide), np.empty_like(alpha)
+    pointers = (array.ctypes.data for array in (guide, alpha, slope, offset))
+    job = cuda.GuidedJob(channels, height, width, radius, 1e-4, *pointers)
+    cuda.guided_coefficients(device, job)
+    expected = reference.guided_coefficients(guide, alpha, radius, 1e-4)
+    np.testing.assert_allclose(slope, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(offset, expected[1], rtol=1e-5, atol=1e-5)
+
+
+@relaxed
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**16), data=st.data()
+)
+def test_estimate_foreground(
+    device: HostDevice, height: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    radii = data.draw(st.lists(st.integers(1, min(height, width)), min_size=1, max_size=3))
+    random = np.random.default_rng(seed)
+    color = random.random((3, height, width), np.float32)
+    alpha = np.clip(random.normal(0.5, 1, (height, width)), 0, 1).astype(np.float32)
+    foreground, background = np.empty_like(color), np.empty_like(color)
+    limits = (ctypes.c_float * 3)(0, 0, 0), (ctypes.c_float * 3)(1, 1, 1)
+    pointers = (array.ctypes.data for array in (color, alpha, foreground, background))
+    job = cuda.ForegroundJob(height, width, None, 0, *limits, *pointers)
+    cuda.estimate_foreground(device, job, radii)
+    expected = reference.estimate_foreground(color, alpha, radii)
+    np.testing.assert_allclose(foreground, expected[0], atol=1e-5)
+    np.testing.assert_allclose(background, expected[1], atol=1e-5)
+
+
+@relaxed
+@given(case=cases(40, 120), small=st.booleans(), shifted=st.booleans(), with_alpha=st.booleans())
+def test_composite(
+    device: HostDevice, case: Case, small: bool, shifted: bool, with_alpha: bool
+) -> None:
+    random = case.random()
+    planes, background = case.planes(random), case.planes(random)
+    slope, offset = case.coefficients(random)
+    shift = random.uniform(-40, 40, (3, 7, 9)).astype(np.float32) if shifted else None
+    picture = random.uniform(-9, 300, (3, 6, 5)).astype(np.float32) if small else None
+    out = [np.zeros(plane.shape, plane.dtype) for plane in planes]
+    alpha = np.zeros_like(planes[0])
+    job = cuda.CompositeJob(
+        layout_of(case, planes), planes_of(planes),
+        cuda.Planes() if small else planes_of(background), grid_of(picture), planes_of(out),
+        alpha.ctypes.data if with_alpha else None, alpha.strides[0],
+        cuda.Levels(*case.levels), grid_of(slope), grid_of(offset), grid_of(shift),
+    )  # fmt: skip
+    cuda.composite(device, job)
+    expected, expected_alpha = reference.composite(
+        planes, slope, offset, background if picture is None else picture, case.levels, shift
+    )
+    for plane, wanted in zip(reference.split(out), expected, strict=True):
+        np.testing.assert_allclose(plane.astype(int), wanted, atol=1)
+    if with_alpha:
+        np.testing.assert_allclose(alpha.astype(int), expected_alpha, atol=1)
