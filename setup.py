@@ -6,10 +6,13 @@ the project is in pyproject.toml.
 """
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import find_packages, setup
+from setuptools.modified import newer_group
 
 ROOTS = {
     "fusematte": "src/fusematte",
@@ -18,6 +21,7 @@ ROOTS = {
     "fusematte.export": "export",
     "fusematte.cpp_ext": "cpp_ext",
 }
+CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
 def packages() -> list[str]:
@@ -46,4 +50,38 @@ def kernels() -> Pybind11Extension:
     )
 
 
-setup(packages=packages(), package_dir=ROOTS, ext_modules=[kernels()])
+class BuildKernels(build_ext):
+    """Builds the extension and, where there is nvcc, the CUDA kernels beside it."""
+
+    def run(self) -> None:
+        super().run()
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            print("no nvcc: fusematte is built without its CUDA kernels")
+            return
+        folder = Path(self.get_ext_fullpath("fusematte.cpp_ext._C")).parent
+        self._compile_cuda(nvcc, folder / "kernels.fatbin")
+
+    def _compile_cuda(self, nvcc: str, target: Path) -> None:
+        """A driver-API module for every architecture, and PTX for the ones to come."""
+        sources = [str(path) for path in Path("cpp_ext/csrc").glob("*.*")]
+        if target.exists() and not self.force and not newer_group(sources, str(target)):
+            return
+        targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in CUDA_ARCHITECTURES]
+        newest = CUDA_ARCHITECTURES[-1]
+        targets += [
+            f"-gencode=arch=compute_{n},code=compute_{n}" for n in (CUDA_ARCHITECTURES[0], newest)
+        ]
+        command = [nvcc, "--fatbin", "-std=c++17", "-O3", "--threads=0", *targets]
+        try:
+            subprocess.run([*command, "-o", str(target), "cpp_ext/csrc/kernels.cu"], check=True)
+        except subprocess.CalledProcessError as error:
+            print(f"{nvcc} failed ({error.returncode}): built without the CUDA kernels")
+
+
+setup(
+    packages=packages(),
+    package_dir=ROOTS,
+    ext_modules=[kernels()],
+    cmdclass={"build_ext": BuildKernels},
+)

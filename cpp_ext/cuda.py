@@ -92,7 +92,7 @@ class ResizeJob(Structure):
 
 
 class GuidedJob(Structure):
-    """``guide`` and ``slope``: [channels, height, width]; ``alpha``, ``offset``: [height, width]."""
+    """``guide``, ``slope``: [channels, height, width]; ``alpha``, ``offset``: [height, width]."""
 
     _fields_ = [
         ("channels", c_int),

@@ -23,7 +23,8 @@ SOURCES = Path(__file__).parents[2] / "cpp_ext"
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 pytestmark = pytest.mark.skipif(
-    COMPILER is None or not (SOURCES / "csrc").exists(), reason="needs a C++ compiler and a checkout"
+    COMPILER is None or not (SOURCES / "csrc").exists(),
+    reason="needs a C++ compiler and sources",
 )
 relaxed = settings(deadline=None, max_examples=60)
 
