@@ -93,12 +93,15 @@ static void guided_coefficients(const GuidedJob& job, int threads) {
         guided<3>(job, threads);
 }
 
-// One blur fusion: (foreground, background) of the last one -> this one's.
+// The two colours of every pixel, both [3, height, width].
+struct Colors {
+    float *fore, *back;
+};
+
+// One blur fusion; `out` may not be the colours it starts from: windows overlap.
 static void fuse(const ForegroundJob& job, int radius, const float* fore, const float* back,
-                 int threads) {
+                 Colors out, int threads) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    const Buffer means_buffer(sizeof(double) * area * Fusion::moments);
-    double* means = means_buffer.doubles();
     box_means<Fusion::moments>(
         job.height, job.width, radius, threads,
         [&](int y, int x, double* q) {
@@ -108,26 +111,29 @@ static void fuse(const ForegroundJob& job, int radius, const float* fore, const 
             Fusion::sample(f, b, job.alpha[at], q);
         },
         [&](int y, int x, const double* mean) {
-            double* to = means + (static_cast<std::size_t>(y) * job.width + x) * Fusion::moments;
-            std::memcpy(to, mean, sizeof(double) * Fusion::moments);
-        });
-    // Only now: the means of a later row still need the earlier rows' old colours.
-    parallel(threads, job.height, [&](int, int begin, int end) {
-        for (int c = 0; c < 3; ++c) {
-            for (std::size_t at = static_cast<std::size_t>(begin) * job.width;
-                 at < static_cast<std::size_t>(end) * job.width; ++at) {
-                const std::size_t i = c * area + at;
-                Fusion::solve(means + at * Fusion::moments, c, job.color[i], job.alpha[at],
-                              job.lower[c], job.upper[c], job.foreground + i, job.background + i);
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const float color[3] = {job.color[at], job.color[area + at], job.color[2 * area + at]};
+            float f[3], b[3];
+            Fusion::solve(mean, color, job.alpha[at], job.lower, job.upper, f, b);
+            for (int c = 0; c < 3; ++c) {
+                out.fore[c * area + at] = f[c];
+                out.back[c * area + at] = b[c];
             }
-        }
-    });
+        });
 }
 
+// The fusions write to the job's arrays and to spare ones in turn, the last one to the job's.
 static void estimate_foreground(const ForegroundJob& job, int threads) {
-    fuse(job, job.radii[0], job.color, job.color, threads);
-    for (int pass = 1; pass < job.passes; ++pass)
-        fuse(job, job.radii[pass], job.foreground, job.background, threads);
+    const std::size_t size = 3 * static_cast<std::size_t>(job.height) * job.width;
+    const Buffer spare(sizeof(float) * 2 * size);
+    const Colors targets[2] = {{job.foreground, job.background},
+                               {spare.floats(), spare.floats() + size}};
+    const float *fore = job.color, *back = job.color;
+    for (int pass = 0; pass < job.passes; ++pass) {
+        const Colors& out = targets[(job.passes - 1 - pass) % 2];
+        fuse(job, job.radii[pass], fore, back, out, threads);
+        fore = out.fore, back = out.back;
+    }
 }
 
 }  // namespace fusematte::FUSEMATTE_ISA

@@ -302,10 +302,12 @@ __global__ void foreground_solve(ForegroundJob job, int radius, const double* su
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     device::mean_rows<device::Fusion::moments>(
         job.height, job.width, radius, sums, [&](std::size_t at, const double* mean) {
+            const float color[3] = {job.color[at], job.color[area + at], job.color[2 * area + at]};
+            float fore[3], back[3];
+            device::Fusion::solve(mean, color, job.alpha[at], job.lower, job.upper, fore, back);
             for (int c = 0; c < 3; ++c) {
-                const std::size_t i = c * area + at;
-                device::Fusion::solve(mean, c, job.color[i], job.alpha[at], job.lower[c],
-                                      job.upper[c], job.foreground + i, job.background + i);
+                job.foreground[c * area + at] = fore[c];
+                job.background[c * area + at] = back[c];
             }
         });
 }

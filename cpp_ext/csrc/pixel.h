@@ -106,14 +106,17 @@ struct Fusion {
         }
     }
 
-    FUSEMATTE_INLINE void solve(const double* mean, int channel, float color, float alpha,
-                                float low, float high, float* fore, float* back) {
+    FUSEMATTE_INLINE void solve(const double* mean, const float* color, float alpha,
+                                const float* lower, const float* upper, float* fore,
+                                float* back) {
         constexpr double epsilon = 1e-5;
-        const double near = mean[1 + channel] / (mean[0] + epsilon);
-        const double far = mean[4 + channel] / (1 - mean[0] + epsilon);
-        const double residual = color - alpha * near - (1.0 - alpha) * far;
-        *fore = clamp(static_cast<float>(near + alpha * residual), low, high);
-        *back = clamp(static_cast<float>(far), low, high);
+        const double near = 1 / (mean[0] + epsilon), far = 1 / (1 - mean[0] + epsilon);
+        for (int c = 0; c < 3; ++c) {
+            const double f = mean[1 + c] * near, b = mean[4 + c] * far;
+            const double residual = color[c] - alpha * f - (1.0 - alpha) * b;
+            fore[c] = clamp(static_cast<float>(f + alpha * residual), lower[c], upper[c]);
+            back[c] = clamp(static_cast<float>(b), lower[c], upper[c]);
+        }
     }
 };
 

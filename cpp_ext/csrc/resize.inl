@@ -25,9 +25,9 @@ const float* average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride
     while (table.weight(i, to - 1) == 0) --to;
     data += (table.first[i] + from) * stride;
     const float* before = nullptr;
-    for (int k = from, turn = 0; k < to; k += 4, data += 4 * stride, turn ^= 1) {
-        float weights[4];
-        for (int r = 0; r < least(4, to - k); ++r) weights[r] = table.weight(i, k + r);
+    for (int k = from, turn = 0; k < to; k += 6, data += 6 * stride, turn ^= 1) {
+        float weights[6];
+        for (int r = 0; r < least(6, to - k); ++r) weights[r] = table.weight(i, k + r);
         const auto weigh = [&](auto rows) {
             weigh_rows<T, rows>(n, data, stride, weights, k == from, before, sums[turn]);
         };
@@ -35,7 +35,9 @@ const float* average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride
             case 1: weigh(std::integral_constant<int, 1>{}); break;
             case 2: weigh(std::integral_constant<int, 2>{}); break;
             case 3: weigh(std::integral_constant<int, 3>{}); break;
-            default: weigh(std::integral_constant<int, 4>{});
+            case 4: weigh(std::integral_constant<int, 4>{}); break;
+            case 5: weigh(std::integral_constant<int, 5>{}); break;
+            default: weigh(std::integral_constant<int, 6>{});
         }
         before = sums[turn];
     }
