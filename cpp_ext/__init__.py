@@ -312,9 +312,10 @@ def _floats(name: str, array: Floats, *ndims: int) -> Floats:
         raise ValueError(f"{name}: shape {array.shape} is not {shapes}")
     for side in array.shape[-2:]:
         _check_side(name, side)
-    if not (math.isfinite(array.min()) and math.isfinite(array.max())):
+    packed = np.ascontiguousarray(array)
+    if not _C.all_finite(packed):
         raise ValueError(f"{name}: has NaN or infinite values")
-    return np.ascontiguousarray(array)
+    return packed
 
 
 def _kind(value: object) -> str:

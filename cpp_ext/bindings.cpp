@@ -37,6 +37,10 @@ void use_instruction_set(const std::string& name) {
     throw py::value_error("name: this build or processor has no instruction set " + name);
 }
 
+bool all_finite(const Floats& array) {
+    return active.load()->all_finite(array.data(), static_cast<std::size_t>(array.size()));
+}
+
 Source source(const Arrays& planes) {
     Source result{};
     for (std::size_t i = 0; i < planes.size(); ++i) {
@@ -153,6 +157,7 @@ PYBIND11_MODULE(_C, module) {
     use_instruction_set(instruction_sets().back());
     module.def("instruction_sets", instruction_sets);
     module.def("use_instruction_set", use_instruction_set);
+    module.def("all_finite", all_finite);
     module.def("resize_to_tensor", resize_to_tensor);
     module.def("guided_coefficients", guided_coefficients);
     module.def("estimate_foreground", estimate_foreground);

@@ -91,6 +91,7 @@ struct CompositeJob {
 struct Kernels {
     const char* name;
     bool (*supported)();
+    bool (*all_finite)(const float* values, std::size_t count);
     void (*resize_to_tensor)(const ResizeJob&, int threads);
     void (*guided_coefficients)(const GuidedJob&, int threads);
     void (*estimate_foreground)(const ForegroundJob&, int threads);

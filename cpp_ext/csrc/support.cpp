@@ -43,6 +43,7 @@ void parallel(int threads, int count, const std::function<void(int, int, int)>& 
 
 AreaTable::AreaTable(int source, int target) : stride(padded(target)), reach(0) {
     const double step = static_cast<double>(source) / target;
+    const double share = 1 / step;
     taps = std::min(source, static_cast<int>(std::ceil(step)) + 1);
     first = new int[stride]();
     weights = new float[static_cast<std::size_t>(stride) * taps]();
@@ -53,7 +54,7 @@ AreaTable::AreaTable(int source, int target) : stride(padded(target)), reach(0) 
             const int cell = first[i] + k;
             const double overlap = std::min(end, cell + 1.0) - std::max<double>(begin, cell);
             weights[static_cast<std::size_t>(k) * stride + i] =
-                static_cast<float>(std::max(0.0, overlap) / step);
+                static_cast<float>(std::max(0.0, overlap) * share);
         }
         reach = std::max(reach, first[i] - first[std::max(0, i - kLanes + 1)] + taps);
     }
@@ -67,8 +68,9 @@ AreaTable::~AreaTable() {
 LinearTable::LinearTable(int source, int target) : near(4LL * source <= 3LL * target) {
     index = new int[padded(target)];
     fraction = new float[padded(target)];
+    const double step = static_cast<double>(source) / target;
     for (int i = 0; i < padded(target); ++i) {
-        const double position = (std::min(i, target - 1) + 0.5) * source / target - 0.5;
+        const double position = (std::min(i, target - 1) + 0.5) * step - 0.5;
         const double clamped = std::max(0.0, std::min<double>(position, source - 1));
         index[i] = static_cast<int>(clamped);
         fraction[i] = static_cast<float>(clamped - index[i]);
