@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/csrc/*)
 
-.PHONY: demo test develop lint typing bench clean
+.PHONY: demo test develop lint typing bench sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -25,6 +25,12 @@ lint: $(VENV)/.develop typing  ## ruff and mypy
 
 bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
 	$(BIN)/python benchmarks/bench_job.py
+	$(BIN)/python benchmarks/bench_kernels.py
+	$(BIN)/python benchmarks/tables.py
+
+sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
+	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q
+	PYTHON=$(BIN)/python cpp_ext/sanitize.sh thread -q
 
 # Type checkers do not follow an editable install; a tree of links shows them the packages.
 typing:
