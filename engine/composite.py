@@ -47,6 +47,9 @@ class Background(ABC):
     def behind(self, frame: Frame, matte: Matte) -> Behind:
         """The background of this frame, in the frame's own code values."""
 
+    def close(self) -> None:  # noqa: B027
+        """Frees what the background holds open; most hold nothing."""
+
 
 class ColorBackground(Background):
     """One colour; ``rgb`` in 0..255."""
@@ -83,8 +86,15 @@ class VideoBackground(Background):
         self._fitted: tuple[Frame, Frame, Planes] | None = None
         self._rewind()
 
+    def close(self) -> None:
+        self._reader.close()
+
+    def _open(self) -> None:
+        self._reader = Reader(self._path)
+        self._frames = iter(self._reader)
+
     def _rewind(self) -> None:
-        self._frames = iter(Reader(self._path))
+        self._open()
         self._shown = self._next = next(self._frames)
         self._loop_begin = -self._shown.time
 
@@ -93,6 +103,7 @@ class VideoBackground(Background):
             self._begin = frame.time
         elif frame.time < self._now:  # another job
             self._begin = frame.time
+            self._reader.close()
             self._rewind()
         self._now = frame.time
         self._advance(frame.time - self._begin)
@@ -122,7 +133,8 @@ class VideoBackground(Background):
             end = self._shown.time + (
                 self._shown.duration * self._shown.time_base or Fraction(1, 25)
             )
-            self._frames = iter(Reader(self._path))
+            self._reader.close()
+            self._open()
             frame = next(self._frames)
             self._loop_begin += end - frame.time
         return frame

@@ -79,6 +79,7 @@ def run(
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(input))
         scene = open_background(background)
+        stack.callback(scene.close)
         matter = stack.enter_context(Matter(model, backend=backend, threads=threads))
         writer = stack.enter_context(
             Writer(output, like=reader, codec=codec, crf=crf, preset=preset, audio=audio)
