@@ -11,17 +11,18 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fusematte.engine.pipeline import Pipeline
 from fusematte.training.data import (
     Picture,
     Portrait,
@@ -196,16 +197,16 @@ def run_phase(
         stop=run.samples + steps * phase.batch,
         seed=run.config.seed,
     )
-    loader = DataLoader(
-        stream,
-        phase.batch,
-        num_workers=1,
-        prefetch_factor=4,
-        # One thread for the loader: it must not take turns with the network's.
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
-    )
+    # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
+    with Pipeline(("load", DataLoader(stream, phase.batch))) as batches:
+        _train_on(run, batches, phase, end, output)
+
+
+def _train_on(
+    run: Run, batches: Iterable[dict[str, Tensor]], phase: Phase, end: int, output: Path
+) -> None:
     total, begun = 0.0, time.perf_counter()
-    for count, batch in enumerate(loader, start=1):
+    for count, batch in enumerate(batches, start=1):
         loss = run.train_step(batch)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {run.step}; last good: {output}")
@@ -218,7 +219,7 @@ def run_phase(
                 flush=True,
             )
             total, begun = 0.0, time.perf_counter()
-        if count % 200 == 0 or count == steps:
+        if count % 200 == 0 or run.step == end:
             run.save(output)
 
 
