@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.backends import Map, create_backend
+from fusematte.engine.backends import Map, Maps, create_backend
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, load_bundle
@@ -88,9 +88,7 @@ class Matter:
         small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
         # The network sees people as the viewer will: upright.
         image = np.rot90(small.rgb, -turns, (1, 2))
-        maps = self.backend.infer(
-            np.ascontiguousarray(image[None]), self._previous_alpha(height, width)
-        )
+        maps = self._infer(np.ascontiguousarray(image[None]))
         self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background = (np.ascontiguousarray(np.rot90(m, turns)) for m in maps)
         return Matte(
@@ -102,10 +100,19 @@ class Matter:
             time_base=frame.time_base,
         )
 
-    def _previous_alpha(self, height: int, width: int) -> Map:
+    def _infer(self, image: Map) -> Maps:
+        """Runs the network on [1, 3, h, w] with the alpha of the frame before.
+
+        A first frame has none: there a first matte, made without, stands in for it.  That takes the
+        network's time twice, once, and saves what a video's second frame would show of a jump.
+        """
+        height, width = image.shape[2:]
         if self._previous is None or self._previous.shape != (height, width):
-            return np.zeros((1, 1, height, width), np.float32)
-        return self._previous[None, None]
+            nothing = np.zeros((1, 1, height, width), np.float32)
+            if not self.bundle.takes_previous:
+                return self.backend.infer(image, nothing)
+            self._previous = self.backend.infer(image, nothing).alpha
+        return self.backend.infer(image, self._previous[None, None])
 
     def reset(self) -> None:
         """Forgets the last frame."""

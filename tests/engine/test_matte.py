@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.errors import BackendError, ModelError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte
 from fusematte.engine.matte import Matter, network_size
@@ -142,6 +143,15 @@ def test_remembers_the_last_frame_until_reset(matter: Matter) -> None:
     matter.reset()
     again = matter(frame)
     np.testing.assert_array_equal(again.alpha, first.alpha)
+
+
+def test_a_first_frame_is_seen_with_its_own_first_matte(matter: Matter) -> None:
+    frame = frame_from_rgb(person())
+    got = matter(frame).alpha
+    rgb, _ = resize_to_tensor(frame.planes, *got.shape, matrix=frame.matrix, levels=frame.levels)
+    alone = matter.backend.infer(rgb[None], np.zeros((1, 1, *got.shape), np.float32)).alpha
+    expected = matter.backend.infer(rgb[None], alone[None, None]).alpha
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_what_the_caller_does_to_a_matte_is_not_remembered(matter: Matter) -> None:
