@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from os import PathLike
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -125,10 +124,5 @@ class Matter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -11,6 +11,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.cpp_ext import resize_to_tensor
+from fusematte.engine.frame import Frame, Matte
+
 SAMPLE_RATE = 48000
 
 
@@ -124,3 +127,18 @@ def cut(path: Path, share: float) -> Path:
     target = path.with_name(f"cut{path.suffix}")
     target.write_bytes(data[: int(len(data) * share)])
     return target
+
+
+def matte_of(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
+    """A matte of a frame with this alpha, [h, w], on which both decoders agree."""
+    _, color = resize_to_tensor(
+        frame.planes, *alpha.shape, matrix=frame.matrix, levels=frame.levels
+    )
+    return Matte(
+        alpha=alpha,
+        foreground=alpha,
+        background=1 - alpha,
+        color=color,
+        pts=frame.pts,
+        time_base=frame.time_base,
+    )

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.helpers import cut, make_clip
+from tests.helpers import cut, make_clip, matte_of
 
-from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.composite import (
     Background,
     BlurBackground,
@@ -56,21 +55,7 @@ def make_frame(
 
 
 def flat_matte(frame: Frame, value: float, size: tuple[int, int] = (32, 64)) -> Matte:
-    return make_matte(frame, np.full(size, value, np.float32))
-
-
-def make_matte(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
-    _, color = resize_to_tensor(
-        frame.planes, *alpha.shape, matrix=frame.matrix, levels=frame.levels
-    )
-    return Matte(
-        alpha=alpha,
-        foreground=alpha,
-        background=1 - alpha,
-        color=color,
-        pts=frame.pts,
-        time_base=frame.time_base,
-    )
+    return matte_of(frame, np.full(size, value, np.float32))
 
 
 def background_of(spec: str | Path | Background, frame: Frame) -> Frame:
@@ -339,7 +324,7 @@ def test_blur_does_not_bleed_the_persons_colour() -> None:
     mask[40:, 100:156] = True
     picture = np.where(mask[..., None], RED, BLUE).astype(np.uint8)
     frame = frame_from_rgb(picture)
-    matte = make_matte(frame, mask.astype(np.float32))
+    matte = matte_of(frame, mask.astype(np.float32))
     small = np.asarray(BlurBackground(40).behind(frame, matte))
     y, u, v = (cv2.resize(plane, (width, height)) for plane in small)
     blurred = rgb_of(frame.with_planes((y, u, v)))
@@ -433,7 +418,7 @@ def test_composite_keeps_what_is_not_pixels() -> None:
 def test_compose_returns_the_alpha_it_used() -> None:
     frame = make_frame()
     alpha = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (32, 1))
-    matte = make_matte(frame, alpha)
+    matte = matte_of(frame, alpha)
     result = compose(frame, matte, open_background("green"), with_alpha=True)
     assert result.alpha is not None
     np.testing.assert_array_equal(result.alpha, refine(frame, matte))
@@ -447,7 +432,7 @@ def test_soft_edges_do_not_carry_the_old_wall_along() -> None:
     alpha = np.tile(np.clip((np.arange(width) - 44) / 40, 0, 1), (height, 1))[..., None]
     mixed = alpha * (235, 235, 235) + (1 - alpha) * np.array([20, 180, 20])
     frame = frame_from_rgb(mixed.astype(np.uint8))
-    got = rgb_of(composite(frame, make_matte(frame, alpha[..., 0].astype(np.float32)), "#000000"))
+    got = rgb_of(composite(frame, matte_of(frame, alpha[..., 0].astype(np.float32)), "#000000"))
     edge = got[20:40, 55:75]
     tint = float((edge[..., 1] - (edge[..., 0] + edge[..., 2]) / 2).max())
     old = (alpha * mixed)[20:40, 55:75]

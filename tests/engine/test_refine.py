@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.helpers import matte_of
 
-from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame
 from fusematte.engine.refine import EPSILON, coefficients, refine
 
 
@@ -20,20 +18,6 @@ def gray_frame(luma: NDArray[np.float64], name: str = "yuv420p") -> Frame:
     neutral = np.full(layout.chroma_shape(*luma.shape), (peak + 1) // 2, layout.dtype)
     y = np.round(luma * peak).astype(layout.dtype)
     return Frame(planes=(y, neutral, neutral), format=layout, color=Color(full_range=True))
-
-
-def matte_of(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
-    _, color = resize_to_tensor(
-        frame.planes, *alpha.shape, matrix=frame.matrix, levels=frame.levels
-    )
-    return Matte(
-        alpha=alpha,
-        foreground=alpha,
-        background=1 - alpha,
-        color=color,
-        pts=0,
-        time_base=Fraction(1, 25),
-    )
 
 
 def disc(size: int, radius: float) -> NDArray[np.float64]:
