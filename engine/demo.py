@@ -25,7 +25,9 @@ from fusematte.engine.stills import write_png
 
 Picture = NDArray[np.uint8]
 
-WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 25, 4
+WIDTH, HEIGHT, RATE, SECONDS = 480, 480, 25, 4
+FACE = 0.45, 0.3
+"""Where the camera looks: shares of the portrait's width and height."""
 SHEET_COLUMNS, SHEET_WIDTH = 5, 256
 
 
@@ -76,11 +78,10 @@ def _camera_moves(portrait: Picture) -> Iterator[Picture]:
     side = portrait.shape[0]
     for index in range(RATE * SECONDS):
         phase = 2 * math.pi * index / (RATE * SECONDS)
-        zoom = WIDTH / side * (1.12 + 0.06 * math.cos(phase))
+        zoom = WIDTH / side * (1.65 + 0.08 * math.cos(phase))
         matrix = cv2.getRotationMatrix2D((side / 2, side / 2), 1.5 * math.sin(2 * phase), zoom)
-        # The crop's centre lies above the picture's, so that the head is in view.
-        matrix[0, 2] += WIDTH / 2 - side / 2 + 12 * math.sin(phase)
-        matrix[1, 2] += HEIGHT / 2 - side / 2 + zoom * side * 0.22 + 5 * math.cos(phase)
+        matrix[0, 2] += WIDTH / 2 - side / 2 + zoom * side * (0.5 - FACE[0]) + 12 * math.sin(phase)
+        matrix[1, 2] += HEIGHT / 2 - side / 2 + zoom * side * (0.5 - FACE[1]) + 5 * math.cos(phase)
         moved = cv2.warpAffine(
             portrait, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         )
