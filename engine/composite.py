@@ -20,11 +20,10 @@ from fusematte import cpp_ext as kernels
 from fusematte.engine.backends import Map
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
-from fusematte.engine.frame import Frame, Matte, Plane
+from fusematte.engine.frame import Frame, Matte, Plane, Planes
 from fusematte.engine.recolor import convert_planes, frame_from_rgb
 from fusematte.engine.refine import coefficients
 
-Planes = tuple[Plane, Plane, Plane]
 Behind = Planes | tuple[int, int, int] | Map
 """What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
 small picture [3, h, w], float32, in code values, to be interpolated."""
@@ -107,16 +106,11 @@ class VideoBackground(Background):
             self._rewind()
         self._now = frame.time
         self._advance(frame.time - self._begin)
-        if self._fitted is None or not self._still_fits(frame):
-            self._fitted = self._shown, frame, fit_frame(self._shown, frame)
-        return self._fitted[2]
-
-    def _still_fits(self, frame: Frame) -> bool:
-        return (
-            self._fitted is not None
-            and self._fitted[0] is self._shown
-            and _alike(self._fitted[1], frame)
-        )
+        shown, like, planes = self._fitted or (None, frame, None)
+        if planes is None or shown is not self._shown or not _alike(like, frame):
+            planes = fit_frame(self._shown, frame)
+            self._fitted = self._shown, frame, planes
+        return planes
 
     def _advance(self, elapsed: Fraction) -> None:
         """Moves on to the last background frame that is due."""

@@ -19,7 +19,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Plane
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Plane, Planes
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -227,7 +227,7 @@ class Reader:
             return max(1, picture.duration)
         return max(1, round(1 / (self.frame_rate * self.time_base)))
 
-    def _planes(self, picture: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
+    def _planes(self, picture: av.VideoFrame) -> Planes:
         if picture.format.name.replace("yuvj", "yuv") != self.format.name:
             picture = self._convert(picture)
         luma, blue, red = (_view(plane, self.format) for plane in picture.planes)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Plane = NDArray[Any]
 """[height, width]; uint8, or uint16 (low bits used) for 10-bit formats; rows may be strided."""
 
+Planes = tuple[Plane, Plane, Plane]
+"""Y, U, V."""
+
 
 class PixelFormat(NamedTuple):
     """A planar YUV layout: chroma is 2^x_shift times narrower and 2^y_shift times lower."""
@@ -92,7 +95,7 @@ class Frame:
     aspect: width over height of one pixel.
     """
 
-    planes: tuple[Plane, Plane, Plane]
+    planes: Planes
     format: PixelFormat
     color: Color = UNSPECIFIED
     pts: int = 0
@@ -131,7 +134,7 @@ class Frame:
             return 0.0, peak, 128 * scale, peak
         return 16 * scale, 219 * scale, 128 * scale, 224 * scale
 
-    def with_planes(self, planes: tuple[Plane, Plane, Plane]) -> Frame:
+    def with_planes(self, planes: Planes) -> Frame:
         """The same frame with other pixels."""
         return replace(self, planes=planes)
 

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.backends import Map
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane, YuvMatrix
-
-Planes = tuple[Plane, Plane, Plane]
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane, Planes, YuvMatrix
 
 RGB_FRAME_COLOR = Color(matrix=1, primaries=1, transfer=13, full_range=True)
 """BT.709 YCbCr, full range, of sRGB pictures."""

@@ -28,6 +28,11 @@ def matte_image(path: str | PathLike[str], matter: Matter) -> NDArray[np.uint8]:
         picture = read_image(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+    return matte_picture(picture, matter)
+
+
+def matte_picture(picture: NDArray[np.uint8], matter: Matter) -> NDArray[np.uint8]:
+    """The alpha [H, W], uint8, of an RGB picture [H, W, 3] that follows no other."""
     matter.reset()
     frame = frame_from_rgb(picture)
     return np.asarray(refine(frame, matter(frame)), np.uint8)

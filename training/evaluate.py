@@ -15,24 +15,15 @@ from typing import Any
 import numpy as np
 
 from fusematte.engine.matte import Matter
-from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.refine import refine
+from fusematte.engine.stills import matte_picture
 from fusematte.training.data import (
-    Picture,
     decode_gray,
     decode_image,
     find_shards,
     load_backgrounds,
     read_shard,
 )
-from fusematte.training.metrics import Map, intersection_over_union, mean_absolute_difference
-
-
-def matte_picture(matter: Matter, image: Picture) -> Map:
-    """The refined alpha [H, W] of a single picture [H, W, 3], RGB."""
-    matter.reset()
-    frame = frame_from_rgb(image)
-    return refine(frame, matter(frame)) / 255
+from fusematte.training.metrics import intersection_over_union, mean_absolute_difference
 
 
 def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, float]]:
@@ -40,7 +31,7 @@ def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, floa
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for shard in shards:
         for name, fields in read_shard(shard):
-            alpha = matte_picture(matter, decode_image(fields["webp"], name))
+            alpha = matte_picture(decode_image(fields["webp"], name), matter) / 255
             mask, truth = (
                 decode_gray(fields[part], name) / 255 for part in ("mask.png", "alpha.png")
             )
@@ -59,7 +50,8 @@ def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, floa
 
 def score_backgrounds(matter: Matter, shards: list[Path]) -> dict[str, float]:
     """Mean alpha of pictures without people: its median and 95th percentile over the pictures."""
-    means = [matte_picture(matter, p).mean() for p in load_backgrounds(shards, long_side=4096)]
+    rooms = load_backgrounds(shards, long_side=4096)
+    means = [matte_picture(room, matter).mean() / 255 for room in rooms]
     return {
         "samples": len(means),
         "median_alpha": float(np.median(means)),
