@@ -104,14 +104,18 @@ def _process(
     def blend(item: tuple[Frame, Matte]) -> Composite:
         return compose(*item, background, with_alpha=alpha_writer is not None)
 
+    # Writing is a stage as well: an interrupt reaches the main thread, which only waits, and no
+    # frame is lost halfway through the encoder.
+    def write(result: Composite) -> None:
+        writer.write(result.frame)
+        if alpha_writer is not None and result.alpha is not None:
+            alpha_writer.write_gray(_eight_bits(result.alpha, result.frame), result.frame)
+
     frames = 0
     source = "decode", _frames(reader, writer)
-    with Pipeline(source, ("network", matte), ("composite", blend)) as pipeline:
-        for result in pipeline:
-            writer.write(result.frame)
-            if alpha_writer is not None and result.alpha is not None:
-                alpha_writer.write_gray(_eight_bits(result.alpha, result.frame), result.frame)
-            frames += 1
+    stages = ("network", matte), ("composite", blend), ("encode", write)
+    with Pipeline(source, *stages) as pipeline:
+        for frames, _ in enumerate(pipeline, start=1):
             if progress is not None:
                 progress(frames, reader, pipeline.statistics)
         statistics = pipeline.statistics
