@@ -39,6 +39,9 @@ class Report:
         """Frames per second."""
         return self.frames / self.seconds if self.seconds else 0.0
 
+    def __str__(self) -> str:
+        return f"{self.frames} frames in {self.seconds:.1f} s ({self.rate:.1f} fps)"
+
 
 Progress = Callable[[int, Reader, Statistics], None]
 """Called after each frame with the number of frames written so far."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fusematte.cli import EXIT_CODES, build_parser
 from fusematte.engine import errors
-from fusematte.engine.cli import EXIT_CODES, build_parser
 from tests.helpers import content, make_clip
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def test_the_commands_of_the_readme_parse() -> None:
     commands = re.findall(r"^fusematte (.*?)(?: +#.*)?$", README, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        build_parser().parse_args(command.split())
+        build_parser(command.split()).parse_args(command.split())
 
 
 def test_the_exit_codes_are_documented() -> None:

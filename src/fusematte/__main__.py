@@ -2,7 +2,7 @@
 
 import sys
 
-from fusematte.engine.cli import main
+from fusematte.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -211,7 +211,7 @@ def test_named_backend_is_not_replaced(monkeypatch: pytest.MonkeyPatch, bundle: 
 
 def test_engine_does_not_import_torch() -> None:
     script = (
-        "import sys, fusematte.engine.cli, fusematte.engine.backends as b\n"
+        "import sys, fusematte.cli, fusematte.engine.backends as b\n"
         "[kind.unavailable() for kind in b.BACKENDS.values()]\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip
 
-from fusematte.engine.cli import main
+from fusematte.cli import main
+from tests.helpers import content, cut, make_clip
 
 COMMAND = (sys.executable, "-m", "fusematte")
 

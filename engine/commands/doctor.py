@@ -1,0 +1,19 @@
+"""``fusematte doctor``: what runs here, and why the rest does not."""
+
+from __future__ import annotations
+
+import argparse
+
+from fusematte.engine.doctor import report
+from fusematte.engine.errors import BackendError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no arguments of its own."""
+
+
+def main(options: argparse.Namespace) -> int:  # noqa: ARG001
+    """Runs the command; returns its exit code."""
+    lines, usable = report()
+    print("\n".join(lines))
+    return 0 if usable else BackendError.exit_code

@@ -1,0 +1,75 @@
+"""The command line: ``fusematte COMMAND ...``.
+
+A command is a module with ``add_arguments(parser)`` and ``main(options) -> exit code``; only the
+one that is named gets imported, so that the runtime's commands never pull in training or export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from fusematte.engine.errors import INTERRUPTED, FuseMatteError
+
+COMMANDS = {
+    "run": ("fusematte.engine.commands.run", "replace the background of a video"),
+    "matte": (
+        "fusematte.engine.commands.matte",
+        "write the alpha of still pictures as 8-bit PNG",
+    ),
+    "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
+    "doctor": (
+        "fusematte.engine.commands.doctor",
+        "tell what runs here, and why the rest does not",
+    ),
+}
+"""Name: its module, what it does."""
+
+EXIT_CODES = """\
+exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OUT.part), 5 output,
+6 background, 7 model, 8 backend, 130 interrupted (the result so far is OUT.part)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = build_parser(arguments).parse_args(arguments)
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING if options.quiet else logging.INFO
+    )
+    try:
+        code: int = import_module(options.module).main(options)
+    except FuseMatteError as error:
+        print(f"fusematte: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fusematte: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for ``arguments``; only the command that they name knows its own arguments."""
+    parser = argparse.ArgumentParser(
+        prog="fusematte",
+        description="Separates people from their background in video, in real time.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("fusematte"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    named = next((word for word in arguments if word in COMMANDS), None)
+    for name, (module, help) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help, description=help, epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.set_defaults(module=module)
+        command.add_argument("--quiet", "-q", action="store_true", help="say only what went wrong")
+        if name == named:
+            import_module(module).add_arguments(command)
+    return parser
