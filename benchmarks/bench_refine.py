@@ -46,6 +46,7 @@ def reduced(frame: Frame, truth: Map, scale: float) -> Matte:
         alpha=alpha,
         foreground=alpha,
         background=1 - alpha,
+        beta=np.ones_like(alpha),
         color=color,
         pts=0,
         time_base=Fraction(1),

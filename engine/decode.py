@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeAlias
 
 import av
-import numpy as np
-from av.codec.codec import find_best_pix_fmt_of_list
 from av.container import InputContainer
-from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, PixelFormat, Plane, Planes
+from fusematte.engine.frame import Frame
+from fusematte.engine.pictures import color_of, nearest_format, planes_of
 
 Packet: TypeAlias = "av.Packet[Any]"
 
 _GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
-_UNSPECIFIED, _LIMITED, _FULL = 0, 1, 2  # AVCOL_RANGE_*
-_BT709, _BT601 = 1, 6  # AVCOL_SPC_*
-_SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted from RGB
 _TS_PACKETS = (188, 192, 204)  # bytes; a whole file has a whole number of one of these
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
@@ -195,7 +190,7 @@ class Reader:
         self._frames_read += 1
         self._last_pts = self._timestamp(picture)
         return Frame(
-            planes=self._planes(picture),
+            planes=planes_of(picture, self.format, self.color, self._scaler),
             format=self.format,
             color=self.color,
             pts=self._last_pts,
@@ -208,8 +203,8 @@ class Reader:
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self.width, self.height = picture.width, picture.height
         self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
-        self.format = _nearest_format(picture.format)
-        self.color = _color(picture)
+        self.format = nearest_format(picture.format)
+        self.color = color_of(picture)
 
     def _timestamp(self, picture: av.VideoFrame) -> int:
         """The container's; where it has none, or one that does not increase, the next possible."""
@@ -226,22 +221,6 @@ class Reader:
         if picture.duration or not self.frame_rate:
             return max(1, picture.duration)
         return max(1, round(1 / (self.frame_rate * self.time_base)))
-
-    def _planes(self, picture: av.VideoFrame) -> Planes:
-        if picture.format.name.replace("yuvj", "yuv") != self.format.name:
-            picture = self._convert(picture)
-        luma, blue, red = (_view(plane, self.format) for plane in picture.planes)
-        return luma, blue, red
-
-    def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
-        full, rgb = _is_full(picture), picture.format.is_rgb or picture.format.has_palette
-        return self._scaler.reformat(
-            picture,
-            format=self.format.name,
-            dst_colorspace=_SWS_COLORSPACES.get(self.color.matrix),
-            src_color_range=_FULL if full or rgb else _LIMITED,
-            dst_color_range=_FULL if self.color.full_range else _LIMITED,
-        )
 
     def _check_end(self) -> None:
         if not self._frames_read:
@@ -292,48 +271,6 @@ def _why_not_video(path: Path) -> str:
             f"{path}: this MP4 has lost its index (moov) and cannot be read; record or copy it anew"
         )
     return f"{path}: is no video that can be read; give a video file"
-
-
-def _nearest_format(format: av.VideoFormat) -> PixelFormat:
-    """The engine's layout that loses least: chroma as fine, 8 bits or 10."""
-    name = format.name.replace("yuvj", "yuv")
-    if len(format.components) <= 2 and not format.has_palette:  # gray, maybe with alpha
-        name = "yuv420p" if format.components[0].bits <= 8 else "yuv420p10le"
-    if name not in PIXEL_FORMATS:
-        best, _ = find_best_pix_fmt_of_list(list(PIXEL_FORMATS), format)
-        name = best.name if best else "yuv420p"
-    return PIXEL_FORMATS[name]
-
-
-def _is_full(picture: av.VideoFrame) -> bool:
-    """Whether luma spans all code values; gray does unless tagged, as in libav."""
-    is_gray = len(picture.format.components) <= 2
-    untagged = picture.color_range == _UNSPECIFIED
-    return (
-        picture.color_range == _FULL
-        or picture.format.name.startswith("yuvj")
-        or (is_gray and untagged)
-    )
-
-
-def _color(picture: av.VideoFrame) -> Color:
-    if picture.format.is_rgb or picture.format.has_palette:
-        matrix = _BT709 if min(picture.width, picture.height) >= 720 else _BT601
-        return Color(matrix, picture.color_primaries, picture.color_trc, full_range=False)
-    return Color(picture.colorspace, picture.color_primaries, picture.color_trc, _is_full(picture))
-
-
-def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
-    """The plane's samples without its padding: no copy; the array keeps the picture alive."""
-    stride = abs(plane.line_size)
-    view: Plane = np.ndarray(
-        (plane.height, plane.width),
-        format.dtype,
-        memoryview(plane),
-        strides=(stride, np.dtype(format.dtype).itemsize),
-    )
-    view.flags.writeable = False
-    return view[::-1] if plane.line_size < 0 else view
 
 
 def _lacks_bytes(path: Path) -> bool:

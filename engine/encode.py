@@ -20,13 +20,13 @@ from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
 from av.codec.context import ThreadType
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
-from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import Color, Frame, Plane
+from fusematte.engine.pictures import new_picture, range_of
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -305,16 +305,14 @@ class Writer:
                 f"{self.path}: got a frame of {width}x{height}, "
                 f"but the video is {self._like.width}x{self._like.height}"
             )
-        picture = av.VideoFrame(width, height, format)
-        for target, source in zip(picture.planes, planes, strict=True):
-            np.copyto(_view(target, source.dtype), source)
+        picture = new_picture(planes, format)
         if (format, color.full_range) == (self._format, self._color.full_range):
             return picture
         return self._scaler.reformat(
             picture,
             format=self._format,
-            src_color_range=_range(color),
-            dst_color_range=_range(self._color),
+            src_color_range=range_of(color),
+            dst_color_range=range_of(self._color),
         )
 
     def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
@@ -431,15 +429,4 @@ def _splits_evenly(name: str, width: int, height: int) -> bool:
 def _tag(context: VideoCodecContext, color: Color) -> None:
     context.colorspace, context.color_primaries = color.matrix, color.primaries
     context.color_trc = color.transfer
-    context.color_range = _range(color)
-
-
-def _range(color: Color) -> int:
-    """As libav's AVCOL_RANGE_* number it."""
-    return 2 if color.full_range else 1
-
-
-def _view(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
-    """The samples of a plane of a new picture, to be written."""
-    strides = (plane.line_size, dtype.itemsize)
-    return np.ndarray((plane.height, plane.width), dtype, memoryview(plane), strides=strides)
+    context.color_range = range_of(color)

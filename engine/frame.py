@@ -147,6 +147,7 @@ class Matte:
         alpha: [h, w], float32, 0..1: the opacity of the people.
         foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
         which bracket alpha between 1 - B and F.
+        beta: [h, w], float32, 0..1: the fusion's weight; alpha = beta F + (1 - beta) (1 - B).
         color: [3, h, w], float32: the frame's Y'CbCr (0..1, -0.5..0.5, -0.5..0.5), area-averaged to
         the same size; its luma guides the refinement.
 
@@ -156,6 +157,7 @@ class Matte:
     alpha: NDArray[np.float32]
     foreground: NDArray[np.float32]
     background: NDArray[np.float32]
+    beta: NDArray[np.float32]
     color: NDArray[np.float32]
     pts: int
     time_base: Fraction

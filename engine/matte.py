@@ -89,11 +89,14 @@ class Matter:
         image = np.rot90(small.rgb, -turns, (1, 2))
         maps = self._infer(np.ascontiguousarray(image[None]))
         self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
-        alpha, foreground, background = (np.ascontiguousarray(np.rot90(m, turns)) for m in maps)
+        alpha, foreground, background, beta = (
+            np.ascontiguousarray(np.rot90(m, turns)) for m in maps
+        )
         return Matte(
             alpha=alpha,
             foreground=foreground,
             background=background,
+            beta=beta,
             color=small.ycbcr,
             pts=frame.pts,
             time_base=frame.time_base,

@@ -138,6 +138,7 @@ def matte_of(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
         alpha=alpha,
         foreground=alpha,
         background=1 - alpha,
+        beta=np.ones_like(alpha),
         color=color,
         pts=frame.pts,
         time_base=frame.time_base,

@@ -19,6 +19,7 @@ class Maps(NamedTuple):
     alpha: Map
     foreground: Map
     background: Map
+    beta: Map
 
 
 class Backend(ABC):

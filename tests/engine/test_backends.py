@@ -145,7 +145,7 @@ class Constant(Backend):
 
     def infer(self, image: Input, previous: Input) -> Maps:
         alpha = np.full(previous.shape[2:], image.mean(), np.float32)
-        return Maps(alpha, alpha, 1 - alpha)
+        return Maps(alpha, alpha, 1 - alpha, np.ones_like(alpha))
 
     def close(self) -> None:
         pass
