@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fusematte import cpp_ext as kernels
 from fusematte.engine.backends import Map
+from fusematte.engine.buffers import new_plane, new_planes
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
 from fusematte.engine.frame import Frame, Matte, Plane, Planes
@@ -306,18 +307,20 @@ def compose(
     In the edges the people's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.
     """
-    alpha = np.empty(frame.planes[0].shape, frame.format.dtype) if with_alpha else None
+    alpha = new_plane(frame) if with_alpha else None
+    planes = new_planes(frame)
     slope, offset = coefficients(matte)
-    y, u, v = kernels.composite(
+    kernels.composite(
         frame.planes,
         slope,
         offset,
         background.behind(frame, matte),
         levels=frame.levels,
         shift=_foreground_shift(frame, matte),
+        out=planes,
         alpha=alpha,
     )
-    return Composite(frame.with_planes((y, u, v)), alpha)
+    return Composite(frame.with_planes(planes), alpha)
 
 
 def _foreground_shift(frame: Frame, matte: Matte) -> Map:

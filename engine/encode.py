@@ -149,7 +149,7 @@ class Writer:
             self.abandon()
 
     def write(self, frame: Frame) -> None:
-        """Encode one frame; it may be changed afterwards."""
+        """Encode one frame; like every frame, it does not change afterwards."""
         self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
 
     def write_gray(self, plane: NDArray[np.uint8], frame: Frame) -> None:

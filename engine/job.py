@@ -127,7 +127,7 @@ def _process(
 
 def _eight_bits(alpha: Plane, frame: Frame) -> NDArray[np.uint8]:
     """The alpha plane of a frame of any depth, for the gray video."""
-    return (alpha >> (frame.format.bits - 8)).astype(np.uint8, copy=False)
+    return alpha if alpha.dtype == np.uint8 else (alpha >> (frame.format.bits - 8)).astype(np.uint8)
 
 
 def _frames(reader: Reader, writer: Writer) -> Iterator[Frame]:

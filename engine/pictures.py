@@ -12,6 +12,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from fusematte.engine.buffers import is_leased
 from fusematte.engine.frame import BT709, PIXEL_FORMATS, Color, Frame, PixelFormat, Plane, Planes
 from fusematte.engine.recolor import RGB_FRAME_COLOR
 
@@ -92,8 +93,12 @@ def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
 
 
 def new_picture(planes: tuple[Plane, ...], format: str) -> av.VideoFrame:
-    """A picture of libav with a copy of these planes."""
+    """The planes as a picture of libav: where they are, if they come from the pool of
+    ``engine.buffers``, else as a copy.
+    """
     height, width = planes[0].shape
+    if is_leased(planes) and not (height % 2 or width % 2):  # PyAV takes no odd sizes by DLPack
+        return av.VideoFrame.from_dlpack(planes, format=format)
     picture = av.VideoFrame(width, height, format)
     for target, source in zip(picture.planes, planes, strict=True):
         np.copyto(_writable(target, source.dtype), source)
@@ -101,7 +106,7 @@ def new_picture(planes: tuple[Plane, ...], format: str) -> av.VideoFrame:
 
 
 def picture_of(frame: Frame) -> av.VideoFrame:
-    """A frame as a picture of libav, tagged and timed; the planes are copied."""
+    """A frame as a picture of libav, tagged and timed; see ``new_picture``."""
     picture = new_picture(frame.planes, frame.format.name)
     picture.pts, picture.time_base = frame.pts, frame.time_base
     picture.colorspace, picture.color_range = frame.color.matrix, range_of(frame.color)

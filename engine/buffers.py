@@ -1,0 +1,79 @@
+"""Memory for pictures, used again as soon as nobody looks at them any more.
+
+Fresh memory of a picture's size comes from the system page by page, which costs about as much as
+filling it does.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from ctypes import Array, c_uint8
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.engine.frame import Frame, Plane, Planes
+
+ALIGNMENT = 64
+"""Bytes; of every row, and of what may be read beyond the last one: codecs' vectors want both."""
+IDLE = 8
+"""Pictures kept for the next ones: about as many as a pipeline has under way."""
+
+_Lease = Array[c_uint8]
+"""A block of the pool in use.  Planes are views of it; it ends when the last one does.  It is no
+NumPy array, because NumPy would make the planes refer to the block itself, past the lease."""
+
+_idle: deque[NDArray[np.uint8]] = deque(maxlen=IDLE)
+
+
+def new_planes(frame: Frame) -> Planes:
+    """Three planes of the frame's layout, to be written; their content is undefined."""
+    y, u, v = _lease([plane.shape for plane in frame.planes], frame.planes[0].dtype.itemsize)
+    return y, u, v
+
+
+def new_plane(frame: Frame) -> Plane:
+    """One plane like the frame's luma, to be written; its content is undefined."""
+    return _lease([frame.planes[0].shape], frame.planes[0].dtype.itemsize)[0]
+
+
+def is_leased(planes: Sequence[Plane]) -> bool:
+    """Whether the planes are whole ones of the pool: encoders may read them where they are."""
+    return all(isinstance(plane.base, Array) for plane in planes)
+
+
+def _lease(shapes: Sequence[tuple[int, ...]], itemsize: int) -> list[Plane]:
+    strides = [-(-width * itemsize // ALIGNMENT) * ALIGNMENT for _, width in shapes]
+    sizes = [height * stride for (height, _), stride in zip(shapes, strides, strict=True)]
+    memory = _take(sum(sizes) + ALIGNMENT)
+    dtype = np.uint8 if itemsize == 1 else np.uint16
+    return [
+        np.ndarray(shape, dtype, memoryview(memory), sum(sizes[:index]), (strides[index], itemsize))
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def _take(size: int) -> _Lease:
+    """A lease of a block of ``size`` bytes; the block goes back to the pool when it ends."""
+    block = _idle_block(size)
+    if block is None:
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        block = raw[-raw.ctypes.data % ALIGNMENT :][:size]
+    lease = (c_uint8 * size).from_buffer(block.data)
+    weakref.finalize(lease, _idle.append, block).atexit = False
+    return lease
+
+
+def _idle_block(size: int) -> NDArray[np.uint8] | None:
+    """Leases end in any thread at any moment, so there is no lock: each step is atomic."""
+    for _ in range(len(_idle)):
+        try:
+            block = _idle.popleft()
+        except IndexError:
+            return None
+        if block.size == size:
+            return block
+        _idle.append(block)
+    return None
