@@ -41,7 +41,12 @@ YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 
 
 class Background(ABC):
-    """What appears where the people are not."""
+    """What appears where the people are not.
+
+    shows_camera: it is made from the frame's own pixels, and may not be shown without a matte.
+    """
+
+    shows_camera = True
 
     @abstractmethod
     def behind(self, frame: Frame, matte: Matte) -> Behind:
@@ -54,6 +59,8 @@ class Background(ABC):
 class ColorBackground(Background):
     """One colour; ``rgb`` in 0..255."""
 
+    shows_camera = False
+
     def __init__(self, rgb: tuple[int, int, int]) -> None:
         self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
 
@@ -64,6 +71,8 @@ class ColorBackground(Background):
 
 class ImageBackground(Background):
     """A still picture, covering the frame."""
+
+    shows_camera = False
 
     def __init__(self, path: str) -> None:
         self._picture = frame_from_rgb(read_image(path))
@@ -77,6 +86,8 @@ class ImageBackground(Background):
 
 class VideoBackground(Background):
     """A video, covering the frame, at its own pace from the job's first frame on; it loops."""
+
+    shows_camera = False
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from os import PathLike
 from typing import Self
 
 import numpy as np
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.backends import Map, Maps, create_backend
+from fusematte.engine.backends import Backend, Map, Maps
+from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, load_bundle
+from fusematte.engine.recolor import enlarge
 
 
 def network_size(
@@ -43,6 +46,9 @@ class Matter:
     The only owner of temporal state: the alpha of the last frame, which is the network's fourth
     input.  ``reset`` before a frame that does not follow the last one.
 
+    scale: the network's area as a part of the model's own, 1 at first; it may change between two
+    frames, which then keep their continuity.
+
     Args:
         model: a shipped model's name or a bundle folder.
         backend: ``auto`` or a backend's name.
@@ -62,8 +68,15 @@ class Matter:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         self.bundle = load_bundle(model)
-        self.backend = create_backend(backend, self.bundle, threads=threads)
+        self.scale = 1.0
+        self._lease = Lease(backend, self.bundle, threads=threads)
+        self._shape: tuple[object, ...] = ()
         self._previous: Map | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """What the network runs on."""
+        return self._lease.backend
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in its display orientation."""
@@ -75,12 +88,16 @@ class Matter:
             height,
             width,
             aspect=aspect,
-            area=default_height * default_width,
+            area=round(default_height * default_width * self.scale),
             multiple=self.bundle.multiple,
         )
 
     def __call__(self, frame: Frame) -> Matte:
         """Mattes one frame."""
+        shape = frame.height, frame.width, frame.rotation, frame.aspect
+        if shape != self._shape:
+            self.reset()
+            self._shape = shape
         turns = frame.rotation // 90
         height, width = self.size_for(frame)
         coded = (width, height) if turns % 2 else (height, width)
@@ -109,20 +126,34 @@ class Matter:
         network's time twice, once, and saves what a video's second frame would show of a jump.
         """
         height, width = image.shape[2:]
-        if self._previous is None or self._previous.shape != (height, width):
+        if self._previous is None:
             nothing = np.zeros((1, 1, height, width), np.float32)
             if not self.bundle.takes_previous:
-                return self.backend.infer(image, nothing)
-            self._previous = self.backend.infer(image, nothing).alpha
-        return self.backend.infer(image, self._previous[None, None])
+                return self._lease.infer(image, nothing)
+            self._previous = self._lease.infer(image, nothing).alpha
+        elif self._previous.shape != (height, width):  # the scale has changed
+            self._previous = enlarge(self._previous, height, width)
+        return self._lease.infer(image, self._previous[None, None])
+
+    def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
+        """Makes the network ready for frames like this one at several scales.
+
+        The first frame of a size otherwise waits for its compilation.
+        """
+        current = self.scale
+        for self.scale in scales:
+            height, width = self.size_for(frame)
+            nothing = np.zeros((1, 3, height, width), np.float32)
+            self._lease.infer(nothing, nothing[:, :1])
+        self.scale = current
 
     def reset(self) -> None:
         """Forgets the last frame."""
         self._previous = None
 
     def close(self) -> None:
-        """Frees the network."""
-        self.backend.close()
+        """Frees the network, unless others in the process use the same one."""
+        self._lease.close()
 
     def __enter__(self) -> Self:
         return self

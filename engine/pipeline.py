@@ -6,12 +6,16 @@ its own; values stay in order.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 DEPTH = 4
 """Values that may wait before each stage: enough to ride out a slow frame, few enough that a
@@ -140,3 +144,108 @@ class Pipeline:
             return work(item)
         finally:
             self.statistics.add(name, time.perf_counter() - begun)
+
+
+Item = TypeVar("Item")
+
+
+class Mailbox(Generic[Item]):
+    """Values from one thread to another, of which at most ``capacity`` wait.
+
+    What does not fit drops the oldest, or with ``patient`` waits until there is room.  Whoever
+    waits when it is closed, or comes later, gets ``Stopped``.
+    """
+
+    def __init__(self, capacity: int, *, patient: bool = False) -> None:
+        self._capacity = capacity
+        self._patient = patient
+        self._waiting: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, item: Item) -> int:
+        """Adds one; returns how many were dropped for it."""
+        with self._changed:
+            while self._patient and len(self._waiting) >= self._capacity and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise Stopped
+            dropped = max(0, len(self._waiting) + 1 - self._capacity)
+            for _ in range(dropped):
+                self._waiting.popleft()
+            self._waiting.append(item)
+            self._changed.notify_all()
+            return dropped
+
+    def get(self, timeout: float | None = None) -> Item:
+        """Takes the oldest; waits up to ``timeout`` seconds, then raises ``TimeoutError``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            if self._closed:
+                raise Stopped
+            if not self._waiting:
+                raise TimeoutError(f"nothing came in {timeout} s")
+            item = self._waiting.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """Lets go whoever waits; what is left is dropped."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+
+class Relay:
+    """The live counterpart of ``Pipeline``: values are pushed, and what comes too fast is dropped.
+
+    Before the first stage ``waiting`` values may wait, of which the newest win; between stages one,
+    for which the faster stage waits.  The last stage keeps or sends its result itself.  A stage
+    that raises ends the relay: its error is logged and given to whoever pushes next.
+    """
+
+    def __init__(self, *stages: Stage, waiting: int) -> None:
+        self._boxes: list[Mailbox[Any]] = [Mailbox(waiting)]
+        self._boxes += [Mailbox(1, patient=True) for _ in stages[1:]]
+        self._error: BaseException | None = None
+        targets = [*self._boxes[1:], None]
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(*stage, box, target), name=f"fusematte-{stage[0]}",
+                daemon=True,
+            )
+            for stage, box, target in zip(stages, self._boxes, targets, strict=True)
+        ]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+
+    def push(self, item: object) -> int:
+        """Adds a value; returns how many older ones were dropped for it."""
+        if self._error is not None:
+            raise self._error
+        return self._boxes[0].put(item)
+
+    def close(self) -> None:
+        """Stops and joins the threads, unless called from one of them; may be called twice."""
+        for box in self._boxes:
+            box.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _run(
+        self, name: str, work: Callable[[Any], Any], box: Mailbox[Any], target: Mailbox[Any] | None
+    ) -> None:
+        try:
+            while True:
+                result = work(box.get())
+                if target is not None:
+                    target.put(result)
+        except Stopped:
+            return
+        except BaseException as error:
+            log.exception("%s failed", name)
+            self._error = error
+            for other in self._boxes:
+                other.close()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fusematte.engine.job import Report, run
     from fusematte.engine.matte import Matter
     from fusematte.engine.refine import refine
+    from fusematte.engine.session import Result, Session
 
 __all__ = [
     "Frame",
@@ -35,6 +36,8 @@ __all__ = [
     "Matter",
     "Reader",
     "Report",
+    "Result",
+    "Session",
     "Writer",
     "__version__",
     "composite",
@@ -51,6 +54,8 @@ _HOMES = {
     "Matter": ("matte", "Matter"),
     "Reader": ("decode", "Reader"),
     "Report": ("job", "Report"),
+    "Result": ("session", "Result"),
+    "Session": ("session", "Session"),
     "Writer": ("encode", "Writer"),
     "composite": ("composite", "composite"),
     "open": ("decode", "Reader"),
