@@ -26,7 +26,7 @@ from fusematte.cpp_ext import composite, guided_coefficients, resize_to_tensor
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.recolor import frame_from_rgb
 from fusematte.engine.refine import EPSILON, RADIUS, refine
-from fusematte.training.data import decode_gray, decode_image, find_shards, read_shard
+from fusematte.training.samples import decode_gray, decode_image, read_shard
 
 RESULTS = Path(__file__).parent / "results" / "refine.json"
 SCALES = (1.5, 2.5, 4.0)
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     args = parser.parse_args()
     errors: dict[tuple[float, str], list[tuple[float, float]]] = defaultdict(list)
-    for shard in find_shards(args.data, "val"):
+    for shard in sorted(args.data.glob("val-*.tar")):
         for name, fields in read_shard(shard):
             frame = frame_from_rgb(decode_image(fields["webp"], name))
             truth = np.asarray(decode_gray(fields["alpha.png"], name) / 255, np.float32)

@@ -13,7 +13,7 @@ import torch
 from fusematte.engine.models import FORMAT, SHIPPED
 from fusematte.export.to_onnx import OPSET, OUTPUTS, export_onnx
 from fusematte.training.network import STRIDE, LateFusionNetwork, count_macs
-from fusematte.training.train import load_averaged_network
+from fusematte.training.weights import load_averaged_network
 
 DEFAULT_SIZE = (288, 512)
 PROVENANCE = {

@@ -33,7 +33,7 @@ def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = 
     """Writes ``network`` to ``path``.
 
     The graph keeps the parameters' names and its batch norms, so that training can carry on from
-    the file (``load_onnx_weights``); runtimes fold them.
+    the file (``training.weights.load_onnx_weights``); runtimes fold them.
 
     Inputs: ``image`` [N, 3, H, W], RGB, 0..1, and, where the network takes it, ``previous``
     [N, 1, H, W], 0..1.  Outputs: ``alpha``, ``foreground``, ``background``, ``beta``, [N, 1, H, W].
@@ -82,30 +82,3 @@ def _store_weights_as_half(model: onnx.ModelProto) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
-    """Loads the parameters that ``export_onnx`` wrote back into a network of the same shape.
-
-    Raises:
-        RuntimeError: a parameter is missing or has another shape.
-    """
-    prefix = "network."
-    state = {
-        tensor.name.removeprefix(prefix).removesuffix(".half"): torch.from_numpy(
-            numpy_helper.to_array(tensor).astype("float32")
-        )
-        for tensor in onnx.load(path).graph.initializer
-        if tensor.name.startswith(prefix)
-    }
-    missing, _ = network.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not _is_training_only(name, network)]
-    if missing:
-        raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")
-
-
-def _is_training_only(name: str, network: LateFusionNetwork) -> bool:
-    """Whether a parameter plays no part at run time: counters, the heads of the side losses."""
-    side_blocks = range(len(network.config.decoder_widths) - 1)
-    side_heads = tuple(f".blocks.{block}.head." for block in side_blocks)
-    return name.endswith("num_batches_tracked") or any(head in name for head in side_heads)

@@ -16,14 +16,15 @@ import numpy as np
 
 from fusematte.engine.matte import Matter
 from fusematte.engine.stills import matte_picture
-from fusematte.training.data import (
+from fusematte.training.metrics import intersection_over_union, mean_absolute_difference
+from fusematte.training.samples import (
+    Source,
     decode_gray,
     decode_image,
-    find_shards,
     load_backgrounds,
     read_shard,
+    shard_sources,
 )
-from fusematte.training.metrics import intersection_over_union, mean_absolute_difference
 
 
 def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, float]]:
@@ -48,7 +49,7 @@ def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, floa
     }
 
 
-def score_backgrounds(matter: Matter, shards: list[Path]) -> dict[str, float]:
+def score_backgrounds(matter: Matter, shards: list[Source]) -> dict[str, float]:
     """Mean alpha of pictures without people: its median and 95th percentile over the pictures."""
     rooms = load_backgrounds(shards, long_side=4096)
     means = [matte_picture(room, matter).mean() / 255 for room in rooms]
@@ -62,11 +63,12 @@ def score_backgrounds(matter: Matter, shards: list[Path]) -> dict[str, float]:
 def evaluate(model: str, data: Path) -> dict[str, Any]:
     """All scores of a model on a data folder (shards ``val-*`` and ``backgrounds-*``)."""
     with Matter(model) as matter:
+        rooms = [source for source in shard_sources(data) if source.kind == "backgrounds"]
         return {
             "model": {"name": matter.bundle.name, "version": matter.bundle.version},
             "precision": matter.backend.precision,
-            "people": score_people(matter, find_shards(data, "val")),
-            "backgrounds": score_backgrounds(matter, find_shards(data, "backgrounds")),
+            "people": score_people(matter, sorted(data.glob("val-*.tar"))),
+            "backgrounds": score_backgrounds(matter, rooms),
         }
 
 

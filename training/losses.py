@@ -7,6 +7,8 @@ that a loss does not depend on the size of the picture.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,13 +86,29 @@ def sparsity_loss(prediction: Tensor, gamma: float = SPARSITY_GAMMA) -> Tensor:
     return (alpha.pow(gamma) + (1 - alpha).pow(gamma) - 1).mean()
 
 
+def segmentation_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
+    """Equation 7 for both branches: the loss of the first step of the paper's training."""
+    branches = branch_loss(prediction.foreground_logits, alpha)
+    return branches + branch_loss(prediction.background_logits, 1 - alpha)
+
+
 def joint_loss(prediction: Prediction, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
     """Equation 9: fusion, both branches, sparsity."""
     fused = prediction.alpha.float()
-    branches = branch_loss(prediction.foreground_logits, alpha)
-    branches = branches + branch_loss(prediction.background_logits, 1 - alpha)
     return (
         fusion_loss(fused, alpha, solid_weight)
-        + SEGMENTATION_WEIGHT * branches
+        + SEGMENTATION_WEIGHT * segmentation_loss(prediction, alpha)
         + SPARSITY_WEIGHT * sparsity_loss(fused)
     )
+
+
+Objective = Callable[[Prediction, Tensor, float], Tensor]
+
+OBJECTIVES: dict[str, Objective] = {
+    "segmentation": lambda prediction, alpha, _: segmentation_loss(prediction, alpha),
+    "fusion": lambda prediction, alpha, weight: fusion_loss(
+        prediction.alpha.float(), alpha, weight
+    ),
+    "joint": joint_loss,
+}
+"""The losses of the three steps of training (section 3.4), of (prediction, alpha, solid weight)."""

@@ -490,6 +490,8 @@ class LateFusionNetwork(nn.Module):
         image: [N, 3, H, W], RGB, 0..1, H and W multiples of 32.
         previous: [N, 1, H, W], the last frame's alpha, 0..1; zeros when there is none.  Only for
         configurations with ``previous_alpha``.
+        fuse: without, the fusion network is left out and beta is 1/2: alpha lies half way between F
+        and 1 - B.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -505,7 +507,9 @@ class LateFusionNetwork(nn.Module):
             value = torch.tensor(getattr(self.encoder, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, image: Tensor, previous: Tensor | None = None) -> Prediction:
+    def forward(
+        self, image: Tensor, previous: Tensor | None = None, *, fuse: bool = True
+    ) -> Prediction:
         normalised = (image - self.mean) / self.std
         if self.config.previous_alpha:
             previous = torch.zeros_like(image[:, :1]) if previous is None else previous
@@ -515,9 +519,11 @@ class LateFusionNetwork(nn.Module):
         # Side losses are imposed at each block while training; at run time nobody asks for them.
         foreground_features, foreground_logits = self.foreground(features, side=self.training)
         background_features, background_logits = self.background(features, side=self.training)
-        beta = torch.sigmoid(self.fusion(normalised, foreground_features, background_features))
         foreground = torch.sigmoid(foreground_logits[-1])
         background = torch.sigmoid(background_logits[-1])
+        beta = torch.full_like(foreground, 0.5)
+        if fuse:
+            beta = torch.sigmoid(self.fusion(normalised, foreground_features, background_features))
         alpha = beta * foreground + (1 - beta) * (1 - background)
         return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
 

@@ -1,78 +1,86 @@
-"""The training loop: ``python -m fusematte.training.train --data DIR --output DIR``.
+"""The training loop, on one process or on several under torchrun.
 
-Small pictures first: semantics are cheap to learn at 128 pixels, edges need more.  Checkpoints are
-safetensors files with the run's configuration in their header; the stream of samples depends on
-the step alone, so a run continues where its checkpoint left it.
+A run follows its configuration (``config``): phases of an objective, a size and frozen parts.
+Checkpoints are safetensors files with the configuration in their header; the stream of samples
+depends on the step alone, so a run continues exactly where its checkpoint left it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 import math
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from fusematte.engine.errors import UsageError
 from fusematte.engine.pipeline import Pipeline
-from fusematte.training.data import (
-    Picture,
-    Portrait,
-    SampleStream,
-    find_shards,
-    load_backgrounds,
-    load_portraits,
-)
-from fusematte.training.losses import joint_loss
-from fusematte.training.network import LateFusionNetwork, build_network
+from fusematte.training.config import Phase, TrainConfig, differences, phase_at
+from fusematte.training.data import Batches, SampleStream
+from fusematte.training.errors import CheckpointError, DivergedError
+from fusematte.training.losses import OBJECTIVES
+from fusematte.training.network import LateFusionNetwork, Prediction, build_network
+from fusematte.training.report import PICTURES_EVERY, Report
+from fusematte.training.samples import Source, load_backgrounds, load_portraits
+from fusematte.training.weights import below, initialise, load_encoder_weights, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+SAVE_EVERY = 200
+"""Steps between two checkpoints."""
+
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Phase:
-    """``steps`` steps of ``batch`` pictures of ``size`` x ``size``."""
+class World:
+    """The processes of a run: this one's number, how many there are, its device."""
 
-    size: int
-    batch: int
-    steps: int
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @staticmethod
+    def join() -> World:
+        """This process as torchrun started it, or alone; on a GPU where there is one."""
+        rank, size, local = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(local)
+        if size > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if cuda else "gloo")
+        return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """What fixes a run.  ``rate`` is the peak learning rate, reached after ``warmup`` steps and
-    taken down to ``final_rate`` of it by a cosine over all phases."""
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value over all processes."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value / self.size
 
-    network: str
-    phases: tuple[Phase, ...]
-    rate: float = 3e-3
-    final_rate: float = 0.01
-    warmup: int = 300
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    solid_weight: float = 0.5
-    average: float = 0.999
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Steps in all phases together."""
-        return sum(phase.steps for phase in self.phases)
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine."""
-    if step < config.warmup:
-        return config.rate * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    low = config.rate * config.final_rate
-    return low + (config.rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process: they stop together or not at all."""
+        return (
+            flag
+            if self.size == 1
+            else self.mean(torch.tensor(float(flag), device=self.device)).item() > 0
+        )
 
 
 def _channels_last(network: LateFusionNetwork) -> LateFusionNetwork:
@@ -83,61 +91,140 @@ def _channels_last(network: LateFusionNetwork) -> LateFusionNetwork:
 class Run:
     """The state of a training run: weights, their moving average, optimizer, step."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, world: World | None = None) -> None:
+        self.config, self.world = config, world or World()
         torch.manual_seed(config.seed)
-        self.network = _channels_last(build_network(config.network))
-        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=config.rate,
-            fused=True,
-        )
-        self.step = 0
-        self.samples = 0
+        try:
+            network = build_network(config.network)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        self.network = _channels_last(network).to(self.world.device)
+        self.parallel: nn.Module = self.network
+        self.phase = config.phases[0]
+        self.plan: tuple[int, ...] | None = None
+        self.step = self.samples = 0
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, fused=True)
+        self.reset_average()
 
-    def train_step(self, batch: dict[str, Tensor]) -> float:
-        """One optimizer step on a batch of uint8 samples; returns the loss."""
-        image, alpha, previous = (
-            batch[name].float().div(255) for name in ("image", "alpha", "previous")
-        )
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by the factor of their learning rate and by whether they decay."""
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            scale = next(
+                (s for part, s in self.config.rate_scale.items() if name.startswith(f"{part}.")),
+                1.0,
+            )
+            groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+        for part in self.config.rate_scale:
+            self._part(part)
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.config.weight_decay if decays else 0.0,
+                "scale": scale,
+            }
+            for (scale, decays), parameters in groups.items()
+        ]
+
+    def _part(self, name: str) -> nn.Module:
+        try:
+            return self.network.get_submodule(name)
+        except AttributeError as error:
+            raise UsageError(f"the network {self.config.network!r} has no part {name!r}") from error
+
+    def reset_average(self) -> None:
+        """Starts the moving average from the weights as they are."""
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def begin(self, phase: Phase) -> None:
+        """Freezes what the phase keeps as it is; the rest learns."""
+        self.phase = phase
+        self.network.requires_grad_(True).train()
+        frozen = [self._part(name) for name in phase.frozen]
+        if phase.freeze_norms:
+            frozen += [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        for module in frozen:
+            module.requires_grad_(False).eval()
+        self.parallel = self.network
+        if self.world.size > 1:
+            on_gpu = self.world.device.type == "cuda"
+            self.parallel = DistributedDataParallel(
+                self.network, device_ids=[self.world.device] if on_gpu else None
+            )
+
+    def train_step(self, batches: list[Batch]) -> tuple[float, Prediction]:
+        """One optimizer step on batches of uint8 samples; returns the loss, the same in all
+        processes, and the last prediction.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite; the weights are as before.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        self.network.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction = self.network(image.contiguous(memory_format=torch.channels_last), previous)
-        loss = joint_loss(prediction, alpha, self.config.solid_weight)
+            group["lr"] = self.learning_rate * group["scale"]
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        total = torch.zeros((), device=self.world.device)
+        for index, batch in enumerate(batches):
+            with self._sync(last=index == len(batches) - 1):
+                loss, prediction = self._loss(batch)
+                (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() / len(batches)
+        value = self.world.mean(total).item()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip).item()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise DivergedError(f"the loss is {value}, its gradient's norm {norm}")
         self.optimizer.step()
         self._update_average()
         self.step += 1
-        self.samples += len(image)
-        return loss.item()
+        self.samples += self.config.step_samples(self.phase, self.world.size)
+        return value, prediction
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step, but for the factors of single parts."""
+        assert self.plan is not None
+        return self.config.learning_rate(self.plan, self.step)
+
+    def _sync(self, *, last: bool) -> Any:  # noqa: ANN401
+        """Gradients travel between processes with the last batch of a step only."""
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return nullcontext()
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Prediction]:
+        image, alpha, previous = (
+            batch[name].to(self.world.device, non_blocking=True).float().div(255)
+            for name in ("image", "alpha", "previous")
+        )
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.world.device.type, torch.bfloat16):
+            # The segmentation loss has no use for the fusion network, the dearest part of `paper`.
+            prediction = self.parallel(image, previous, fuse=self.phase.objective != "segmentation")
+        loss = OBJECTIVES[self.phase.objective](prediction, alpha, self.config.solid_weight)
+        return loss, prediction
 
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        state = self.network.state_dict()
+        floats = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[name] for name in floats], [state[name] for name in floats], 1 - decay
+        )
+        for name in state.keys() - set(floats):
+            self.average[name].copy_(state[name])
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; the file under ``path`` is always a whole one."""
+        if self.world.rank:
+            return
         tensors = {f"network.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v.contiguous() for k, v in self.average.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in state.items()}
         header = {
             "config": json.dumps(asdict(self.config)),
+            "plan": json.dumps(self.plan),
+            "processes": str(self.world.size),
             "step": str(self.step),
             "samples": str(self.samples),
         }
@@ -146,20 +233,36 @@ class Run:
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint of the same network; the schedule is this run's own."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-            network = json.loads(header["config"])["network"]
-            if network != self.config.network:
-                raise ValueError(
-                    f"{path}: a checkpoint of {network!r}, not {self.config.network!r}"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.network.load_state_dict(_below("network.", tensors))
-        self.average = _below("average.", tensors)
+        """Continues from a checkpoint of the same configuration.
+
+        Raises:
+            CheckpointError: there is none, or it is of another configuration.
+        """
+        header, tensors = read_checkpoint(path)
+        if changed := differences(self.config, header["config"]):
+            theirs = header["config"].get(changed[0])
+            raise CheckpointError(
+                f"{path}: made with another configuration ({changed[0]}: {theirs!r:.60}); "
+                "continue with that one, or start a new run from its weights with --init"
+            )
+        if header["processes"] != self.world.size:
+            raise CheckpointError(
+                f"{path}: made by {header['processes']} processes, not {self.world.size}: "
+                "start as many"
+            )
+        self.network.load_state_dict(below("network.", tensors))
+        self.average = {
+            name: tensor.to(self.world.device)
+            for name, tensor in below("average.", tensors).items()
+        }
+        self._load_optimizer(below("optimizer.", tensors))
+        self.plan = tuple(header["plan"])
+        self.step, self.samples = header["step"], header["samples"]
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimizer.", tensors).items():
+        for name, tensor in tensors.items():
             index, key = name.split(".")
             if tensor.ndim:
                 # The fused optimizer walks memory: moments must lie there as their weights do.
@@ -167,117 +270,180 @@ class Run:
             state.setdefault(int(index), {})[key] = tensor
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-        self.step, self.samples = int(header["step"]), int(header["samples"])
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+OnStep = Callable[[int, float], None]
+"""Called after each step with its number and loss."""
 
 
-def load_averaged_network(path: Path) -> tuple[LateFusionNetwork, dict[str, Any]]:
-    """The network with the averaged weights of a checkpoint, in evaluation mode, and what made it:
-    its ``config``, ``step`` and ``samples``."""
-    with safe_open(path, "pt") as file:
-        header = {key: json.loads(value) for key, value in file.metadata().items()}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    network = build_network(header["config"]["network"])
-    network.load_state_dict(_below("average.", tensors))
-    return network.eval(), header
-
-
-def run_phase(
-    run: Run, phase: Phase, end: int, data: tuple[list[Portrait], list[Picture]], output: Path
-) -> None:
-    """Trains until step ``end``, logging every 50 steps and saving every 200."""
-    steps = end - run.step
-    stream = SampleStream(
-        *data,
-        size=phase.size,
-        start=run.samples,
-        stop=run.samples + steps * phase.batch,
-        seed=run.config.seed,
-    )
-    # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
-    with Pipeline(("load", DataLoader(stream, phase.batch))) as batches:
-        _train_on(run, batches, phase, end, output)
-
-
-def _train_on(
-    run: Run, batches: Iterable[dict[str, Tensor]], phase: Phase, end: int, output: Path
-) -> None:
-    total, begun = 0.0, time.perf_counter()
-    for count, batch in enumerate(batches, start=1):
-        loss = run.train_step(batch)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {run.step}; last good: {output}")
-        total += loss
-        if count % 50 == 0:
-            rate = 50 * phase.batch / (time.perf_counter() - begun)
-            print(
-                f"step {run.step}/{run.config.steps} size {phase.size} loss {total / 50:.4f} "
-                f"{rate:.0f} samples/s",
-                flush=True,
-            )
-            total, begun = 0.0, time.perf_counter()
-        if count % 200 == 0 or run.step == end:
-            run.save(output)
-
-
-def train(config: TrainConfig, data: Path, output: Path, *, resume: bool = False) -> Path:
+def train(
+    config: TrainConfig,
+    people: list[Source],
+    backgrounds: list[Source],
+    output: Path,
+    *,
+    resume: bool = False,
+    init: str | None = None,
+    encoder_weights: str | None = None,
+    workers: int = 0,
+    on_step: OnStep | None = None,
+) -> Path:
     """Runs all phases; returns the path of the last checkpoint.
 
+    Beside ``checkpoint.safetensors`` the last one of each objective is kept under the objective's
+    name where another follows.
+
+    Args:
+        init: a checkpoint or model to start from; encoder_weights: ``imagenet`` or a file.
+        workers: processes that make samples; 0 leaves that to a thread.
+
     Raises:
-        DataError: the data folder cannot be used.
-        FloatingPointError: the loss is not finite; the last checkpoint is kept.
+        DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
+        DivergedError: the loss is not finite; the last checkpoint is kept.
+        KeyboardInterrupt: after Ctrl-C, once the step at hand is done and saved.
     """
+    run = Run(config, World.join())
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / "checkpoint.safetensors"
-    run = Run(config)
     if resume:
-        run.load(checkpoint)
-    portraits = find_shards(data, "train", "extra")
-    backgrounds = find_shards(data, "backgrounds")
-    end = 0
-    for phase in config.phases:
-        end += phase.steps
-        if run.step >= end:
+        run.load(output / CHECKPOINT)
+    elif (output / CHECKPOINT).exists():
+        raise UsageError(
+            f"{output / CHECKPOINT} is there already: --resume it, or name another folder"
+        )
+    else:
+        _start(run, init, encoder_weights)
+    for index in range(phase_at(run.plan, run.step) if run.plan else 0, len(config.phases)):
+        phase = config.phases[index]
+        if run.plan and run.step >= sum(run.plan[: index + 1]):
             continue
-        # No more pixels than the crops use: the cache is what fits in memory, and is fast.
-        long_side = phase.size * 3 // 2
-        loaded = load_portraits(portraits, long_side), load_backgrounds(backgrounds, long_side)
-        print(f"{len(loaded[0])} portraits, {len(loaded[1])} backgrounds at {long_side} px")
-        run_phase(run, phase, end, loaded, checkpoint)
-    return checkpoint
+        loaded = (
+            load_portraits(people, phase.long_side),
+            load_backgrounds(backgrounds, phase.long_side),
+        )
+        if run.plan is None:
+            run.plan = config.plan(len(loaded[0]), run.world.size)
+        log.info(
+            "phase %d/%d: %s, %d steps on %d portraits and %d backgrounds at %d px",
+            index + 1,
+            len(config.phases),
+            phase.objective,
+            run.plan[index],
+            len(loaded[0]),
+            len(loaded[1]),
+            phase.long_side,
+        )
+        steps = sum(run.plan[: index + 1]) - run.step
+        stream = SampleStream(
+            *loaded,
+            phase,
+            first=_first_sample(run, index),
+            step_samples=config.step_samples(phase, run.world.size),
+            seed=config.seed,
+            config=config.stream,
+        )
+        run.begin(phase)
+        _run_phase(run, stream, steps, output, workers, on_step)
+        following = config.phases[index + 1].objective if index + 1 < len(config.phases) else None
+        if following not in (None, phase.objective):
+            run.save(output / f"{phase.objective}.safetensors")
+    return output / CHECKPOINT
 
 
-def parse_phase(text: str) -> Phase:
-    """Reads ``SIZE:BATCH:STEPS``."""
-    size, batch, steps = (int(part) for part in text.split(":"))
-    return Phase(size, batch, steps)
+def _start(run: Run, init: str | None, encoder_weights: str | None) -> None:
+    if init is not None:
+        initialise(run.network, init)
+    if encoder_weights is not None:
+        load_encoder_weights(run.network, encoder_weights)
+    run.reset_average()
 
 
-DEFAULT_PHASES = (
-    Phase(128, 64, 2200),
-    Phase(192, 32, 1200),
-    Phase(256, 16, 1600),
-    Phase(352, 8, 720),
-)
-"""What made the first weights of ``edge``: about two hours on two cores."""
+def _first_sample(run: Run, index: int) -> int:
+    assert run.plan is not None
+    return sum(
+        steps * run.config.step_samples(phase, run.world.size)
+        for phase, steps in zip(run.config.phases[:index], run.plan, strict=False)
+    )
 
 
-def main() -> None:
-    """Command line of the trainer."""
-    parser = argparse.ArgumentParser(prog="python -m fusematte.training.train")
-    parser.add_argument("--data", type=Path, required=True, help="folder of WebDataset tars")
-    parser.add_argument("--output", type=Path, required=True, help="where checkpoints go")
-    parser.add_argument("--network", default="edge")
-    parser.add_argument("--phases", type=parse_phase, nargs="+", metavar="SIZE:BATCH:STEPS")
-    parser.add_argument("--rate", type=float, default=TrainConfig.rate)
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    args = parser.parse_args()
-    config = TrainConfig(args.network, tuple(args.phases or DEFAULT_PHASES), rate=args.rate)
-    print(train(config, args.data, args.output, resume=args.resume))
+def _run_phase(
+    run: Run, stream: SampleStream, steps: int, output: Path, workers: int, on_step: OnStep | None
+) -> None:
+    batches = Batches(
+        run.samples,
+        steps,
+        batch=run.phase.batch,
+        accumulate=run.config.accumulate,
+        rank=run.world.rank,
+        processes=run.world.size,
+    )
+    loader = DataLoader(
+        stream,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=run.world.device.type == "cuda",
+    )
+    assert run.plan is not None
+    report = Report(output, sum(run.plan), run.step) if run.world.rank == 0 else None
+    # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
+    try:
+        with _interrupts_deferred() as interrupted, Pipeline(("load", loader)) as loaded:
+            for step_batches in _portions(loaded, run.config.accumulate):
+                rate = run.learning_rate
+                try:
+                    loss, prediction = run.train_step(step_batches)
+                except DivergedError as error:
+                    raise DivergedError(
+                        _diverged(run, stream, step_batches, error, output)
+                    ) from None
+                if on_step is not None:
+                    on_step(run.step, loss)
+                done = run.step == sum(run.plan)
+                stopped = run.world.any(bool(interrupted))
+                if report is not None:
+                    size = step_batches[-1]["image"].shape[-1]
+                    seen = run.config.step_samples(run.phase, run.world.size)
+                    report.step(run.step, loss, rate, seen, size)
+                    if run.step % PICTURES_EVERY == 0 or done:
+                        report.pictures(run.step, step_batches[-1], prediction)
+                if stopped or run.step % SAVE_EVERY == 0:
+                    run.save(output / CHECKPOINT)
+                if stopped:
+                    raise KeyboardInterrupt
+        run.save(output / CHECKPOINT)
+    finally:
+        if report is not None:
+            report.close()
 
 
-if __name__ == "__main__":
-    main()
+def _portions(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
+    iterator = iter(batches)
+    while portion := list(islice(iterator, count)):
+        yield portion
+
+
+def _diverged(
+    run: Run, stream: SampleStream, batches: list[Batch], error: DivergedError, output: Path
+) -> str:
+    numbers = [int(number) for batch in batches for number in batch["number"]]
+    names = ", ".join(dict.fromkeys(stream.name_of(number) for number in numbers))
+    kept = output / CHECKPOINT
+    last = f"{kept} is the last good checkpoint" if kept.exists() else "no checkpoint was made yet"
+    return (
+        f"{error} at step {run.step + 1}, on samples {numbers[0]} to {numbers[-1]} "
+        f"({names:.200}); {last}; try a lower rate"
+    )
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[list[int]]:
+    """Collects Ctrl-C, so that a step is never left halfway."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, catch)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -26,6 +26,7 @@ COMMANDS = {
         "fusematte.engine.commands.doctor",
         "tell what runs here, and why the rest does not",
     ),
+    "train": ("fusematte.training.commands.train", "train a network, or prepare data for it"),
 }
 """Name: its module, what it does."""
 

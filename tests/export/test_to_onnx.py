@@ -17,8 +17,9 @@ from onnx import TensorProto  # noqa: E402
 from tests.export.test_bundle import export_once, random_network  # noqa: E402
 
 from fusematte.engine.models import load_bundle  # noqa: E402
-from fusematte.export.to_onnx import OPSET, OUTPUTS, load_onnx_weights  # noqa: E402
+from fusematte.export.to_onnx import OPSET, OUTPUTS  # noqa: E402
 from fusematte.training.network import LateFusionNetwork, build_network  # noqa: E402
+from fusematte.training.weights import load_onnx_weights  # noqa: E402
 
 torch.set_num_threads(1)  # on busy cores two threads wait for one another
 

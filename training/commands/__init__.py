@@ -1,0 +1,1 @@
+"""The commands of training: each module has ``add_arguments`` and ``main``."""

