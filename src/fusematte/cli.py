@@ -21,6 +21,7 @@ COMMANDS = {
         "fusematte.engine.commands.matte",
         "write the alpha of still pictures as 8-bit PNG",
     ),
+    "live": ("fusematte.engine.commands.live", "replace the background of a camera or a stream"),
     "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
     "doctor": (
         "fusematte.engine.commands.doctor",
