@@ -1,0 +1,33 @@
+"""``fusematte serve``: a page on this machine, for the camera and for video files."""
+
+from __future__ import annotations
+
+import argparse
+
+from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.errors import UsageError
+
+DEFAULT_PORT = 8765
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="of 127.0.0.1; 0 takes a free one (%(default)s)",
+    )
+    add_model_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command until it is interrupted; returns its exit code."""
+    try:
+        from fusematte.engine.serve.server import serve
+    except ImportError as error:
+        raise UsageError(
+            f"serve needs {error.name}, which is not installed: pip install 'fusematte[serve]'"
+        ) from error
+    serve(options.port, model=options.model, backend=options.backend, threads=options.threads)
+    return 0

@@ -1,0 +1,182 @@
+"""The backgrounds to choose from: blur, colours, drawn pictures, and what the user uploads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import resize_to_tensor
+from fusematte.engine.composite import DEFAULT_BLUR, GREEN, open_background, read_image
+from fusematte.engine.decode import Reader
+from fusematte.engine.errors import BackgroundError
+from fusematte.engine.serve.refusal import Refusal
+from fusematte.engine.stills import write_png
+
+Picture = NDArray[np.uint8]
+
+BLUR = "blur"
+MAX_BLUR = 60.0
+"""The slider's end, in pixels of a picture 720 lines high."""
+MOST = 60
+"""Backgrounds in one library."""
+THUMBNAIL = 256, 144
+DRAWN = 1280, 720
+"""Width, height."""
+
+COLORS = {"green": ("Green", GREEN), "white": ("White", "#f4f4f2"), "black": ("Black", "#101014")}
+GRADIENTS = {
+    "dusk": ("Dusk", ("#1b2a49", "#7b4b6e", "#f2a65a")),
+    "lagoon": ("Lagoon", ("#0b3c49", "#1c7c7d", "#c8e6c9")),
+    "studio": ("Studio", ("#8d9299", "#6a6f78", "#33363d")),
+}
+"""Name and colours, top to bottom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One background.
+
+    id: what the page calls it; spec: what ``open_background`` calls it.
+    thumbnail: a JPEG of 256x144.
+    """
+
+    id: str
+    name: str
+    spec: str
+    thumbnail: bytes
+
+    def spec_with(self, blur: float) -> str:
+        """The spec, with the slider's sigma if this is the blur."""
+        return f"{BLUR}:{blur:g}" if self.id == BLUR else self.spec
+
+
+class Library:
+    """The backgrounds of a server; drawn and uploaded pictures lie in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._numbers = itertools.count(1)
+        self._choices: dict[str, Choice] = {}
+        self._keep(BLUR, "Blur", f"{BLUR}:{DEFAULT_BLUR:g}", _bokeh())
+        for id, (name, colors) in GRADIENTS.items():
+            path = folder / f"{id}.png"
+            write_png(path, _gradient(colors))
+            self._keep(id, name, str(path), read_image(path))
+        for id, (name, color) in COLORS.items():
+            self._keep(id, name, color, _gradient((color,)))
+
+    def __iter__(self) -> itertools.chain[Choice]:
+        return itertools.chain(self._choices.values())
+
+    def __getitem__(self, id: str) -> Choice:
+        """The choice of this id.
+
+        Raises:
+            Refusal: there is none.
+        """
+        try:
+            return self._choices[id]
+        except KeyError:
+            raise Refusal("not_found", f"there is no background {id!r}; reload the page") from None
+
+    def next_path(self) -> tuple[str, Path]:
+        """An id and a place for an upload.
+
+        Raises:
+            Refusal: the library is full.
+        """
+        if len(self._choices) >= MOST:
+            raise Refusal("busy", f"{MOST} backgrounds are the most; restart to begin anew")
+        id = f"upload-{next(self._numbers)}"
+        return id, self.folder / id
+
+    def add(self, id: str, path: Path, name: str) -> Choice:
+        """Takes in an uploaded picture or video; slow.
+
+        Raises:
+            Refusal: it is neither; the file is gone then.
+        """
+        try:
+            open_background(path).close()
+            picture = _first_picture(path)
+        except BackgroundError as error:
+            path.unlink()
+            raise Refusal(
+                "unreadable", f"{name}: is no picture or video that can be read"
+            ) from error
+        return self._keep(id, name, str(path), picture)
+
+    def _keep(self, id: str, name: str, spec: str, picture: Picture) -> Choice:
+        choice = Choice(id=id, name=name, spec=spec, thumbnail=_thumbnail(picture))
+        self._choices[id] = choice
+        return choice
+
+
+def _first_picture(path: Path) -> Picture:
+    """A picture, or the first one of a video: [H, W, 3], RGB."""
+    try:
+        return read_image(path)
+    except OSError:
+        with Reader(path) as reader:
+            frame = next(iter(reader))
+        rgb, _ = resize_to_tensor(
+            frame.planes, THUMBNAIL[1], THUMBNAIL[0], matrix=frame.matrix, levels=frame.levels
+        )
+        return (rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
+
+
+def _thumbnail(picture: Picture) -> bytes:
+    """The middle of a picture, as JPEG."""
+    width, height = THUMBNAIL
+    scale = max(width / picture.shape[1], height / picture.shape[0])
+    size = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
+    whole = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+    x, y = (size[0] - width) // 2, (size[1] - height) // 2
+    _, data = cv2.imencode(".jpg", whole[y : y + height, x : x + width, ::-1])
+    return data.tobytes()
+
+
+def _gradient(colors: tuple[str, ...]) -> Picture:
+    """A picture that fades from color to color, top to bottom, with corners a little darker."""
+    width, height = DRAWN
+    stops = np.array([list(bytes.fromhex(color[1:])) for color in colors], np.float64)
+    rows = np.linspace(0, len(stops) - 1, height)
+    column = np.stack([np.interp(rows, range(len(stops)), stop) for stop in stops.T], 1)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    light = 1 - 0.09 * (x**2 + y**2) if len(colors) > 1 else np.ones((height, width))
+    return np.asarray(column[:, None] * light[..., None] + 0.5, np.uint8)
+
+
+def _bokeh() -> Picture:
+    """What stands for the blur: lights out of focus."""
+    width, height = DRAWN
+    generator = np.random.default_rng(4)
+    picture = _gradient(("#2b3350", "#4a4360")).astype(np.float32)
+    for x, y, radius, red, green, blue in generator.random((24, 6)):
+        light = np.zeros_like(picture)
+        center, size = (int(x * width), int(y * height)), int(40 + 70 * radius)
+        color = (150 + 90 * red, 90 + 90 * green, 60 + 120 * blue)
+        cv2.circle(light, center, size, color, -1, cv2.LINE_AA)
+        picture += 0.35 * light
+    return np.asarray(np.clip(cv2.GaussianBlur(picture, (0, 0), 6), 0, 255), np.uint8)
+
+
+def parse_blur(value: object) -> float:
+    """The slider's sigma.
+
+    Raises:
+        Refusal: it is none.
+    """
+    try:
+        sigma = float(str(value))
+    except ValueError:
+        sigma = math.nan
+    if not 0 < sigma <= MAX_BLUR:
+        raise Refusal("bad_request", f"blur must be a number over 0, at most {MAX_BLUR:g}")
+    return sigma

@@ -1,0 +1,202 @@
+"""File jobs: videos dropped on the page, matted one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusematte.engine.decode import Reader
+from fusematte.engine.encode import extensions
+from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.job import run
+from fusematte.engine.pipeline import Statistics
+from fusematte.engine.serve.backgrounds import Choice
+from fusematte.engine.serve.refusal import Refusal
+
+MOST = 20
+"""Jobs in the list, finished ones too: they and their results stay until they are removed."""
+
+log = logging.getLogger(__name__)
+
+
+class _Cancelled(Exception):
+    """Raised in the job's own thread, between two frames."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One video: ``queued``, ``running``, and then ``done`` or ``failed``.
+
+    folder: holds the upload and the result.
+    name: of the user's file.
+    error: why it failed.
+    frames, total: so far, and as far as is known; rate: frames per second.
+    """
+
+    id: str
+    folder: Path
+    name: str
+    background: Choice
+    blur: float
+    state: str = "queued"
+    error: Refusal | None = None
+    frames: int = 0
+    total: int | None = None
+    rate: float = 0.0
+    cancelled: bool = False
+
+    @property
+    def input(self) -> Path:
+        """Where the upload lies."""
+        return self.folder / "upload"
+
+    @property
+    def output(self) -> Path:
+        """Where the result goes: the kind of file that came, or MP4."""
+        suffix = Path(self.name).suffix.lower()
+        return self.folder / f"result{suffix if suffix in extensions() else '.mp4'}"
+
+    @property
+    def result(self) -> Path | None:
+        """What there is to download: the whole, or what an input that broke off gave."""
+        part = self.output.with_name(f"{self.output.name}.part")
+        if self.state not in ("done", "failed"):
+            return None
+        return next((path for path in (self.output, part) if path.exists()), None)
+
+    @property
+    def result_name(self) -> str:
+        """What the download is called."""
+        return f"{Path(self.name).stem}-matted{self.output.suffix}"
+
+    def body(self) -> dict[str, Any]:
+        """The job as the page gets it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "background": self.background.name,
+            "state": self.state,
+            "error": self.error and self.error.body(),
+            "frames": self.frames,
+            "total": self.total,
+            "rate": self.rate,
+            "result": self.result_name if self.result else None,
+        }
+
+    def run(self, options: dict[str, Any]) -> None:
+        """Does the job; takes as long as it takes."""
+        try:
+            run(
+                self.input,
+                self.output,
+                background=self.background.spec_with(self.blur),
+                progress=self._progress,
+                **options,
+            )
+            self.state = "done"
+        except _Cancelled:
+            self._fail("bad_request", "cancelled")
+        except FuseMatteError as error:
+            self._fail("unreadable", self._public(str(error)))
+        except Exception:
+            log.exception("the job of %s failed", self.name)
+            self._fail("internal", "the job failed; the terminal of the server tells why")
+
+    def _progress(self, frames: int, reader: Reader, statistics: Statistics) -> None:
+        if self.cancelled:
+            raise _Cancelled
+        self.frames, self.total = frames, reader.frame_count
+        self.rate = frames / statistics.elapsed
+
+    def _fail(self, code: str, message: str) -> None:
+        self.error, self.state = Refusal(code, message), "failed"
+
+    def _public(self, message: str) -> str:
+        """A message without the paths of the server's own files."""
+        names = {
+            str(self.output): self.result_name,
+            str(self.input): self.name,
+            self.background.spec: self.background.name,
+        }
+        for path, name in names.items():
+            message = message.replace(path, name)
+        return message
+
+
+class Jobs:
+    """The list of jobs, oldest first; one runs at a time.
+
+    options: the keyword arguments of ``run`` that all of them share (model, backend, threads).
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        self._folder, self._options = folder, options
+        self._numbers = itertools.count(1)
+        self._jobs: dict[str, Job] = {}
+        self._waiting: asyncio.Queue[Job | None] = asyncio.Queue()
+        self._worker = asyncio.create_task(self._work())
+
+    def __iter__(self) -> itertools.chain[Job]:
+        return itertools.chain(self._jobs.values())
+
+    def __getitem__(self, id: str) -> Job:
+        """The job of this id.
+
+        Raises:
+            Refusal: there is none.
+        """
+        try:
+            return self._jobs[id]
+        except KeyError:
+            raise Refusal(
+                "not_found", f"there is no job {id!r}; it may have been removed"
+            ) from None
+
+    def prepare(self, name: str, background: Choice, blur: float) -> Job:
+        """A job whose upload is still to come, into ``job.input``; ``submit`` or ``discard`` it.
+
+        Raises:
+            Refusal: the list is full.
+        """
+        if sum(1 for _ in self._folder.iterdir()) >= MOST:
+            raise Refusal("busy", f"{MOST} jobs are the most; remove some that are finished")
+        id = str(next(self._numbers))
+        job = Job(id=id, folder=self._folder / id, name=name, background=background, blur=blur)
+        job.folder.mkdir()
+        return job
+
+    def submit(self, job: Job) -> None:
+        """Puts a job at the end of the line."""
+        self._jobs[job.id] = job
+        self._waiting.put_nowait(job)
+
+    def remove(self, job: Job) -> None:
+        """Cancels a job that is not finished; forgets it and its files."""
+        job.cancelled = True
+        self._jobs.pop(job.id, None)
+        if job.state != "running":  # else the worker does, once the job has let go of its files
+            self.discard(job)
+
+    def discard(self, job: Job) -> None:
+        """Deletes the files of a job."""
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Cancels what is not finished; returns when that has let go of its files."""
+        for job in self:
+            job.cancelled = True
+        self._waiting.put_nowait(None)
+        await self._worker
+
+    async def _work(self) -> None:
+        while (job := await self._waiting.get()) is not None:
+            if not job.cancelled:
+                job.state = "running"
+                await asyncio.to_thread(job.run, self._options)
+            if job.cancelled:
+                self.discard(job)

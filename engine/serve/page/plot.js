@@ -1,0 +1,63 @@
+// The latency of each frame of the last minute, as a line.
+
+const SPAN = 60_000;
+
+export class Plot {
+  #canvas;
+  #points = [];
+  #last = performance.now();
+
+  constructor(canvas) {
+    this.#canvas = canvas;
+    new ResizeObserver(() => this.#draw()).observe(canvas);
+  }
+
+  // latencies: in ms, of the frames since the last call.
+  add(latencies) {
+    const now = performance.now();
+    const step = (now - this.#last) / latencies.length;
+    latencies.forEach((latency, index) => {
+      this.#points.push([this.#last + step * (index + 1), latency]);
+    });
+    this.#last = now;
+    this.#points = this.#points.filter(([time]) => time > now - SPAN);
+    this.#draw();
+  }
+
+  clear() {
+    this.#points = [];
+    this.#last = performance.now();
+    this.#draw();
+  }
+
+  #draw() {
+    const canvas = this.#canvas, style = getComputedStyle(canvas), scale = devicePixelRatio;
+    const width = canvas.clientWidth, height = canvas.clientHeight;
+    canvas.width = width * scale;
+    canvas.height = height * scale;
+    const pen = canvas.getContext("2d");
+    pen.scale(scale, scale);
+    pen.font = `12px ${style.fontFamily}`;
+    const top = Math.max(50, Math.ceil(Math.max(0, ...this.#points.map((p) => p[1])) / 50) * 50);
+    const y = (latency) => height - 4 - (latency / top) * (height - 20);
+    pen.strokeStyle = pen.fillStyle = getComputedStyle(document.body).color;
+    pen.globalAlpha = 0.5;
+    pen.lineWidth = 0.5;
+    for (const latency of [0, top / 2, top]) {
+      pen.beginPath();
+      pen.moveTo(0, y(latency));
+      pen.lineTo(width, y(latency));
+      pen.stroke();
+      if (latency) pen.fillText(`${latency} ms`, 0, y(latency) - 3);
+    }
+    const now = performance.now();
+    pen.strokeStyle = style.color;
+    pen.globalAlpha = 1;
+    pen.lineWidth = 1.5;
+    pen.beginPath();
+    for (const [time, latency] of this.#points) {
+      pen.lineTo(width * (1 - (now - time) / SPAN), y(latency));
+    }
+    pen.stroke();
+  }
+}

@@ -1,0 +1,267 @@
+"""The server behind the page: routes, tokens, headers, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import logging
+import secrets
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from fusematte.engine.composite import DEFAULT_BLUR
+from fusematte.engine.errors import UsageError
+from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
+from fusematte.engine.serve.jobs import Job, Jobs
+from fusematte.engine.serve.live import Lives
+from fusematte.engine.serve.refusal import Refusal
+from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
+
+HOST = "127.0.0.1"
+PAGE = Path(__file__).parent / "page"
+VIDEO_LIMIT = 1024 * MEBIBYTE
+BACKGROUND_LIMIT = 64 * MEBIBYTE
+JSON_LIMIT = MEBIBYTE // 16
+SHUTDOWN = 2.0
+"""Seconds that open requests get to finish when the server stops."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+log = logging.getLogger(__name__)
+
+
+def serve(port: int, **options: Any) -> None:  # noqa: ANN401
+    """Serves the page until the process is interrupted or terminated.
+
+    options: ``model``, ``backend`` and ``threads``, as ``fusematte.run`` and ``Session`` take them.
+
+    Raises:
+        UsageError: the port cannot be listened on.
+    """
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(_serve(port, options))
+
+
+async def _serve(port: int, options: dict[str, Any]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
+        token = secrets.token_urlsafe()
+        runner = web.AppRunner(
+            make_app(token, Path(folder), options), access_log=None, shutdown_timeout=SHUTDOWN
+        )
+        await runner.setup()
+        try:
+            url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
+            print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, port: int) -> int:
+    """Opens the port; returns its number."""
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+    except (OSError, OverflowError) as error:
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = "is in use" if in_use else f"cannot be listened on ({error})"
+        raise UsageError(f"port {port} {reason}; choose another one with --port") from error
+    return int(runner.addresses[0][1])
+
+
+def make_app(token: str, folder: Path, options: dict[str, Any]) -> web.Application:
+    """The application; everything lies below ``/TOKEN/``, what is uploaded in ``folder``."""
+    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals, _guard(token)])
+    app.on_response_prepare.append(_add_headers)
+    service = Service(folder, options)
+    app.cleanup_ctx.append(service.lifetime)
+    app.on_shutdown.append(service.hang_up)
+    prefix = f"/{token}"
+    app.add_routes(
+        [
+            web.get(f"{prefix}/", service.index),
+            web.get(f"{prefix}/state", service.state),
+            web.post(f"{prefix}/backgrounds", service.add_background),
+            web.get(f"{prefix}/backgrounds/{{id}}/thumbnail", service.thumbnail),
+            web.get(f"{prefix}/jobs", service.list_jobs),
+            web.post(f"{prefix}/jobs", service.add_job),
+            web.delete(f"{prefix}/jobs/{{id}}", service.remove_job),
+            web.get(f"{prefix}/jobs/{{id}}/result", service.result),
+            web.get(f"{prefix}/live", service.live),
+            web.static(f"{prefix}/page", PAGE),
+        ]
+    )
+    return app
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+@web.middleware
+async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever goes wrong into one of the refusals."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return refusal.response()
+    except web.HTTPMethodNotAllowed:
+        return Refusal("method_not_allowed", f"{request.method} is not for this address").response()
+    except web.HTTPRequestEntityTooLarge:
+        return Refusal("too_large", "the request is too large").response()
+    except web.HTTPClientError:
+        return Refusal("not_found", "there is nothing at this address").response()
+    except web.HTTPException:
+        raise
+    except ConnectionError:  # the client went away; nobody reads this
+        return Refusal("bad_request", "the upload broke off").response()
+    except Exception:
+        log.exception("%s %s failed", request.method, request.rel_url.path.partition("/")[2])
+        return Refusal("internal", "the server failed; its terminal tells why").response()
+
+
+def _guard(token: str) -> Middleware:
+    """Lets through only who knows the token and came by this machine's own name."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding).
+        if request.url.host not in (HOST, "localhost"):
+            raise Refusal("forbidden", f"this server answers as {HOST} alone")
+        given = request.path.split("/")[1]
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise Refusal(
+                "forbidden",
+                "the token is wrong or missing; open the address that fusematte serve printed",
+            )
+        return await handler(request)
+
+    return guard
+
+
+class Service:
+    """The handlers, and what they share.
+
+    options: ``model``, ``backend`` and ``threads``.
+    """
+
+    library: Library
+    jobs: Jobs
+    lives: Lives
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        self._folder, self._options = folder, options
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Sets up, and takes down after the last request."""
+        pictures, uploads = self._folder / "backgrounds", self._folder / "jobs"
+        pictures.mkdir()
+        uploads.mkdir()
+        self.library = Library(pictures)
+        self.jobs = Jobs(uploads, self._options)
+        self.lives = Lives(self.library, self._options)
+        yield
+        await self.jobs.close()
+
+    async def hang_up(self, _: web.Application) -> None:
+        """Ends the live sessions, which would hold up the shutdown."""
+        await self.lives.close()
+
+    async def index(self, _: web.Request) -> web.FileResponse:
+        """The page."""
+        return web.FileResponse(PAGE / "index.html")
+
+    async def state(self, _: web.Request) -> web.Response:
+        """What the page needs to know to begin."""
+        return web.json_response(
+            {
+                "backgrounds": [_body(choice) for choice in self.library],
+                "blur": {"id": BLUR, "sigma": DEFAULT_BLUR, "most": MAX_BLUR},
+                "limits": {"video": VIDEO_LIMIT, "background": BACKGROUND_LIMIT},
+                "live": len(self.lives),
+            }
+        )
+
+    async def thumbnail(self, request: web.Request) -> web.Response:
+        """A background as a small JPEG."""
+        choice = self.library[request.match_info["id"]]
+        return web.Response(body=choice.thumbnail, content_type="image/jpeg")
+
+    async def add_background(self, request: web.Request) -> web.Response:
+        """Takes the body for a picture or a video, called ``?name=``."""
+        name = file_name(request)
+        id, path = self.library.next_path()
+        await receive(request, path, BACKGROUND_LIMIT)
+        choice = await asyncio.to_thread(self.library.add, id, path, name)
+        return web.json_response(_body(choice), status=201)
+
+    async def list_jobs(self, _: web.Request) -> web.Response:
+        """All jobs, oldest first."""
+        return web.json_response([job.body() for job in self.jobs])
+
+    async def add_job(self, request: web.Request) -> web.Response:
+        """Takes the body for a video called ``?name=``, to go over ``background``, ``blur``."""
+        choice = self.library[request.query.get("background", BLUR)]
+        blur = parse_blur(request.query.get("blur", str(DEFAULT_BLUR)))
+        job = self.jobs.prepare(file_name(request), choice, blur)
+        try:
+            await receive(request, job.input, VIDEO_LIMIT)
+        except BaseException:
+            self.jobs.discard(job)
+            raise
+        self.jobs.submit(job)
+        return web.json_response(job.body(), status=201)
+
+    async def remove_job(self, request: web.Request) -> web.Response:
+        """Cancels or forgets a job."""
+        self.jobs.remove(self._job(request))
+        return web.json_response({})
+
+    async def result(self, request: web.Request) -> web.FileResponse:
+        """The matted video, as a download."""
+        job = self._job(request)
+        if job.result is None:
+            raise Refusal("not_found", f"{job.name}: has no result yet")
+        response = web.FileResponse(job.result)
+        response.headers["Content-Disposition"] = _attachment(job.result_name)
+        return response
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """A websocket: the camera's session."""
+        return await self.lives.handle(request)
+
+    def _job(self, request: web.Request) -> Job:
+        return self.jobs[request.match_info["id"]]
+
+
+def _body(choice: Choice) -> dict[str, str]:
+    return {"id": choice.id, "name": choice.name}
+
+
+def _attachment(name: str) -> str:
+    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,0 +1,66 @@
+"""Uploads: the body of a request, streamed to a file, never more than its limit."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+from pathlib import Path
+
+from aiohttp import web
+
+from fusematte.engine.serve.refusal import Refusal
+
+MEBIBYTE = 1 << 20
+CHUNK = MEBIBYTE
+SPARE = 512 * MEBIBYTE
+"""Bytes that an upload leaves free on the disk, for its result and for everybody else."""
+NAME_LENGTH = 120
+
+
+async def receive(request: web.Request, target: Path, limit: int) -> None:
+    """Writes the body of a request to ``target``; after a failure nothing is left there.
+
+    Raises:
+        Refusal: it is empty, over ``limit`` bytes, or does not fit on the disk.
+    """
+    announced = request.content_length or 0
+    _check_size(announced, limit)
+    if shutil.disk_usage(target.parent).free < announced + SPARE:
+        raise Refusal("storage_full", "the disk is too full for this file; free some space")
+    try:
+        if not await _copy(request, target, limit):
+            raise Refusal("bad_request", "the file is empty")
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refusal("storage_full", "the disk is full; free some space") from error
+        raise
+
+
+async def _copy(request: web.Request, target: Path, limit: int) -> int:
+    size = 0
+    with target.open("wb") as file:
+        async for chunk in request.content.iter_chunked(CHUNK):
+            size += len(chunk)
+            _check_size(size, limit)
+            await asyncio.to_thread(file.write, chunk)
+    return size
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise Refusal("too_large", f"the file is larger than {limit // MEBIBYTE} MB, the limit")
+
+
+def file_name(request: web.Request) -> str:
+    """The name that the user's file has, fit to be shown and offered for download.
+
+    Raises:
+        Refusal: there is none.
+    """
+    name = Path(request.query.get("name", "").replace("\\", "/")).name
+    name = "".join(character for character in name if character.isprintable())
+    if name.strip(". ") == "":
+        raise Refusal("bad_request", "the file has no name; give it as ?name=")
+    return name[-NAME_LENGTH:]

@@ -1,0 +1,315 @@
+"""The server without its page: who gets in, what is refused, file jobs from end to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+from tests.engine.serve.browser import until
+from tests.engine.serve.conftest import Server
+from tests.helpers import content, cut, make_clip
+
+from fusematte.cli import main
+from fusematte.engine.serve.backgrounds import Library
+from fusematte.engine.serve.refusal import STATUS, Refusal
+from fusematte.engine.serve.server import BACKGROUND_LIMIT, VIDEO_LIMIT
+
+Http = aiohttp.ClientSession
+
+
+def talk(server: Server, conversation: Callable[[Http], Awaitable[None]]) -> None:
+    """Runs a conversation whose addresses are relative to the page's."""
+
+    async def whole() -> None:
+        async with Http(server.url) as http:
+            await conversation(http)
+
+    asyncio.run(whole())
+
+
+async def refused(request: Any, code: str) -> str:  # noqa: ANN401
+    """The message of a request that must be refused with ``code``."""
+    async with request as answer:
+        assert answer.status == STATUS[code], await answer.text()
+        body = await answer.json()
+        assert set(body) == {"error"} and set(body["error"]) == {"code", "message"}
+        assert body["error"]["code"] == code
+        assert "Content-Security-Policy" in answer.headers
+        return str(body["error"]["message"])
+
+
+async def give(request: Any) -> Any:  # noqa: ANN401
+    """The JSON of a request that must succeed."""
+    async with request as answer:
+        assert answer.status < 300, await answer.text()
+        return await answer.json()
+
+
+async def finished(http: Http, id: str) -> dict[str, Any]:
+    """A job, once it is over."""
+
+    async def look() -> dict[str, Any] | None:
+        (job,) = [job for job in await give(http.get("jobs")) if job["id"] == id]
+        return job if job["state"] in ("done", "failed") else None
+
+    result: dict[str, Any] = await until(look, f"job {id}")
+    return result
+
+
+def test_only_the_token_opens_the_door(server: Server) -> None:
+    async def conversation(http: Http) -> None:
+        port = http._base_url.port  # type: ignore[union-attr]
+        root = f"http://127.0.0.1:{port}"
+        for path in ("/", "/wrong/", "/wrong/state", "/wrong/live", "/page/app.js", "//", "/%00/"):
+            assert "token" in await refused(http.get(root + path), "forbidden")
+        assert "token" in await refused(http.get(server.url[:-2] + "/"), "forbidden")
+        await refused(http.post(root + "/wrong/jobs?name=a.mp4", data=b"x"), "forbidden")
+        foreign = {"Host": f"evil.example:{port}"}  # its name may lead to 127.0.0.1
+        assert "127.0.0.1" in await refused(http.get("state", headers=foreign), "forbidden")
+        async with http.get("") as page:
+            assert page.status == 200
+
+    talk(server, conversation)
+
+
+def test_nobody_else_on_the_network_is_served(server: Server) -> None:
+    listening = subprocess.run(
+        [sys.executable, "-c", LISTENING, str(server.process.pid)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(listening.stdout.split()) == {"127.0.0.1"}
+
+
+LISTENING = """
+import psutil, sys
+for c in psutil.Process(int(sys.argv[1])).net_connections():
+    if c.status in ("LISTEN", "NONE"): print(c.laddr.ip)
+"""
+
+
+def test_headers_lock_the_page_in(server: Server) -> None:
+    async def conversation(http: Http) -> None:
+        for path in ("", "state", "page/app.js", "backgrounds/blur/thumbnail"):
+            async with http.get(path) as answer:
+                policy = answer.headers["Content-Security-Policy"]
+                assert policy.startswith("default-src 'none'; script-src 'self'; ")
+                assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+                assert answer.headers["Referrer-Policy"] == "no-referrer"
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    talk(server, conversation)
+
+
+def test_mistakes_get_their_fixed_answers(server: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4").read_bytes()
+
+    async def conversation(http: Http) -> None:
+        await refused(http.get("nowhere"), "not_found")
+        await refused(http.get("page/../server.py"), "not_found")
+        await refused(http.get("page/%2e%2e/server.py"), "not_found")
+        await refused(http.put("jobs", data=b""), "method_not_allowed")
+        await refused(http.get("jobs/77/result"), "not_found")
+        await refused(http.delete("jobs/77"), "not_found")
+        await refused(http.get("backgrounds/mars/thumbnail"), "not_found")
+        await refused(http.post("jobs", data=clip), "bad_request")
+        await refused(http.post("jobs?name=../..", data=clip), "bad_request")
+        await refused(http.post("jobs?name=a.mp4", data=b""), "bad_request")
+        await refused(http.post("jobs?name=a.mp4&blur=nan", data=clip), "bad_request")
+        await refused(http.post("jobs?name=a.mp4&background=mars", data=clip), "not_found")
+        noise = np.random.default_rng(0).bytes(5000)
+        said = await refused(http.post("backgrounds?name=x%0ay.png", data=noise), "unreadable")
+        assert said.startswith("xy.png: ") and str(server.folder) not in said
+
+    talk(server, conversation)
+    assert server.files() == []
+    assert not list(server.folder.glob("backgrounds/upload-*"))
+
+
+async def zeros(size: int, step: int = 1 << 20) -> AsyncIterator[bytes]:
+    """So many, in pieces; nobody knows beforehand how many."""
+    for _ in range(size // step):
+        yield bytes(step)
+
+
+def test_uploads_have_a_limit(server: Server) -> None:
+    async def conversation(http: Http) -> None:
+        size = 2 << 30
+        head = {"Content-Length": str(size)}
+        said = await refused(
+            http.post("jobs?name=big.mp4", data=zeros(size), headers=head), "too_large"
+        )
+        assert f"{VIDEO_LIMIT >> 20} MB" in said
+
+    before = server.usage()
+    talk(server, conversation)
+
+    async def unannounced(http: Http) -> None:
+        data = zeros(BACKGROUND_LIMIT + (2 << 20))
+        await refused(http.post("backgrounds?name=big.png", data=data), "too_large")
+
+    talk(server, unannounced)
+    assert server.usage().memory - before.memory < 60e6
+    assert server.files() == []
+    assert not list(server.folder.glob("backgrounds/upload-*"))
+
+
+def test_a_video_goes_in_and_comes_out(server: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "talk.mkv", width=160, height=96, frames=20, audio=True)
+    output = tmp_path / "out.mkv"
+
+    async def conversation(http: Http) -> None:
+        query = "jobs?name=my%20%22talk%22.mkv&background=green"
+        job = await give(http.post(query, data=clip.read_bytes()))
+        assert job["state"] == "queued" and job["background"] == "Green"
+        job = await finished(http, job["id"])
+        assert (job["state"], job["frames"]) == ("done", 20)
+        assert job["total"] == pytest.approx(20, abs=1)  # Matroska's is an estimate
+        assert job["result"] == 'my "talk"-matted.mkv'
+        async with http.get(f"jobs/{job['id']}/result") as answer:
+            assert "attachment" in answer.headers["Content-Disposition"]
+            output.write_bytes(await answer.read())
+        await give(http.delete(f"jobs/{job['id']}"))
+        await refused(http.get(f"jobs/{job['id']}/result"), "not_found")
+
+    talk(server, conversation)
+    assert content(output).times == content(clip).times
+    assert len(content(output).packets) == len(content(clip).packets)
+    assert server.files() == []
+
+
+def test_what_cannot_be_read_fails_with_the_name_it_came_by(server: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "whole.mkv", width=160, height=120, frames=60)
+    broken = cut(clip, 0.6)
+    output = tmp_path / "part.mkv"
+
+    async def conversation(http: Http) -> None:
+        noise = np.random.default_rng(0).bytes(5000)
+        bad = await give(http.post("jobs?name=noise.mp4", data=noise))
+        half = await give(http.post("jobs?name=half.mkv", data=broken.read_bytes()))
+        job = await finished(http, bad["id"])
+        assert job["state"] == "failed" and job["result"] is None
+        assert job["error"]["message"].startswith("noise.mp4: ")
+        assert str(server.folder) not in job["error"]["message"]
+        job = await finished(http, half["id"])
+        assert job["state"] == "failed" and "half.mkv: is cut short" in job["error"]["message"]
+        async with http.get(f"jobs/{half['id']}/result") as answer:
+            output.write_bytes(await answer.read())
+        for one in (bad, half):
+            await give(http.delete(f"jobs/{one['id']}"))
+
+    talk(server, conversation)
+    assert 5 < len(content(output).times) < 60
+    assert server.files() == []
+
+
+def test_a_job_can_be_cancelled_while_it_runs_and_while_it_waits(
+    server: Server, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "long.mp4", frames=500).read_bytes()
+
+    async def conversation(http: Http) -> None:
+        running = await give(http.post("jobs?name=a.mp4", data=clip))
+        waiting = await give(http.post("jobs?name=b.mp4", data=clip))
+
+        async def begun() -> bool:
+            first, second = await give(http.get("jobs"))
+            assert second["state"] == "queued"
+            return bool(first["frames"] > 2)
+
+        await until(begun, "the first frames")
+        for job in (waiting, running):
+            await give(http.delete(f"jobs/{job['id']}"))
+        assert await give(http.get("jobs")) == []
+
+        async def gone() -> bool:
+            return server.files() == []
+
+        await until(gone, "the files to go")
+
+    talk(server, conversation)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
+    host, port = "127.0.0.1", int(server.url.split(":")[2].split("/")[0])
+    path = "/" + server.url.split("/", 3)[3]
+    with socket.create_connection((host, port)) as line:
+        head = (
+            f"POST {path}jobs?name=a.mp4 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9999\r\n\r\n"
+        )
+        line.sendall(head.encode() + b"some")
+
+        async def begun() -> bool:
+            return "upload" in server.files()
+
+        asyncio.run(until(begun, "the upload to begin"))
+
+    async def gone() -> bool:
+        return server.files() == []
+
+    asyncio.run(until(gone, "the upload to be forgotten"))
+
+
+def test_a_full_list_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusematte.engine.serve.backgrounds.MOST", 8)
+    library = Library(tmp_path)
+    picture = np.full((30, 40, 3), (10, 120, 250), np.uint8)
+    id, path = library.next_path()
+    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    assert library.add(id, path, "orange.png").name == "orange.png"
+    with pytest.raises(Refusal, match="most"):
+        library.next_path()
+
+
+def test_a_port_in_use_is_said(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    port = server.url.split(":")[2].split("/")[0]
+    assert main(["serve", "--port", port]) == 2
+    assert capfd.readouterr().err == (
+        f"fusematte: port {port} is in use; choose another one with --port\n"
+    )
+    assert main(["serve", "--port", "70000"]) == 2
+    assert "70000" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_cleanly_in_the_middle_of_a_job(kind: int, tmp_path: Path) -> None:
+    server = Server(tmp_path / "tmp")
+    clip = make_clip(tmp_path / "a.mp4", frames=500).read_bytes()
+
+    async def conversation(http: Http) -> None:
+        await give(http.post("jobs?name=a.mp4", data=clip))
+
+        async def begun() -> bool:
+            (job,) = await give(http.get("jobs"))
+            return bool(job["frames"])
+
+        await until(begun, "the first frame")
+
+    talk(server, conversation)
+    assert server.stop(kind) == 0
+    assert not server.folder.exists()
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_missing_extra_is_named() -> None:
+    for missing in ("aiohttp", "aiortc"):
+        code = (
+            f"import sys; sys.modules[{missing!r}] = None; from fusematte.cli import main; "
+            "sys.exit(main(['serve']))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
+        )
+        assert done.returncode == 2
+        assert missing in done.stderr and "fusematte[serve]" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
