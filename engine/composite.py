@@ -52,6 +52,9 @@ class Background(ABC):
     def behind(self, frame: Frame, matte: Matte) -> Behind:
         """The background of this frame, in the frame's own code values."""
 
+    def begin(self, time: Fraction) -> None:  # noqa: B027
+        """Tells when the job's first frame is shown, if that is not the first one asked for."""
+
     def close(self) -> None:  # noqa: B027
         """Frees what the background holds open; most hold nothing."""
 
@@ -96,6 +99,9 @@ class VideoBackground(Background):
         self._cut = False
         self._fitted: tuple[Frame, Frame, Planes] | None = None
         self._rewind()
+
+    def begin(self, time: Fraction) -> None:
+        self._begin = self._now = time
 
     def close(self) -> None:
         self._reader.close()

@@ -5,6 +5,7 @@ Timestamps are the container's own; audio packets are handed on as they lie in t
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -28,6 +29,9 @@ _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _SLACK = Fraction(1, 2)
 """Seconds by which a whole file may end before its declared duration."""
 
+_SEEK_MARGINS = (0, 2, 20)
+"""Seconds that a seek goes further back each time it came out too late."""
+
 _DECLARING = ("mov", "matroska", "avi", "flv", "asf")
 """Containers whose header tells the duration; for the others libav estimates it."""
 
@@ -47,6 +51,7 @@ class Reader:
     duration: in seconds; None where unknown.
     audio_streams: templates for copies of the audio streams.
     metadata: the container's tags (title and the like).
+    damaged: something that was read so far could not be decoded.
 
     Raises:
         InputError: the file is missing, is no video, or has no picture that can be decoded.
@@ -59,7 +64,8 @@ class Reader:
         self._scaler = VideoReformatter()
         self._frames_read = self._packets_read = 0
         self._last_pts: int | None = None
-        self._end, self._damaged = Fraction(0), False
+        self._end, self.damaged = Fraction(0), False
+        self._from_start = self._decoding = True
         try:
             self._video = self._pick_stream()
             self._describe_stream()
@@ -86,6 +92,56 @@ class Reader:
         while self._head:
             yield self._head.pop(0)
         yield from self._items
+
+    def copies(self) -> Iterator[Packet]:
+        """The packets that are copied, without the pictures, which are not even decoded."""
+        self._decoding = False
+        return (item for item in self.items() if not isinstance(item, Frame))
+
+    def video_packets(self) -> Iterator[Packet]:
+        """The packets of the video, not decoded, from the file's beginning on.
+
+        What frames were read before does not count; ``seek`` to read some again.
+        """
+        self._items.close()
+        self._head.clear()
+        self._move(None)
+        return (packet for packet in self._demux() if packet.stream is self._video)
+
+    def seek(self, pts: int) -> None:
+        """Go on at ``pts`` (in units of the time base), or as little before it as can be decoded.
+
+        Containers index decoding times, some of them badly: if the first picture comes too late,
+        the search goes further back, at last to the beginning.
+
+        Raises:
+            InputError: the file cannot be read from another place than its beginning.
+        """
+        for seconds in _SEEK_MARGINS:
+            self._restart(pts - math.ceil(seconds / self.time_base))
+            if any(isinstance(item, Frame) and item.pts <= pts for item in self._head):
+                return
+        self._restart(None)
+
+    def _restart(self, pts: int | None) -> None:
+        self._items.close()
+        self._move(pts)
+        self._items = self._read()
+        self._head = self._read_head()
+
+    def _move(self, pts: int | None) -> None:
+        """To the key frame at or before ``pts``; None is the file's beginning."""
+        self._from_start, self._last_pts = pts is None, None
+        if pts is None:  # a seek to the first timestamp misses the first frames of some containers
+            self._container.close()
+            self._container = _open(self.path)
+            self._video = self._pick_stream()
+            self._describe_stream()
+            return
+        try:
+            self._container.seek(pts, stream=self._video)
+        except av.FFmpegError as error:
+            raise InputError(f"{self.path}: cannot be read from another place: {error}") from error
 
     def close(self) -> None:
         """Close the file; frames that were read stay valid."""
@@ -144,11 +200,13 @@ class Reader:
     def _read(self) -> Generator[Frame | Packet, None, None]:
         for packet in self._demux():
             if packet.stream is self._video:
-                yield from self._decode(packet)
+                if self._decoding:
+                    yield from self._decode(packet)
             elif packet.stream in self.audio_streams:
                 yield packet
-        yield from self._decode(None)
-        self._check_end()
+        if self._decoding:
+            yield from self._decode(None)
+            self._check_end()
 
     def _demux(self) -> Iterator[Packet]:
         """All packets but the empty ones, which libav would take for the end of the stream."""
@@ -158,11 +216,11 @@ class Reader:
                     self._note(packet)
                     yield packet
         except av.FFmpegError:
-            self._damaged = True
+            self.damaged = True
 
     def _note(self, packet: Packet) -> None:
         self._packets_read += packet.stream is self._video
-        self._damaged |= packet.is_corrupt
+        self.damaged |= packet.is_corrupt
         if packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self._end = max(self._end, end)
@@ -173,7 +231,7 @@ class Reader:
         try:
             pictures = self._video.decode(packet)
         except av.FFmpegError:
-            self._damaged = True
+            self.damaged = True
             return
         for picture in pictures:
             yield self._frame(picture)
@@ -186,7 +244,7 @@ class Reader:
                 f"{self.path}: the picture changes from {self.width}x{self.height} to "
                 f"{picture.width}x{picture.height} at frame {self._frames_read}; split the file"
             )
-        self._damaged |= picture.is_corrupt
+        self.damaged |= picture.is_corrupt
         self._frames_read += 1
         self._last_pts = self._timestamp(picture)
         return Frame(
@@ -225,7 +283,7 @@ class Reader:
     def _check_end(self) -> None:
         if not self._frames_read:
             raise InputError(f"{self.path}: has no picture that can be decoded; is it complete?")
-        if not (self._damaged or self._is_cut()):
+        if not (self.damaged or self._is_cut()):
             return
         total = f" of {self.frame_count}" if (self.frame_count or 0) > self._frames_read else ""
         raise TruncatedInputError(
@@ -234,7 +292,8 @@ class Reader:
 
     def _is_cut(self) -> bool:
         """Whether the container promised more than came."""
-        if self._packets_read < len(self._video.index_entries) or _lacks_bytes(self.path):
+        unread = self._from_start and self._packets_read < len(self._video.index_entries)
+        if unread or _lacks_bytes(self.path):
             return True
         name, length = self._container.format.name, self._container.duration
         if name == "mpegts":

@@ -132,7 +132,7 @@ class Writer:
         self._lock = threading.Lock()
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
-        self._open = False
+        self._open = self._joins = False
         options = _encoder_options(self._codec, crf, preset)
         self._container = self._open_container()
         self._video = self._add_video(options)
@@ -162,6 +162,15 @@ class Writer:
         May be called from another thread than ``write``.  The packet belongs to the writer then.
         """
         packet.stream = self._audio[packet.stream_index]
+        self._mux([packet])
+
+    def write_encoded(self, packet: Packet) -> None:
+        """Copy one video packet that a writer with the same settings has encoded.
+
+        For a file that is put together from parts: nothing may come by ``write`` then.
+        """
+        self._joins, self._last_pts = True, packet.pts
+        packet.stream = self._video
         self._mux([packet])
 
     def close(self) -> None:
@@ -351,7 +360,8 @@ class Writer:
         self._open = False
         try:
             with self._lock:
-                self._container.mux(self._timed(self._video.encode(None)))
+                if not self._joins:
+                    self._container.mux(self._timed(self._video.encode(None)))
         finally:
             self._container.close()
 

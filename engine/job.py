@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from fusematte.engine.composite import Background, Composite, compose, open_background
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import TruncatedInputError, UsageError
 from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import Pipeline, Statistics
+from fusematte.engine.segments import Parts, Span, join
 
 StrPath = str | PathLike[str]
 
@@ -47,6 +49,17 @@ Progress = Callable[[int, Reader, Statistics], None]
 """Called after each frame with the number of frames written so far."""
 
 
+Observe = Callable[[Matte], None]
+"""Called with the matte of each frame, in their order, those of a warm-up too."""
+
+
+class Tools(NamedTuple):
+    """What a job works with; given on from stretch to stretch, it is not opened again and again."""
+
+    matter: Matter
+    background: Background
+
+
 def run(
     input: StrPath,
     output: StrPath,
@@ -60,6 +73,10 @@ def run(
     crf: int | None = None,
     preset: str | None = None,
     audio: bool = True,
+    span: Span | None = None,
+    parts: Parts | None = None,
+    tools: Tools | None = None,
+    observe: Observe | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Replaces the background of a whole video.
@@ -74,35 +91,60 @@ def run(
         threads: CPU threads for the network; None leaves the choice to the backend.
         codec, crf, preset: of the composite; None takes the container's defaults.
         audio: copy the audio streams.
+        span: only this stretch of the video, without its audio.
+        parts: join the outputs from these files, which spans of the same job have made.
+        tools: what to use in the place of ``background``, ``model``, ``backend`` and ``threads``.
+        observe: see each matte.
 
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
     """
-    _check_paths(input, output, alpha_output, background)
+    check_paths(input, output, alpha_output, background)
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(input))
-        scene = open_background(background)
-        stack.callback(scene.close)
-        matter = stack.enter_context(Matter(model, backend=backend, threads=threads))
+        if tools is None:
+            tools = stack.enter_context(open_tools(background, model, backend, threads))
+        audio = audio and span is None
         writer = stack.enter_context(
             Writer(output, like=reader, codec=codec, crf=crf, preset=preset, audio=audio)
         )
         alpha_writer = None
         if alpha_output is not None:
             alpha_writer = stack.enter_context(Writer(alpha_output, like=reader, gray=True))
-        return _process(reader, matter, scene, writer, alpha_writer, progress)
+        if parts is not None:
+            writers = [w for w in (writer, alpha_writer) if w is not None]
+            return Report(frames=join(reader, writers, parts, audio=audio), seconds=0.0, busy={})
+        return _process(reader, tools, writer, alpha_writer, span, observe, progress)
+
+
+@contextmanager
+def open_tools(
+    background: StrPath, model: StrPath, backend: str, threads: int | None
+) -> Iterator[Tools]:
+    """Opens the network and the background."""
+    with (
+        closing(open_background(background)) as scene,
+        Matter(model, backend=backend, threads=threads) as matter,
+    ):
+        yield Tools(matter, scene)
 
 
 def _process(
     reader: Reader,
-    matter: Matter,
-    background: Background,
+    tools: Tools,
     writer: Writer,
     alpha_writer: Writer | None,
+    span: Span | None,
+    observe: Observe | None,
     progress: Progress | None,
 ) -> Report:
+    background = tools.background
+
     def matte(frame: Frame) -> tuple[Frame, Matte]:
-        return frame, matter(frame)
+        found = tools.matter(frame)
+        if observe is not None:
+            observe(found)
+        return frame, found
 
     def blend(item: tuple[Frame, Matte]) -> Composite:
         return compose(*item, background, with_alpha=alpha_writer is not None)
@@ -115,7 +157,9 @@ def _process(
             alpha_writer.write_gray(_eight_bits(result.alpha, result.frame), result.frame)
 
     frames = 0
-    source = "decode", _frames(reader, writer)
+    if span is not None:
+        background.begin(span.origin * reader.time_base)
+    source = "decode", _stretch(reader, span, matte) if span else _frames(reader, writer)
     stages = ("network", matte), ("composite", blend), ("encode", write)
     with Pipeline(source, *stages) as pipeline:
         for frames, _ in enumerate(pipeline, start=1):
@@ -139,7 +183,21 @@ def _frames(reader: Reader, writer: Writer) -> Iterator[Frame]:
             writer.mux(item)
 
 
-def _check_paths(
+def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> Iterator[Frame]:
+    """The frames of a span; those of its warm-up are worked on here, before any other is given."""
+    reader.seek(span.warm_from)
+    for frame in reader:
+        if span.end is not None and frame.pts >= span.end:
+            break
+        if frame.pts >= span.begin:
+            yield frame
+        elif frame.pts >= span.warm_from:
+            warm_up(frame)
+    if reader.damaged:
+        raise TruncatedInputError(f"{reader.path}: is damaged from {span.begin} to {span.end}")
+
+
+def check_paths(
     input: StrPath, output: StrPath, alpha_output: StrPath | None, background: StrPath
 ) -> None:
     """Refuses a job that would write over what it reads, or write two things to one place."""

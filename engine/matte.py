@@ -48,6 +48,8 @@ class Matter:
 
     scale: the network's area as a part of the model's own, 1 at first; it may change between two
     frames, which then keep their continuity.
+    previous: that alpha, [h, w], float32, 0..1; None before the first frame.  Set it to go on where
+    another Matter stopped.
 
     Args:
         model: a shipped model's name or a bundle folder.
@@ -71,7 +73,7 @@ class Matter:
         self.scale = 1.0
         self._lease = Lease(backend, self.bundle, threads=threads)
         self._shape: tuple[object, ...] = ()
-        self._previous: Map | None = None
+        self.previous: Map | None = None
 
     @property
     def backend(self) -> Backend:
@@ -105,7 +107,7 @@ class Matter:
         # The network sees people as the viewer will: upright.
         image = np.rot90(small.rgb, -turns, (1, 2))
         maps = self._infer(np.ascontiguousarray(image[None]))
-        self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
+        self.previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
         )
@@ -126,14 +128,14 @@ class Matter:
         network's time twice, once, and saves what a video's second frame would show of a jump.
         """
         height, width = image.shape[2:]
-        if self._previous is None:
+        if self.previous is None:
             nothing = np.zeros((1, 1, height, width), np.float32)
             if not self.bundle.takes_previous:
                 return self._lease.infer(image, nothing)
-            self._previous = self._lease.infer(image, nothing).alpha
-        elif self._previous.shape != (height, width):  # the scale has changed
-            self._previous = enlarge(self._previous, height, width)
-        return self._lease.infer(image, self._previous[None, None])
+            self.previous = self._lease.infer(image, nothing).alpha
+        elif self.previous.shape != (height, width):  # the scale has changed
+            self.previous = enlarge(self.previous, height, width)
+        return self._lease.infer(image, self.previous[None, None])
 
     def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
         """Makes the network ready for frames like this one at several scales.
@@ -149,7 +151,7 @@ class Matter:
 
     def reset(self) -> None:
         """Forgets the last frame."""
-        self._previous = None
+        self.previous = None
 
     def close(self) -> None:
         """Frees the network, unless others in the process use the same one."""

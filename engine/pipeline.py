@@ -23,6 +23,9 @@ pipeline of 2160p frames stays small."""
 POLL = 0.1
 """Seconds after which a waiting thread looks whether the pipeline was stopped."""
 
+HANGS = 10.0
+"""Seconds after which a live stage that does not come back is given up."""
+
 Stage = tuple[str, Callable[[Any], Any]]
 
 
@@ -226,13 +229,17 @@ class Relay:
             raise self._error
         return self._boxes[0].put(item)
 
-    def close(self) -> None:
-        """Stops and joins the threads, unless called from one of them; may be called twice."""
+    def close(self) -> bool:
+        """Stops and joins the threads, unless called from one of them; may be called twice.
+
+        Returns whether they ended: a stage that hangs is left behind after ``HANGS`` seconds.
+        """
         for box in self._boxes:
             box.close()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(HANGS)
+        return not any(thread.is_alive() for thread in others)
 
     def _run(
         self, name: str, work: Callable[[Any], Any], box: Mailbox[Any], target: Mailbox[Any] | None
@@ -249,3 +256,35 @@ class Relay:
             self._error = error
             for other in self._boxes:
                 other.close()
+
+
+class Feed:
+    """A thread that takes the values of a source and hands each to ``push``.
+
+    ended: the source is exhausted, or it or ``push`` raised ``error``.
+    """
+
+    def __init__(self, name: str, source: Iterable[Any], push: Callable[[Any], object]) -> None:
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(source, push), name=f"fusematte-{name}", daemon=True
+        )
+        self._thread.start()
+
+    def close(self, patience: float) -> None:
+        """Stops after the value at hand; waits at most so many seconds for that."""
+        self._stop.set()
+        self._thread.join(patience)
+
+    def _run(self, source: Iterable[Any], push: Callable[[Any], object]) -> None:
+        try:
+            for item in source:
+                if self._stop.is_set():
+                    break
+                push(item)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()

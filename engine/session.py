@@ -17,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from fusematte.engine.closed import closed_frame
+from fusematte.engine.closed import card, closed_frame
 from fusematte.engine.composite import compose, open_background
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte, Plane
@@ -159,8 +159,11 @@ class Session:
         self._meter = Meter()
         self._scaler = VideoReformatter()
         self._push_lock, self._scene_lock, self._matter_lock = (threading.Lock() for _ in range(3))
-        self._prepared: object = None
+        self._prepared_for: object = None
+        self._unprepared: list[float] = []
         self._latest: Frame | None = None
+        self._blended: Frame | None = None
+        self._pushed = self._finished = 0
         self._closed = False
         self._results: Mailbox[Result] = Mailbox(max_pending)
         stages = ("network", self._find_matte), ("composite", self._finish)
@@ -188,9 +191,11 @@ class Session:
         with self._push_lock:
             ready = self._as_frame(frame, pts, arrived)
             try:
-                self._meter.drop(self._relay.push(_Job(ready, arrived)))
+                dropped = self._relay.push(_Job(ready, arrived))
             except Stopped:
                 raise UsageError("the session is closed") from None
+            self._meter.drop(dropped)
+            self._pushed += 1 - dropped
             self._latest = ready
 
     def get(self, timeout: float | None = None) -> Result:
@@ -212,6 +217,11 @@ class Session:
         with contextlib.suppress(Stopped):
             while True:
                 yield self._results.get()
+
+    @property
+    def busy(self) -> bool:
+        """Whether frames are under way."""
+        return self._finished < self._pushed
 
     @property
     def background(self) -> str | PathLike[str]:
@@ -268,14 +278,23 @@ class Session:
     def closed_frame(self, like: Frame) -> Frame:
         """What to show at the time of ``like`` when there is no result: its size, none of its
         pixels; the background alone, or a still card."""
-        with self._scene_lock:
-            return closed_frame(like, self._scene)
+        if not self._scene_lock.acquire(timeout=0.05):  # a background that hangs
+            return card(like)
+        try:
+            # A video behind stands still meanwhile: the next composite is of an earlier moment.
+            then = self._blended or like
+            still = replace(like, pts=then.pts, time_base=then.time_base)
+            return like.with_planes(closed_frame(still, self._scene).planes)
+        finally:
+            self._scene_lock.release()
 
     def close(self) -> None:
         """Stops the threads; frames under way are dropped.  May be called twice."""
-        self._relay.close()
         self._results.close()
-        if not self._closed:
+        ended = self._relay.close()
+        if not ended:
+            log.warning("the network does not come back: it is left behind")
+        elif not self._closed:
             self._closed = True
             self._matter.close()
             self._scene.close()
@@ -303,25 +322,35 @@ class Session:
                     job.frame = mirrored(job.frame)
                 job.matte = self._matte(job)
             except Exception as error:
-                log.exception("no matte")
-                job.error = f"{type(error).__name__}: {error}"
+                job.error = self._explain("no matte", error)
                 self._matter.reset()
         job.stages["network"] = time.perf_counter() - begun
         return job
 
     def _matte(self, job: _Job) -> Matte:
-        """The frame's matte; the network's sizes are prepared when the frames' size is new."""
         frame, matter = job.frame, self._matter
-        shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
-        if self._governor is not None and shape != self._prepared:
-            matter.prepare(frame, self._governor.levels)
-        elif self._governor is not None:
-            job.level = self._governor.level
-        self._prepared = shape
-        matter.scale = job.level or 1.0
+        matter.scale = self._scale(job)
         matte = matter(frame)
         self._meter.network_size = matter.size_for(frame)
         return matte
+
+    def _scale(self, job: _Job) -> float:
+        """The network's scale for a frame: the governor's choice, once all sizes are prepared.
+
+        The first frame of a size waits for one compilation alone, so that its matte comes soon;
+        each of the next ones for one more.
+        """
+        if self._governor is None:
+            return 1.0
+        frame, matter = job.frame, self._matter
+        shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
+        if shape != self._prepared_for:
+            self._prepared_for, self._unprepared = shape, list(self._governor.levels)
+        if self._unprepared:
+            matter.prepare(frame, [self._unprepared.pop(0)])
+            return self._governor.levels[0]
+        job.level = self._governor.level
+        return job.level
 
     def _finish(self, job: _Job) -> None:
         begun = time.perf_counter()
@@ -341,16 +370,24 @@ class Session:
             error=job.error,
         )
         self._deliver(result)
+        self._finished += 1
 
     def _blend(self, job: _Job) -> Frame:
         with self._scene_lock:
+            self._blended = job.frame
             if job.matte is not None:
                 try:
                     return compose(job.frame, job.matte, self._scene).frame
                 except Exception as error:
-                    log.exception("no composite")
-                    job.error = f"{type(error).__name__}: {error}"
+                    job.error = self._explain("no composite", error)
             return closed_frame(job.frame, self._scene)
+
+    def _explain(self, what: str, error: Exception) -> str:
+        """The error in a line; it is logged if it is another than the last one."""
+        text = f"{type(error).__name__}: {error}"
+        if text != self._meter.error:
+            log.error("%s: %s", what, text, exc_info=log.isEnabledFor(logging.DEBUG))
+        return text
 
     def _deliver(self, result: Result) -> None:
         if self._on_result is None:

@@ -21,6 +21,7 @@ COMMANDS = {
         "fusematte.engine.commands.matte",
         "write the alpha of still pictures as 8-bit PNG",
     ),
+    "live": ("fusematte.engine.commands.live", "replace the background of a camera or a stream"),
     "serve": (
         "fusematte.engine.commands.serve",
         "a page on this machine, for the camera and for video files",

@@ -1,0 +1,145 @@
+"""``fusematte live``: a camera in, its people over another background out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+
+from fusematte.engine.camera import URL, Camera, list_cameras, open_camera
+from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.errors import UsageError
+from fusematte.engine.keyboard import terminal_keys
+from fusematte.engine.live import KEYS, Live
+from fusematte.engine.meter import LiveStatistics
+from fusematte.engine.outlets import Outlet, Preview, Recording, Stream, VirtualCamera
+from fusematte.engine.session import Session
+
+LINE_INTERVAL = 10.0
+"""Seconds between the lines of figures where there is no terminal."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "--camera", "-c", default="0", metavar="CAMERA",
+        help="a camera's number or device; a stream's URL (rtsp, srt, ...); a video file, played "
+        "at its own pace; or list, which tells the cameras here (0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--background", "-b", action="append", metavar="BG",
+        help="as for run (blur); several can be given, and key b takes the next one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--virtual-camera", nargs="?", const="", metavar="DEVICE",
+        help="be a camera for other programs (v4l2loopback, OBS); the first that is free",
+    )  # fmt: skip
+    parser.add_argument("--preview", action="store_true", help="show it in a window")
+    parser.add_argument(
+        "--output", "-o", action="append", default=[], metavar="OUT",
+        help="a file, or a URL to stream to (rtmp, srt, rtsp, whip, udp); can be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget-ms", type=float, metavar="MS",
+        help="latency to hold by a smaller network when the machine is busy (one frame)",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="turn left to right")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
+    parser.add_argument("--fps", type=_rate, metavar="N", help="frame rate to ask a camera for")
+    add_model_options(parser)
+    keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
+    parser.epilog = f"keys, in the terminal or the window: {keys}\n\n{parser.epilog}"
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if options.camera == "list":
+        devices = list_cameras()
+        print("\n".join(f"{d.name}  {d.description}" for d in devices) or "no camera here")
+        return 0
+    if not (options.output or options.preview or options.virtual_camera is not None):
+        raise UsageError("nowhere to show it: give --preview, --virtual-camera or --output")
+    backgrounds = options.background or ["blur"]
+    with ExitStack() as stack:
+        camera = open_camera(options.camera, size=options.size, rate=options.fps)
+        stack.callback(camera.close)
+        outlets = list(_open_outlets(options, camera, stack))
+        session = stack.enter_context(
+            Session(
+                backgrounds[0],
+                model=options.model,
+                backend=options.backend,
+                threads=options.threads,
+                budget_ms=options.budget_ms or float(1000 / camera.rate),
+                mirror=options.mirror,
+            )
+        )
+        keys = stack.enter_context(terminal_keys())
+        report = None if options.quiet else StatisticsLine()
+        live = Live(camera, session, outlets, backgrounds, report, keys)
+        stack.pop_all()  # from here on it closes them itself
+        return _run(live, session, quiet=options.quiet)
+
+
+def _run(live: Live, session: Session, *, quiet: bool) -> int:
+    with session, contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+        live.run()
+    if not quiet:
+        print(f"\r{session.statistics}\x1b[K" if sys.stderr.isatty() else session.statistics)
+    return 0
+
+
+def _open_outlets(
+    options: argparse.Namespace, camera: Camera, stack: ExitStack
+) -> Iterator[Outlet]:
+    def opened(outlet: Outlet) -> Outlet:
+        stack.callback(outlet.close)
+        return outlet
+
+    if options.virtual_camera is not None:
+        yield opened(VirtualCamera(camera.like, camera.rate, options.virtual_camera or None))
+    if options.preview:
+        yield opened(Preview())
+    for name in options.output:
+        if URL.match(name):
+            yield opened(Stream(name, camera.like, camera.rate))
+        else:
+            yield opened(Recording(Path(name), camera.like, camera.rate))
+
+
+class StatisticsLine:
+    """The figures, on one line of a terminal; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = time.monotonic()
+
+    def __call__(self, statistics: LiveStatistics) -> None:
+        if self._terminal:
+            print(f"\r{statistics}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._last >= LINE_INTERVAL:
+            self._last = time.monotonic()
+            print(statistics, file=sys.stderr, flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH")
+    return int(match[1]), int(match[2])
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate")
+    return rate
