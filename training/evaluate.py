@@ -1,57 +1,212 @@
-"""Scores a model bundle: ``python -m fusematte.training.evaluate MODEL DATA``.
+"""Scores a model as users run it: through the engine's Matter and its guided-filter refinement.
 
-The model runs as users run it: through the engine's Matter and the guided-filter refinement, each
-picture at its own size.
+The rows are those of the paper's tables: the two decoders alone, the fusion network trained on top
+of them, the jointly trained network raw and refined.  Needs no torch.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections import defaultdict
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from fusematte.engine.frame import Matte
 from fusematte.engine.matte import Matter
+from fusematte.engine.recolor import enlarge, frame_from_rgb
+from fusematte.engine.refine import refine
 from fusematte.engine.stills import matte_picture
-from fusematte.training.metrics import intersection_over_union, mean_absolute_difference
+from fusematte.training import compose
+from fusematte.training.augment import Picture
+from fusematte.training.errors import DataError
+from fusematte.training.metrics import (
+    METRICS,
+    dtssd,
+    error_maps,
+    intersection_over_union,
+    messddt,
+    total,
+    transition_region,
+)
 from fusematte.training.samples import (
+    Fields,
     Source,
+    attempt,
     decode_gray,
-    decode_image,
-    load_backgrounds,
-    read_shard,
-    shard_sources,
+    decode_picture,
+    describe,
+    foreground_colour,
+    shrink,
 )
 
+Map = NDArray[np.floating]
 
-def score_people(matter: Matter, shards: list[Path]) -> dict[str, dict[str, float]]:
-    """IoU to the human masks and MAD to the alphas, per source and over all samples."""
-    scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for shard in shards:
-        for name, fields in read_shard(shard):
-            alpha = matte_picture(decode_image(fields["webp"], name), matter) / 255
-            mask, truth = (
-                decode_gray(fields[part], name) / 255 for part in ("mask.png", "alpha.png")
-            )
-            score = intersection_over_union(alpha, mask), mean_absolute_difference(alpha, truth)
-            scores[json.loads(fields["json"])["source"]].append(score)
-            scores["all"].append(score)
-    return {
-        source: {
-            "samples": len(values),
-            "iou": float(np.mean([iou for iou, _ in values])),
-            "mad": float(np.mean([mad for _, mad in values])),
-        }
-        for source, values in scores.items()
+FG_BG, FUSION, RAW, REFINED = "FG/BG only", "fusion only", "joint raw", "joint refined"
+ROWS = (FG_BG, FUSION, RAW, REFINED)
+REGIONS = ("whole", "transition")
+SCENE_EVERY = 15
+"""One in so many people is also put into a moving scene."""
+SHEET_ROWS = 6
+"""Best and worst pictures kept for the contact sheet, each."""
+TILE = 192
+BRACKET_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture of people and what is known of it; ``image`` is None of people cut out.
+
+    Shape:
+        image, foreground: [H, W, 3] RGB; alpha, mask: [H, W], 0..255.
+    """
+
+    name: str
+    source: str
+    image: Picture | None
+    foreground: Picture
+    alpha: Picture
+    mask: Picture | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture on the contact sheet."""
+
+    error: float
+    name: str
+    image: Picture
+    truth: Picture
+    alpha: Picture
+
+
+def make_case(name: str, fields: Fields, source: str) -> Case:
+    """Decodes a sample at its full size.
+
+    Raises:
+        DataError: a file is missing or unreadable, or sizes differ.
+    """
+    image, photograph = decode_picture(fields, name)
+    if "alpha.png" not in fields:
+        raise DataError(f"{name}: no alpha.png")
+    alpha = decode_gray(fields["alpha.png"], name)
+    mask = decode_gray(fields["mask.png"], name) if "mask.png" in fields else None
+    for part, shape in (("alpha", alpha.shape), ("mask", getattr(mask, "shape", None))):
+        if shape not in (None, image.shape[:2]):
+            raise DataError(f"{name}: picture {image.shape[:2]} and {part} {shape} differ in size")
+    origin = str(describe(fields, name).get("source", source))
+    foreground = foreground_colour(image, alpha) if photograph else image
+    return Case(name, origin, image if photograph else None, foreground, alpha, mask)
+
+
+def load_cases(sources: Iterable[Source], skipped: list[str]) -> Iterator[Case]:
+    """The pictures of all sources, one by one; reasons of those left out go to ``skipped``."""
+    for source in sources:
+        for _, result in attempt([source], partial(make_case, source=source.name)):
+            if isinstance(result, DataError):
+                skipped.append(f"{source.name}: {result}")
+            else:
+                yield result
+
+
+# --- mattes ---------------------------------------------------------------------------------------
+
+
+def stages(picture: Picture, matter: Matter) -> tuple[dict[str, Map], Matte]:
+    """The alphas of a picture by itself at its own size, 0..1, by the table's rows; its matte."""
+    matter.reset()
+    frame = frame_from_rgb(picture)
+    matte = matter(frame)
+    size = frame.height, frame.width
+    alphas: dict[str, Map] = {
+        FG_BG: enlarge(half_way(matte), *size),
+        RAW: enlarge(matte.alpha, *size),
+        REFINED: refine(frame, matte) / 255,
     }
+    return alphas, matte
 
 
-def score_backgrounds(matter: Matter, shards: list[Source]) -> dict[str, float]:
+def bracketed(matte: Matte, truth: Map) -> float:
+    """Share of the transition's true alphas that lie between 1 - B and F, within BRACKET_TOLERANCE,
+    at the network's resolution (section 3.2); NaN where there is no transition."""
+    height, width = matte.alpha.shape
+    small = cv2.resize(truth, (width, height), interpolation=cv2.INTER_AREA)
+    soft = (small > 0) & (small < 1)
+    low, high = (op(matte.foreground, 1 - matte.background) for op in (np.minimum, np.maximum))
+    inside = (small >= low - BRACKET_TOLERANCE) & (small <= high + BRACKET_TOLERANCE)
+    return float(inside[soft].mean()) if soft.any() else np.nan
+
+
+def half_way(matte: Matte) -> NDArray[np.float32]:
+    """Alpha by the decoders alone, half way between 1 - B and F: beta is 1/2 everywhere."""
+    return np.asarray((matte.foreground + 1 - matte.background) / 2, np.float32)
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Means:
+    """Means of named numbers over pictures, each over those that have it."""
+
+    values: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+
+    def add(self, scores: dict[str, float], *keys: str) -> None:
+        """Notes the scores of a picture."""
+        for name, value in scores.items():
+            if not np.isnan(value):
+                self.values.setdefault((*keys, name), []).append(value)
+
+    def table(self) -> dict[str, Any]:
+        """The means, in nested tables by key."""
+        table: dict[str, Any] = {}
+        for (*keys, name), values in self.values.items():
+            inner = table
+            for key in keys:
+                inner = inner.setdefault(key, {})
+            inner[name] = float(np.mean(values))
+        return table
+
+
+def score(alpha: Map, truth: Map) -> dict[str, dict[str, float]]:
+    """All metrics in the whole picture and in the dilated transition region."""
+    errors = error_maps(alpha, truth)
+    return {"whole": total(errors), "transition": total(errors, transition_region(truth))}
+
+
+def score_moving(case: Case, room: Picture, matter: Matter) -> dict[str, dict[str, float]]:
+    """Flicker of people who move before a room, with the frame before as an input and without."""
+    scene = compose.moving(case.foreground, case.alpha, room)
+    truths = [alpha / 255 for alpha in scene.alphas]
+    scores = {}
+    for way, forget in (("with the frame before", False), ("each frame by itself", True)):
+        matter.reset()
+        alphas = []
+        for image in scene.images:
+            if forget:
+                matter.reset()
+            frame = frame_from_rgb(image)
+            alphas.append(np.asarray(refine(frame, matter(frame)) / 255))
+        band = [transition_region(truth) for truth in truths]
+        squared = [
+            np.square(a - t)[b].mean()
+            for a, t, b in zip(alphas, truths, band, strict=True)
+            if b.any()
+        ]
+        scores[way] = {
+            "dtssd": dtssd(alphas, truths),
+            "messddt": messddt(alphas, truths, scene.flows),
+            "mse": float(np.mean(squared)) if squared else np.nan,
+        }
+    return scores
+
+
+def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:
     """Mean alpha of pictures without people: its median and 95th percentile over the pictures."""
-    rooms = load_backgrounds(shards, long_side=4096)
     means = [matte_picture(room, matter).mean() / 255 for room in rooms]
     return {
         "samples": len(means),
@@ -60,26 +215,152 @@ def score_backgrounds(matter: Matter, shards: list[Source]) -> dict[str, float]:
     }
 
 
-def evaluate(model: str, data: Path) -> dict[str, Any]:
-    """All scores of a model on a data folder (shards ``val-*`` and ``backgrounds-*``)."""
-    with Matter(model) as matter:
-        rooms = [source for source in shard_sources(data) if source.kind == "backgrounds"]
-        return {
-            "model": {"name": matter.bundle.name, "version": matter.bundle.version},
-            "precision": matter.backend.precision,
-            "people": score_people(matter, sorted(data.glob("val-*.tar"))),
-            "backgrounds": score_backgrounds(matter, rooms),
+class Evaluation:
+    """All scores of a model: ``add`` pictures, then take the ``results``.
+
+    Args:
+        rooms: pictures without people that training kept out, to compose over; may be none.
+        earlier: models of the training's earlier steps, by their row: FG_BG and FUSION.  Without,
+            FG_BG is made of this model's own decoders, and FUSION is left out.
+    """
+
+    def __init__(
+        self, matter: Matter, rooms: list[Picture], earlier: Mapping[str, Matter] | None = None
+    ) -> None:
+        self.matter, self.rooms, self.earlier = matter, rooms, earlier or {}
+        self.rows, self.agreement, self.decoders = Means(), Means(), Means()
+        self.composed, self.moving = Means(), Means()
+        self.best: list[Scored] = []
+        self.worst: list[Scored] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, case: Case) -> None:
+        """Scores a picture, and over rooms where there are any.
+
+        Raises:
+            DataError: the picture shows people cut out, and there is no room to put them into.
+        """
+        number = self.counts["all"]
+        room = self.rooms[number % len(self.rooms)] if self.rooms else None
+        image = case.image
+        if image is None:
+            if room is None:
+                raise DataError(
+                    f"{case.name}: people cut out need rooms: name some (--backgrounds)"
+                )
+            image = compose.still(case.foreground, case.alpha, room)
+        self._score_image(case, image)
+        if room is None:
+            return
+        if case.image is not None:
+            over, _ = stages(compose.still(case.foreground, case.alpha, room), self.matter)
+            for row in (RAW, REFINED):
+                self.composed.add(score(over[row], case.alpha / 255)["transition"], row)
+        if number % SCENE_EVERY == 0:
+            for way, scores in score_moving(case, room, self.matter).items():
+                self.moving.add(scores, way)
+
+    def _score_image(self, case: Case, image: Picture) -> None:
+        truth = case.alpha / 255
+        alphas, matte = stages(image, self.matter)
+        self.decoders.add({"bracketed": bracketed(matte, truth)})
+        for row, matter in self.earlier.items():
+            alphas[row] = stages(image, matter)[0][FG_BG if row == FG_BG else RAW]
+        for row, alpha in alphas.items():
+            for region, scores in score(alpha, truth).items():
+                self.rows.add(scores, row, region)
+        refined = alphas[REFINED]
+        mask = truth if case.mask is None else case.mask / 255
+        error = float(np.abs(refined - truth).mean())
+        for group in ("all", case.source):
+            self.counts[group] += 1
+            self.agreement.add({"iou": intersection_over_union(refined, mask), "mad": error}, group)
+        shown = Scored(error, case.name, image, case.alpha, (refined * 255 + 0.5).astype(np.uint8))
+        self.best = sorted([*self.best, shown], key=lambda one: one.error)[:SHEET_ROWS]
+        self.worst = sorted([*self.worst, shown], key=lambda one: -one.error)[:SHEET_ROWS]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Everything as nested tables, for JSON."""
+        bundle = self.matter.bundle
+        training = bundle.manifest.get("provenance", {}).get("training", {})
+        results: dict[str, Any] = {
+            "model": {"name": bundle.name, "version": bundle.version},
+            "precision": self.matter.backend.precision,
+            "people": {
+                group: {"samples": self.counts[group], **scores}
+                for group, scores in self.agreement.table().items()
+            },
+            "rows": self.rows.table(),
+            **self.decoders.table(),
         }
+        if self.rooms:
+            # Runs from before rooms were held out say nothing of a stream.
+            unseen = "stream" in training.get("config", {})
+            results["rooms"] = {"samples": len(self.rooms), "unseen": unseen}
+            results["backgrounds"] = score_backgrounds(self.matter, self.rooms)
+            results["composed"] = self.composed.table()
+            results["moving"] = self.moving.table()
+        return results
 
 
-def main() -> None:
-    """Command line of the evaluation."""
-    parser = argparse.ArgumentParser(prog="python -m fusematte.training.evaluate")
-    parser.add_argument("model", help="a shipped model or a bundle folder")
-    parser.add_argument("data", type=Path)
-    args = parser.parse_args()
-    print(json.dumps(evaluate(args.model, args.data), indent=2))
+# --- what is shown --------------------------------------------------------------------------------
 
 
-if __name__ == "__main__":
-    main()
+def format_table(results: Mapping[str, Any]) -> str:
+    """The paper's table, and what else was found, as text."""
+    head = f"{'':<16}" + "".join(
+        f"{region + ' ' + name:>17}" for region in REGIONS for name in METRICS
+    )
+    lines = [head]
+    for row in (name for name in ROWS if name in results["rows"]):
+        scores = results["rows"][row]
+        cells = [scores.get(region, {}).get(name) for region in REGIONS for name in METRICS]
+        lines.append(
+            f"{row:<16}" + "".join(f"{'-' if c is None else f'{c:.4f}':>17}" for c in cells)
+        )
+    share = results.get("bracketed", 0)
+    lines += ["", f"{share:.0%} of the true alphas in the transition lie between 1 - B and F", ""]
+    for group, scores in sorted(results["people"].items()):
+        lines.append(
+            f"{group}: {scores['samples']} pictures, IoU {scores['iou']:.3f}, "
+            f"MAD {scores['mad']:.4f}"
+        )
+    if "rooms" in results:
+        rooms, empty = results["rooms"], results["backgrounds"]
+        seen = "unseen" if rooms["unseen"] else "the model may have seen"
+        lines.append(
+            f"{rooms['samples']} rooms {seen}, nobody there: mean alpha, median "
+            f"{empty['median_alpha']:.4f}, 95th percentile {empty['p95_alpha']:.4f}"
+        )
+        for row, scores in results["composed"].items():
+            lines.append(f"composed over them, {row}: MSE in the transition {scores['mse']:.4f}")
+        for way, scores in results["moving"].items():
+            lines.append(
+                f"moving, {way}: dtSSD {scores['dtssd']:.4f}, MESSDdt {scores['messddt']:.5f}, "
+                f"MSE in the transition {scores['mse']:.4f}"
+            )
+    return "\n".join(lines)
+
+
+def contact_sheet(best: Sequence[Scored], worst: Sequence[Scored]) -> Picture:
+    """Picture, true alpha, alpha and the people on green: the best on the left, the worst on the
+    right: [H, W, 3], RGB."""
+    return np.hstack([np.vstack([_row(one) for one in column]) for column in (best, worst)])
+
+
+def _row(shown: Scored) -> Picture:
+    green = np.full_like(shown.image, (0, 160, 80))
+    people = compose.compose(shown.image, shown.alpha, green)
+    tiles = (shown.image, shown.truth, shown.alpha, people)
+    return np.hstack([_tile(tile) for tile in tiles])
+
+
+def _tile(picture: Picture) -> Picture:
+    """The picture within a square, on gray."""
+    small = shrink(picture, TILE)
+    canvas = np.full((TILE, TILE, 3), 64, np.uint8)
+    top, left = (TILE - small.shape[0]) // 2, (TILE - small.shape[1]) // 2
+    inner = small if small.ndim == 3 else np.repeat(small[..., None], 3, 2)
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = inner
+    return canvas

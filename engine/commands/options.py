@@ -13,6 +13,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="a shipped model or a bundle folder (%(default)s)"
     )
+    add_backend_options(parser)
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """``--backend`` and ``--threads``."""
     parser.add_argument("--backend", default="auto", help=f"auto, {', '.join(BACKENDS)} (auto)")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads for the network (the backend chooses)"

@@ -32,6 +32,7 @@ COMMANDS = {
         "tell what runs here, and why the rest does not",
     ),
     "train": ("fusematte.training.commands.train", "train a network, or prepare data for it"),
+    "evaluate": ("fusematte.training.commands.evaluate", "score a model, show what it thinks"),
 }
 """Name: its module, what it does."""
 

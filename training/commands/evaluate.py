@@ -1,0 +1,144 @@
+"""``fusematte evaluate``: how good a model is, and what it thinks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from fusematte.engine.commands.options import add_backend_options
+from fusematte.engine.composite import read_image
+from fusematte.engine.errors import InputError, OutputError, UsageError
+from fusematte.engine.matte import Matter
+from fusematte.engine.stills import output_paths, write_png
+from fusematte.training.errors import DataError
+from fusematte.training.evaluate import (
+    FG_BG,
+    FUSION,
+    Evaluation,
+    contact_sheet,
+    format_table,
+    load_cases,
+)
+from fusematte.training.explain import explain
+from fusematte.training.layouts import background_source, find_sources
+from fusematte.training.samples import load_held_out
+
+WHOLE_SIZE = 1 << 14
+"""No picture is shrunk."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a shipped model or a bundle folder")
+    parser.add_argument(
+        "data", metavar="DATA", type=Path, nargs="?", help="shards (val-*.tar) or a public test set"
+    )
+    parser.add_argument(
+        "--backgrounds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="pictures of no people",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="take the first N pictures")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG", help="show the best and the worst there"
+    )
+    parser.add_argument(
+        "--segmentation-model", metavar="MODEL", help="a bundle of the training's first step"
+    )
+    parser.add_argument(
+        "--fusion-model", metavar="MODEL", help="a bundle of the training's second step"
+    )
+    parser.add_argument(
+        "--explain",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="show trimap, bracketing, F, B, beta",
+    )
+    parser.add_argument(
+        "--output-dir", "-o", type=Path, metavar="DIR", help="--explain writes DIR/<stem>.png"
+    )
+    add_backend_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if options.data is None and not options.explain:
+        raise UsageError("name the DATA to score the model on, or pictures to --explain")
+    if options.explain and options.output_dir is None:
+        raise UsageError("--explain needs --output-dir DIR to write to")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError("--limit must be 1 or more")
+    with ExitStack() as stack:
+
+        def open_model(name: str) -> Matter:
+            return stack.enter_context(
+                Matter(name, backend=options.backend, threads=options.threads)
+            )
+
+        matter = open_model(options.model)
+        if options.explain:
+            _explain(options, matter)
+        if options.data is not None:
+            named = ((FG_BG, options.segmentation_model), (FUSION, options.fusion_model))
+            earlier = {row: open_model(name) for row, name in named if name is not None}
+            _score(options, matter, earlier)
+    return 0
+
+
+def _explain(options: argparse.Namespace, matter: Matter) -> None:
+    paths = output_paths(options.explain, options.output_dir)
+    try:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
+    for image, path in zip(options.explain, paths, strict=True):
+        try:
+            picture = read_image(image)
+        except OSError as error:
+            raise InputError(f"{image}: {error.strerror or error}") from error
+        write_png(path, explain(picture, matter))
+        if not options.quiet:
+            print(path)
+
+
+def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matter]) -> None:
+    sources = find_sources(options.data)
+    people = [source for source in sources if source.split == "val" and source.kind == "people"]
+    if not people:
+        raise DataError(f"{options.data}: no test pictures in it (val-*.tar, or a set's test part)")
+    rooms = [source for source in sources if source.kind == "backgrounds"]
+    rooms += [background_source(folder) for folder in options.backgrounds]
+    evaluation = Evaluation(matter, load_held_out(rooms, WHOLE_SIZE) if rooms else [], earlier)
+    skipped: list[str] = []
+    for number, case in enumerate(islice(load_cases(people, skipped), options.limit), start=1):
+        evaluation.add(case)
+        if not options.quiet and sys.stderr.isatty():
+            print(f"\r{number} pictures", end="", file=sys.stderr)
+    if not options.quiet and sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
+    for reason in skipped:
+        print(f"fusematte: skipped: {reason}", file=sys.stderr)
+    if not evaluation.counts:
+        raise DataError(f"{options.data}: none of its pictures can be used")
+    results = evaluation.results | {"skipped": len(skipped)}
+    if options.json is not None:
+        _write_text(options.json, json.dumps(results, indent=2) + "\n")
+    if options.sheet is not None:
+        write_png(options.sheet, contact_sheet(evaluation.best, evaluation.worst))
+    print(format_table(results))
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
