@@ -202,6 +202,8 @@ class LiveContainer(Camera):
         return container, iter(container.decode(video=0))
 
     def _why_not(self, error: Exception) -> str:
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            return f"{self.name}: the libav that PyAV brings here has not this protocol"
         if self._driver is None:
             return f"{self.name}: cannot be reached: {_reason(error)}; check the address"
         known = ", ".join(device.name for device in list_cameras()) or "none"

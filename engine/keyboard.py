@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +24,15 @@ def terminal_keys() -> Iterator[Callable[[], str]]:
     if not sys.stdin.isatty():
         yield str
         return
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
+    file = sys.stdin.fileno()
+    before = termios.tcgetattr(file)
+    tty.setcbreak(file)
     try:
-        yield lambda: sys.stdin.read(1) if select.select([sys.stdin], [], [], 0)[0] else ""
+        yield lambda: _read(file) if select.select([file], [], [], 0)[0] else ""
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcsetattr(file, termios.TCSADRAIN, before)
+
+
+def _read(file: int) -> str:
+    """One byte, past Python's buffer: what waits there ``select`` would not see."""
+    return os.read(file, 1).decode("ascii", "replace")

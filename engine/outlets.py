@@ -267,6 +267,11 @@ class Stream(Outlet):
                    "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
         try:
             self._encoder = _Encoder(self.name, self._format, self._like, self._rate, options)
+        except av.error.ProtocolNotFoundError as error:
+            raise OutputError(
+                f"{self.name}: the libav that PyAV brings here has not this protocol; stream by "
+                "rtmp, or pipe to ffmpeg"
+            ) from error
         except (av.FFmpegError, OSError, ValueError) as error:
             self._lose(error)
             return False
