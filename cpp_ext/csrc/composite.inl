@@ -1,15 +1,15 @@
 // One pass over the full-resolution planes.  The unit of work is a chroma row with its one or two
 // luma rows, cut into segments.  Where the coefficients bound alpha so near 0 or 1 that every
-// sample must round to the background's or the frame's, a segment is copied.
+// sample must round to the background's or the frame's, a segment is copied; elsewhere it is mixed
+// in strips of floats that stay in the L1 cache.
 
 namespace fusematte::FUSEMATTE_ISA {
 
-constexpr int kSegment = 64;            // luma samples
-constexpr int kReach = 8 * kSegment;    // mixed at once, so that its strips stay in the L1 cache
+constexpr int kSegment = 64;          // luma samples
+constexpr int kReach = 8 * kSegment;  // mixed at once
 constexpr int kStrip = kReach + kLanes;
-
-inline float smaller(float a, float b) { return a < b ? a : b; }
-inline float larger(float a, float b) { return a > b ? a : b; }
+constexpr int kAhead = 2;             // units between what is worked on and what is fetched
+constexpr int kLinesAhead = 4;        // cache lines of each row that are fetched
 
 struct Range {
     int from, to;
@@ -19,10 +19,20 @@ struct Range {
 // How grids of one size lie over the luma or the chroma samples.
 struct Placement {
     Placement(const Grid& grid, int height, int width)
-        : source{grid.height, grid.width}, rows(grid.height, height), columns(grid.width, width) {}
+        : source{grid.height, grid.width},
+          rows(grid.height, grid.data ? height : 0),
+          columns(grid.width, grid.data ? width : 0) {}
 
-    // The grid's columns, and its rows, that a range of samples lies between.
-    Range under(Range span) const { return between(columns, span, source.width); }
+    // The grid's columns that a range of samples lies between, at least one whole vector of them
+    // where there are as many.
+    Range under(Range span) const {
+        const Range needed = between(columns, span, source.width);
+        const int size = least(padded(needed.size()), source.width);
+        const int from = least(needed.from, source.width - size);
+        return {from, from + size};
+    }
+
+    // The grid's rows that a range of samples lies between.
     Range beside(Range span) const { return between(rows, span, source.height); }
 
     // The two rows of a channel that row y lies between.
@@ -44,21 +54,6 @@ struct Placement {
                 rows.fraction[y]};
     }
 
-    // One channel, interpolated down to row y, for the columns under the span.
-    void line(const Grid& grid, int channel, int y, Range span, float* out) const {
-        const Rows values = around(grid, channel, y);
-        const Range needed = under(span);
-        for_lanes(needed.size(), [&](auto v, int x) {
-            v.store(out + needed.from + x, values.at(v, needed.from + x));
-        });
-    }
-
-    // A line at sample x.
-    template <class V>
-    typename V::Vec at(V, const float* values, int x) const {
-        return V::lookup(values, columns.index + x, columns.fraction + x, columns.near);
-    }
-
     static Range between(const LinearTable& table, Range span, int size) {
         return {table.index[span.from], least(table.index[span.to - 1] + 2, size)};
     }
@@ -68,6 +63,14 @@ struct Placement {
     } source;
     const LinearTable rows, columns;
 };
+
+// Lines of a grid at the height of rows of the picture, for the grid's columns `under`.
+template <int N>
+inline void interpolate(const Placement::Rows (&rows)[N], Range under, float* const (&lines)[N]) {
+    for_lanes(under.size(), [=](auto v, int at) FUSEMATTE_INLINED {
+        for (int i = 0; i < N; ++i) v.store(lines[i] + under.from + at, rows[i].at(v, under.from + at));
+    });
+}
 
 template <class T>
 class Compositor {
@@ -86,17 +89,18 @@ public:
           chroma_shift_(job.shift, layout_.chroma_height, layout_.chroma_width),
           behind_(job.small_background, layout_.height, layout_.width),
           chroma_behind_(job.small_background, layout_.chroma_height, layout_.chroma_width),
-          alpha_bounds_(sizeof(float) * 2 * segments_ * job.slope.height),
-          shift_bounds_(sizeof(float) * segments_ * job.shift.height),
+          alpha_marks_(static_cast<std::size_t>(segments_) * job.slope.height),
+          shift_marks_(static_cast<std::size_t>(segments_) * job.shift.height),
           line_size_(padded(most(most(job.slope.width, job.shift.width),
                                  job.small_background.width)) + 2 * kLanes),
-          scratch_size_(kLines * line_size_ + kStrips * kStrip),
+          scratch_size_(3 * kLines * line_size_ + (2 + kSampleStrips) * kStrip +
+                        padded(segments_)),
           scratch_(sizeof(float) * scratch_size_ * threads) {
         parallel(threads, job.slope.height, [&](int, int begin, int end) {
-            for (int row = begin; row < end; ++row) bound_alpha(row);
+            for (int row = begin; row < end; ++row) mark_alpha(row);
         });
         parallel(threads, job.shift.height, [&](int, int begin, int end) {
-            for (int row = begin; row < end; ++row) bound_shift(row);
+            for (int row = begin; row < end; ++row) mark_shift(row);
         });
         parallel(threads, layout_.chroma_height, [&](int worker, int begin, int end) {
             const Memory memory = slice(scratch_.floats() + scratch_size_ * worker);
@@ -105,69 +109,75 @@ public:
     }
 
 private:
-    enum class Cover { background, frame, mixed };
+    // What keeps a segment from being copied.
+    using Marks = std::uint8_t;
+    static constexpr Marks kNotBackground = 1, kNotFrame = 2;
+    // Half a code value, less a margin for the rounding of the blend itself; for the frame's
+    // samples alpha and shift have half of it each.
+    static constexpr float kUnseen = 0.49f;
 
-    static constexpr int kLines = 4;
-    static constexpr int kStrips = 11;
+    static constexpr int kLines = 4, kSampleStrips = 6;
 
-    // A worker's scratch: lines at the grids' resolution, strips at the picture's.
+    // A worker's scratch: lines at a grid's resolution, strips at the picture's.
     struct Memory {
-        float *slope, *offset, *shift, *behind;
-        float* alpha[2];
-        float* chroma_alpha;
-        float* chroma[2];
-        float* pairs[3];  // two strips long: alpha, shift and background of U and V in turn
+        float* coefficients[kLines];  // slope, offset of the upper luma row, and of the lower one
+        float *shift[kLines], *behind[kLines];  // of the two luma rows, U and V
+        float* alpha[2];                        // of the two luma rows
+        T* samples[kSampleStrips];  // of U and V that alternate in memory, put apart
+        Marks* marks;               // of one unit's segments
     };
 
     Memory slice(float* next) const {
         const auto take = [&](std::size_t size) { return std::exchange(next, next + size); };
-        const auto line = [&] { return take(line_size_); };
-        const auto strip = [&] { return take(kStrip); };
-        const auto pair = [&] { return take(2 * kStrip); };
-        return {line(), line(), line(), line(), {strip(), strip()}, strip(),
-                {strip(), strip()}, {pair(), pair(), pair()}};
+        Memory memory{};
+        for (auto lines : {memory.coefficients, memory.shift, memory.behind})
+            for (int i = 0; i < kLines; ++i) lines[i] = take(line_size_);
+        for (float*& strip : memory.alpha) strip = take(kStrip);
+        for (T*& strip : memory.samples) strip = reinterpret_cast<T*>(take(kStrip));
+        memory.marks = reinterpret_cast<Marks*>(next);
+        return memory;
     }
 
-    // The least and greatest alpha that a row of coefficients can give in each segment.
-    void bound_alpha(int row) {
+    // What the alphas allow that a row of coefficients can give in each segment.
+    void mark_alpha(int row) {
         const std::size_t start = static_cast<std::size_t>(row) * job_.slope.width;
         const float* slope = job_.slope.data + start;
         const float* offset = job_.offset.data + start;
         const float dark = -job_.levels.black / job_.levels.luma_span;
         const float bright = (peak_ - job_.levels.black) / job_.levels.luma_span;
-        float* bounds = alpha_bounds_.floats() + static_cast<std::size_t>(row) * segments_ * 2;
-        for (int segment = 0; segment < segments_; ++segment, bounds += 2) {
+        const float low = kUnseen / peak_, high = 1 - (shifted() ? kUnseen / 2 : kUnseen) / peak_;
+        Marks* marks = alpha_marks_.bytes() + static_cast<std::size_t>(row) * segments_;
+        for (int segment = 0; segment < segments_; ++segment) {
             const Range under = coefficients_.under(luma_span(segment, segment));
-            float low = 1, high = 0;
+            unsigned visible = 0, thin = 0;
             for_lanes(under.size(), [&](auto v, int x) {
                 const auto a = v.load(slope + under.from + x), b = v.load(offset + under.from + x);
                 const auto first = v.fma(a, v.set(dark), b), second = v.fma(a, v.set(bright), b);
-                low = smaller(low, v.least(v.min(first, second)));
-                high = larger(high, v.most(v.max(first, second)));
+                visible |= v.above(v.max(first, second), v.set(low));
+                thin |= v.above(v.set(high), v.min(first, second));
             });
-            bounds[0] = larger(low, 0), bounds[1] = smaller(high, 1);
+            marks[segment] = (visible ? kNotBackground : 0) | (thin ? kNotFrame : 0);
         }
     }
 
-    // The greatest shift of any channel, either way, that a row can give in each segment.
-    void bound_shift(int row) {
+    // Where a row of any channel's shift may be seen.
+    void mark_shift(int row) {
         const std::size_t area = static_cast<std::size_t>(job_.shift.height) * job_.shift.width;
         const float* shift = job_.shift.data + static_cast<std::size_t>(row) * job_.shift.width;
-        float* bounds = shift_bounds_.floats() + static_cast<std::size_t>(row) * segments_;
+        Marks* marks = shift_marks_.bytes() + static_cast<std::size_t>(row) * segments_;
         for (int segment = 0; segment < segments_; ++segment) {
             const Range luma = shift_.under(luma_span(segment, segment));
             const Range chroma = chroma_shift_.under(chroma_span(segment, segment));
             const Range under = {least(luma.from, chroma.from), most(luma.to, chroma.to)};
-            float bound = 0;
+            unsigned visible = 0;
             for_lanes(under.size(), [&](auto v, int x) {
-                auto most = v.set(0);
+                const auto bound = v.set(kUnseen / 2);
                 for (int c = 0; c < 3; ++c) {
                     const auto value = v.load(shift + c * area + under.from + x);
-                    most = v.max(most, v.max(value, v.set(0) - value));
+                    visible |= v.above(v.max(value, v.set(0) - value), bound);
                 }
-                bound = larger(bound, v.most(most));
             });
-            bounds[segment] = bound;
+            marks[segment] = visible ? kNotFrame : 0;
         }
     }
 
@@ -184,45 +194,38 @@ private:
         return {unit * down_, least((unit + 1) * down_, layout_.height)};
     }
 
-    Cover cover(int unit, int segment) const {
-        const Range rows = coefficients_.beside(luma_rows(unit));
-        float low = 1, high = 0;
-        for (int row = rows.from; row < rows.to; ++row) {
-            const std::size_t at = static_cast<std::size_t>(row) * segments_ + segment;
-            low = smaller(low, alpha_bounds_.floats()[2 * at]);
-            high = larger(high, alpha_bounds_.floats()[2 * at + 1]);
-        }
-        // Half a code value, less a margin for the rounding of the blend itself.
-        constexpr float unseen = 0.49f;
-        if (high * peak_ < unseen) return Cover::background;
-        if ((1 - low) * peak_ >= unseen) return Cover::mixed;
-        return (1 - low) * peak_ + shift_bound(unit, segment) < unseen ? Cover::frame
-                                                                        : Cover::mixed;
-    }
-
-    float shift_bound(int unit, int segment) const {
-        if (!job_.shift.data) return 0;
+    void mark_unit(int unit, Marks* marks) const {
+        std::memset(marks, 0, segments_);
+        collect(alpha_marks_, coefficients_.beside(luma_rows(unit)), marks);
+        if (!shifted()) return;
         const Range luma = shift_.beside(luma_rows(unit));
         const Range chroma = chroma_shift_.beside({unit, unit + 1});
-        float bound = 0;
-        for (int row = least(luma.from, chroma.from); row < most(luma.to, chroma.to); ++row)
-            bound = larger(bound, shift_bounds_.floats()[static_cast<std::size_t>(row) *
-                                                         segments_ + segment]);
-        return bound;
+        collect(shift_marks_, {least(luma.from, chroma.from), most(luma.to, chroma.to)}, marks);
+    }
+
+    void collect(const Buffer& source, Range rows, Marks* __restrict marks) const {
+        for (int row = rows.from; row < rows.to; ++row) {
+            const Marks* line = source.bytes() + static_cast<std::size_t>(row) * segments_;
+            for (int segment = 0; segment < segments_; ++segment) marks[segment] |= line[segment];
+        }
     }
 
     void run(int unit, const Memory& memory) const {
+        const Marks* marks = memory.marks;
+        mark_unit(unit, memory.marks);
         for (int first = 0, next; first < segments_; first = next) {
-            const Cover kind = cover(unit, first);
-            const bool copied = kind == Cover::frame ||
-                                (kind == Cover::background && !small());
-            const int end = copied ? segments_ : least(segments_, first + kReach / kSegment);
+            const bool background = !(marks[first] & kNotBackground) && !small();
+            const bool frame = !(marks[first] & kNotFrame);
+            const int end = background || frame ? segments_
+                                                : least(segments_, first + kReach / kSegment);
             next = first + 1;
-            while (next < end && cover(unit, next) == kind) ++next;
-            if (copied)
-                copy(unit, first, next - 1, kind == Cover::frame);
-            else
+            while (next < end && marks[next] == marks[first]) ++next;
+            fetch(unit + kAhead, first, next - 1, frame || !background, !frame && !small());
+            if (background || frame) {
+                copy(unit, first, next - 1, frame);
+            } else {
                 mix(unit, luma_span(first, next - 1), chroma_span(first, next - 1), memory);
+            }
         }
     }
 
@@ -238,18 +241,37 @@ private:
         return reinterpret_cast<T*>(job_.alpha + y * job_.alpha_stride);
     }
 
+    // Asks for the first bytes of what a later unit will most likely read: runs are too short for
+    // the processor to see them coming.
+    void fetch(int unit, int first, int last, bool frame, bool background) const {
+        if (unit >= layout_.chroma_height) return;
+        const Range luma = luma_span(first, last), chroma = chroma_span(first, last);
+        constexpr int line = 64 / static_cast<int>(sizeof(T));
+        const auto fetch_row = [&](int channel, int y, int from, int size) {
+            const int end = from + least(size, kLinesAhead * line);
+            for (int x = from; x < end; x += line) {
+                if (frame) prefetch(row(job_.frame, channel, y) + x);
+                if (background) prefetch(row(job_.background, channel, y) + x);
+            }
+        };
+        for (int y = luma_rows(unit).from; y < luma_rows(unit).to; ++y)
+            fetch_row(0, y, luma.from, luma.size());
+        for (int channel = 1; channel < planes(); ++channel)
+            fetch_row(channel, unit, step_ * chroma.from, step_ * chroma.size());
+    }
+
     void copy(int unit, int first, int last, bool from_frame) const {
         const Source& source = from_frame ? job_.frame : job_.background;
         const Range luma = luma_span(first, last), chroma = chroma_span(first, last);
         const auto copy_row = [&](int channel, int y, int from, int size) {
-            std::memcpy(out_row(channel, y) + from, row(source, channel, y) + from,
-                        sizeof(T) * size);
+            copy_bytes(out_row(channel, y) + from, row(source, channel, y) + from,
+                       sizeof(T) * size);
         };
         for (int y = luma_rows(unit).from; y < luma_rows(unit).to; ++y) {
             copy_row(0, y, luma.from, luma.size());
             if (job_.alpha) fill_alpha(y, luma, from_frame ? layout_.peak() : 0);
         }
-        for (int channel = 1; channel < (layout_.interleaved ? 2 : 3); ++channel)
+        for (int channel = 1; channel < planes(); ++channel)
             copy_row(channel, unit, step_ * chroma.from, step_ * chroma.size());
     }
 
@@ -259,134 +281,188 @@ private:
         for (int x = 0; x < luma.size(); ++x) alpha[x] = code;
     }
 
-    // The blend of a run of segments, row by row; also where a small background covers it all.
+    // The blend of a run of segments; also where a small background covers it all.
     void mix(int unit, Range luma, Range chroma, const Memory& memory) const {
         const Range rows = luma_rows(unit);
-        for (int y = rows.from; y < rows.to; ++y) mix_luma(y, luma, memory, y - rows.from);
-        average_alpha(chroma.size(), memory.alpha[0], memory.alpha[rows.size() - 1],
-                      memory.chroma_alpha);
-        if (layout_.interleaved) return mix_pairs(unit, chroma, memory);
-        for (int c = 0; c < 2; ++c) mix_chroma(unit, c + 1, chroma, memory);
+        const int upper = rows.from, lower = rows.to - 1;  // the same one where there is one
+        interpolate({coefficients_.around(job_.slope, 0, upper),
+                     coefficients_.around(job_.offset, 0, upper),
+                     coefficients_.around(job_.slope, 0, lower),
+                     coefficients_.around(job_.offset, 0, lower)},
+                    coefficients_.under(luma), memory.coefficients);
+        if (shifted()) {
+            colors(shift_, chroma_shift_, job_.shift, unit, luma, chroma, memory.shift);
+            small() ? mix<true, true>(unit, luma, chroma, memory)
+                    : mix<true, false>(unit, luma, chroma, memory);
+        } else {
+            small() ? mix<false, true>(unit, luma, chroma, memory)
+                    : mix<false, false>(unit, luma, chroma, memory);
+        }
     }
 
-    void mix_luma(int y, Range span, const Memory& memory, int row_of_unit) const {
-        coefficient_lines(y, span, memory.slope, memory.offset);
-        if (shifted()) shift_.line(job_.shift, 0, y, span, memory.shift);
-        if (small()) behind_.line(job_.small_background, 0, y, span, memory.behind);
-        float* kept = memory.alpha[row_of_unit];
-        blend_row(
-            0, y, span,
-            [&](auto v, int x, auto code) {
-                const auto slope = coefficients_.at(v, memory.slope, span.from + x);
-                const auto offset = coefficients_.at(v, memory.offset, span.from + x);
-                const auto alpha = clamp(v, v.fma(slope, code, offset), 0, 1);
-                v.store(kept + x, alpha);
-                return alpha;
-            },
-            [&](auto v, int x) { return shift_.at(v, memory.shift, span.from + x); },
-            [&](auto v, int x) { return behind_.at(v, memory.behind, span.from + x); });
-        kept[span.size()] = kept[span.size() - 1];  // beside the last one of an odd row
-        if (job_.alpha) store_alpha(y, span, kept);
+    // The lines of a grid of colours for the luma rows and for U and V.
+    void colors(const Placement& luma_placement, const Placement& chroma_placement,
+                const Grid& grid, int unit, Range luma, Range chroma,
+                float* const (&lines)[kLines]) const {
+        const Range rows = luma_rows(unit);
+        const Range a = luma_placement.under(luma), b = chroma_placement.under(chroma);
+        interpolate({luma_placement.around(grid, 0, rows.from),
+                     luma_placement.around(grid, 0, rows.to - 1),
+                     chroma_placement.around(grid, 1, unit), chroma_placement.around(grid, 2, unit)},
+                    {least(a.from, b.from), most(a.to, b.to)}, lines);
     }
 
-    // slope * (code - black) / span + offset, as slope * code + offset.
-    void coefficient_lines(int y, Range span, float* slope, float* offset) const {
-        const auto slopes = coefficients_.around(job_.slope, 0, y);
-        const auto offsets = coefficients_.around(job_.offset, 0, y);
-        const Range under = coefficients_.under(span);
-        const float scale = 1 / job_.levels.luma_span, black = job_.levels.black;
-        for_lanes(under.size(), [&](auto v, int at) {
-            const int x = under.from + at;
-            const auto scaled = slopes.at(v, x) * v.set(scale);
-            v.store(slope + x, scaled);
-            v.store(offset + x, v.fma(scaled, v.set(-black), offsets.at(v, x)));
+    template <bool Shift, bool Small>
+    void mix(int unit, Range luma, Range chroma, const Memory& memory) const {
+        if constexpr (Small)
+            colors(behind_, chroma_behind_, job_.small_background, unit, luma, chroma,
+                   memory.behind);
+        const Range rows = luma_rows(unit);
+        if (rows.size() == 2)
+            mix_luma<Shift, Small, 2>(rows, luma, memory);
+        else
+            mix_luma<Shift, Small, 1>(rows, luma, memory);
+        for (int y = rows.from; job_.alpha && y < rows.to; ++y)
+            store_alpha(y, luma, memory.alpha[y - rows.from]);
+        if (layout_.interleaved)
+            mix_pairs<Shift, Small>(unit, chroma, memory);
+        else
+            mix_chroma<Shift, Small>(unit, chroma, samples(1, unit, chroma.from),
+                                     samples(2, unit, chroma.from), memory);
+    }
+
+    // One channel's samples of a run of one row.
+    struct Samples {
+        const T *frame, *background;
+        T* out;
+
+        // background + alpha * (frame + shift - background); `far` stands in for the background.
+        template <bool Shift, bool Small, class V>
+        FUSEMATTE_INLINED void mix(V v, int x, typename V::Vec alpha, typename V::Vec code, typename V::Vec shift,
+                 typename V::Vec far, float peak, int low_bits) const {
+            if constexpr (Shift) code = clamp(v, code + shift, 0, peak);
+            if constexpr (Small) far = clamp(v, far, 0, peak);
+            else far = v.load(background + x, low_bits);
+            v.store(out + x, v.fma(alpha, code - far, far) + v.set(0.5f), low_bits);
+        }
+    };
+
+    Samples samples(int channel, int y, int from) const {
+        return {row(job_.frame, channel, y) + from,
+                small() ? nullptr : row(job_.background, channel, y) + from,
+                out_row(channel, y) + from};
+    }
+
+    template <bool Shift, bool Small, int Rows>
+    void mix_luma(Range rows, Range span, const Memory& memory) const {
+        Samples lines[Rows];
+        for (int r = 0; r < Rows; ++r) lines[r] = samples(0, rows.from + r, span.from);
+        const Memory m = memory;
+        const Columns at(coefficients_, span), shift_at(shift_, span), far_at(behind_, span);
+        const float peak = peak_, scale = 1 / job_.levels.luma_span;
+        const float black = -job_.levels.black * scale;
+        const int low_bits = low_bits_;
+        for_lanes(span.size(), [=](auto v, int x) FUSEMATTE_INLINED {
+            const auto place = at(v, x);
+            auto shift_place = place, far_place = place;
+            if constexpr (Shift) shift_place = shift_at(v, x);
+            if constexpr (Small) far_place = far_at(v, x);
+            for (int r = 0; r < Rows; ++r) {
+                const auto code = v.load(lines[r].frame + x, low_bits);
+                const auto luma = v.fma(code, v.set(scale), v.set(black));
+                const auto slope = v.lookup(m.coefficients[2 * r], place);
+                const auto offset = v.lookup(m.coefficients[2 * r + 1], place);
+                const auto alpha = clamp(v, v.fma(slope, luma, offset), 0, 1);
+                v.store(m.alpha[r] + x, alpha);
+                auto shift = code, far = code;
+                if constexpr (Shift) shift = v.lookup(m.shift[r], shift_place);
+                if constexpr (Small) far = v.lookup(m.behind[r], far_place);
+                lines[r].template mix<Shift, Small>(v, x, alpha, code, shift, far, peak, low_bits);
+            }
         });
+        for (int r = 0; r < Rows; ++r)  // beside the last one of an odd row
+            m.alpha[r][span.size()] = m.alpha[r][span.size() - 1];
     }
+
+    // The table's entries for the samples of a span.
+    struct Columns {
+        const int* index;
+        const float* fraction;
+        bool near;
+
+        Columns(const Placement& placement, Range span)
+            : index(placement.columns.index + span.from),
+              fraction(placement.columns.fraction + span.from),
+              near(placement.columns.near) {}
+
+        template <class V>
+        typename V::Place operator()(V v, int x) const {
+            return v.place(index + x, fraction + x, near);
+        }
+    };
 
     void store_alpha(int y, Range span, const float* alpha) const {
         T* out = alpha_row(y) + span.from;
         const float peak = peak_;
-        for_lanes(span.size(), [&](auto v, int x) {
+        for_lanes(span.size(), [=](auto v, int x) {
             v.store(out + x, v.fma(v.load(alpha + x), v.set(peak), v.set(0.5f)), 0);
         });
     }
 
-    // Alpha at the chroma samples, from the rows above and below (the same one if there is one).
-    void average_alpha(int n, const float* above, const float* below, float* alpha) const {
-        if (across_ == 1)
-            for_lanes(n, [&](auto v, int x) {
-                v.store(alpha + x, (v.load(above + x) + v.load(below + x)) * v.set(0.5f));
-            });
-        else
-            for_lanes(n, [&](auto v, int x) {
-                const auto sum = v.sum_pairs(above + 2 * x) + v.sum_pairs(below + 2 * x);
-                v.store(alpha + x, sum * v.set(0.25f));
-            });
+    // Alpha at the chroma samples comes from the rows above and below.
+    template <bool Shift, bool Small>
+    void mix_chroma(int unit, Range span, Samples u, Samples v_samples, const Memory& memory) const {
+        const Memory m = memory;
+        const float* above = m.alpha[0];
+        const float* below = m.alpha[luma_rows(unit).size() - 1];
+        const Samples channels[2] = {u, v_samples};
+        const Columns shift_at(chroma_shift_, span), far_at(chroma_behind_, span);
+        const float peak = peak_;
+        const int low_bits = low_bits_;
+        const bool pairs = across_ == 2;
+        for_lanes(span.size(), [=](auto v, int x) FUSEMATTE_INLINED {
+            const auto alpha =
+                pairs ? (v.sum_pairs(above + 2 * x) + v.sum_pairs(below + 2 * x)) * v.set(0.25f)
+                      : (v.load(above + x) + v.load(below + x)) * v.set(0.5f);
+            typename decltype(v)::Place shift_place{}, far_place{};
+            if constexpr (Shift) shift_place = shift_at(v, x);
+            if constexpr (Small) far_place = far_at(v, x);
+            for (int c = 0; c < 2; ++c) {
+                const auto code = v.load(channels[c].frame + x, low_bits);
+                auto shift = code, far = code;
+                if constexpr (Shift) shift = v.lookup(m.shift[2 + c], shift_place);
+                if constexpr (Small) far = v.lookup(m.behind[2 + c], far_place);
+                channels[c].template mix<Shift, Small>(v, x, alpha, code, shift, far, peak,
+                                                       low_bits);
+            }
+        });
     }
 
-    void mix_chroma(int unit, int channel, Range span, const Memory& memory) const {
-        if (shifted()) chroma_shift_.line(job_.shift, channel, unit, span, memory.shift);
-        if (small()) chroma_behind_.line(job_.small_background, channel, unit, span, memory.behind);
-        blend_row(
-            channel, unit, span,
-            [&](auto v, int x, auto) { return v.load(memory.chroma_alpha + x); },
-            [&](auto v, int x) { return chroma_shift_.at(v, memory.shift, span.from + x); },
-            [&](auto v, int x) { return chroma_behind_.at(v, memory.behind, span.from + x); });
-    }
-
-    // One row of U and V in turn, after alpha, shift and background in turn.
+    // U and V that alternate, put apart and together again.
+    template <bool Shift, bool Small>
     void mix_pairs(int unit, Range span, const Memory& memory) const {
-        const int n = span.size();
-        interleave(n, memory.chroma_alpha, memory.chroma_alpha, memory.pairs[0]);
-        if (shifted()) spread_pairs(chroma_shift_, job_.shift, unit, span, memory, memory.pairs[1]);
-        if (small())
-            spread_pairs(chroma_behind_, job_.small_background, unit, span, memory,
-                         memory.pairs[2]);
-        blend_row(
-            1, unit, {2 * span.from, 2 * span.to},
-            [&](auto v, int x, auto) { return v.load(memory.pairs[0] + x); },
-            [&](auto v, int x) { return v.load(memory.pairs[1] + x); },
-            [&](auto v, int x) { return v.load(memory.pairs[2] + x); });
+        const Samples pairs = samples(1, unit, 2 * span.from);
+        T* const* strips = memory.samples;
+        Samples parts[2];
+        for (int c = 0; c < 2; ++c)
+            parts[c] = {strips[c], small() ? nullptr : strips[2 + c], strips[4 + c]};
+        put_apart(span.size(), pairs.frame, strips[0], strips[1]);
+        if (!small()) put_apart(span.size(), pairs.background, strips[2], strips[3]);
+        mix_chroma<Shift, Small>(unit, span, parts[0], parts[1], memory);
+        put_together(span.size(), strips[4], strips[5], pairs.out);
     }
 
-    void spread_pairs(const Placement& placement, const Grid& grid, int unit, Range span,
-                      const Memory& memory, float* out) const {
-        for (int c = 0; c < 2; ++c) {
-            placement.line(grid, c + 1, unit, span, memory.shift);
-            for_lanes(span.size(), [&](auto v, int x) {
-                v.store(memory.chroma[c] + x, placement.at(v, memory.shift, span.from + x));
-            });
-        }
-        interleave(span.size(), memory.chroma[0], memory.chroma[1], out);
+    static void put_apart(int n, const T* pairs, T* __restrict u, T* __restrict v) {
+        for (int x = 0; x < n; ++x) u[x] = pairs[2 * x], v[x] = pairs[2 * x + 1];
     }
 
-    static void interleave(int n, const float* u, const float* v, float* __restrict out) {
-        for (int x = 0; x < n; ++x) out[2 * x] = u[x], out[2 * x + 1] = v[x];
+    static void put_together(int n, const T* u, const T* v, T* __restrict pairs) {
+        for (int x = 0; x < n; ++x) pairs[2 * x] = u[x], pairs[2 * x + 1] = v[x];
     }
 
     bool shifted() const { return job_.shift.data; }
     bool small() const { return job_.small_background.data; }
-
-    // background + alpha * (frame + shift - background) for a run of samples of one row.
-    template <class Alpha, class Shift, class Behind>
-    void blend_row(int channel, int y, Range span, const Alpha& alpha, const Shift& shift,
-                   const Behind& behind) const {
-        const bool with_shift = shifted(), with_small = small();
-        const T* frame = row(job_.frame, channel, y) + span.from;
-        const T* background = with_small ? nullptr : row(job_.background, channel, y) + span.from;
-        T* out = out_row(channel, y) + span.from;
-        const float peak = peak_;
-        const int low_bits = low_bits_;
-        for_lanes(span.size(), [&](auto v, int x) {
-            const auto code = v.load(frame + x, low_bits);
-            const auto opacity = alpha(v, x, code);
-            auto near = code;
-            if (with_shift) near = clamp(v, code + shift(v, x), 0, peak);
-            const auto far = with_small ? clamp(v, behind(v, x), 0, peak)
-                                        : v.load(background + x, low_bits);
-            v.store(out + x, v.fma(opacity, near - far, far) + v.set(0.5f), low_bits);
-        });
-    }
+    int planes() const { return layout_.interleaved ? 2 : 3; }
 
     const CompositeJob& job_;
     const Layout& layout_;
@@ -396,7 +472,7 @@ private:
     const int down_, across_;  // luma samples a chroma sample covers
     const int segments_;
     const Placement coefficients_, shift_, chroma_shift_, behind_, chroma_behind_;
-    const Buffer alpha_bounds_, shift_bounds_;
+    const Buffer alpha_marks_, shift_marks_;
     const std::size_t line_size_, scratch_size_;
     const Buffer scratch_;
 };

@@ -2,6 +2,12 @@
 // compilers do not find by themselves.  One interface, three widths; Scalar also does the ends of
 // rows.
 
+#ifdef __GNUC__
+#define FUSEMATTE_INLINED __attribute__((always_inline))  // for the bodies of loops
+#else
+#define FUSEMATTE_INLINED
+#endif
+
 namespace fusematte::FUSEMATTE_ISA {
 
 struct Scalar {
@@ -17,8 +23,8 @@ struct Scalar {
     static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
     static Vec min(Vec a, Vec b) { return a < b ? a : b; }
     static Vec max(Vec a, Vec b) { return a > b ? a : b; }
-    static float least(Vec v) { return v; }
-    static float most(Vec v) { return v; }
+    // A bit for each lane in which a > b.
+    static unsigned above(Vec a, Vec b) { return a > b; }
     // The sums of the neighbours p[0] + p[1], p[2] + p[3], ...
     static Vec sum_pairs(const float* p) { return p[0] + p[1]; }
     static void store(float* p, Vec v) { *p = v; }
@@ -27,24 +33,19 @@ struct Scalar {
     static void store(std::uint16_t* p, Vec v, int low_bits) {
         *p = static_cast<std::uint16_t>(static_cast<int>(v) << low_bits);
     }
-    // row[index], linearly interpolated; `row` is readable for 16 values from any index on.
-    static Vec lookup(const float* row, const int* index, const float* fraction, bool) {
-        return row[*index] + *fraction * (row[*index + 1] - row[*index]);
+    // Where lookup interpolates a row linearly; `near` as in LinearTable.
+    struct Place {
+        int index;
+        float fraction;
+    };
+    static Place place(const int* index, const float* fraction, bool) { return {*index, *fraction}; }
+    // `row` is readable for 16 values from any index on.
+    static Vec lookup(const float* row, const Place& at) {
+        return row[at.index] + at.fraction * (row[at.index + 1] - row[at.index]);
     }
     // row[index]; all lanes' lie within `reach`, and `row` is readable for 64 from any on.
     static Vec pick(const float* row, const int* index, int) { return row[*index]; }
 };
-
-#ifdef FUSEMATTE_LANES
-// lookup where neighbouring samples may lie too far apart for one vector of the row.
-template <class Wide>
-inline typename Wide::Vec gather(const float* row, const int* index, const float* fraction) {
-    float values[Wide::lanes];
-    for (int i = 0; i < Wide::lanes; ++i)
-        values[i] = Scalar::lookup(row, index + i, fraction + i, false);
-    return Wide::load(values);
-}
-#endif
 
 #if !defined(FUSEMATTE_LANES)
 using Wide = Scalar;
@@ -67,8 +68,7 @@ struct Wide {
     static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
     static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
     static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
-    static float least(Vec v) { return _mm512_reduce_min_ps(v); }
-    static float most(Vec v) { return _mm512_reduce_max_ps(v); }
+    static unsigned above(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
     static Vec sum_pairs(const float* p) {
         const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4,
                                               2, 0);
@@ -87,15 +87,27 @@ struct Wide {
         const __m256i words = _mm256_sll_epi16(code, _mm_cvtsi32_si128(low_bits));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
     }
-    static Vec lookup(const float* row, const int* index, const float* fraction, bool near) {
-        if (!near) return gather<Wide>(row, index, fraction);
+    struct Place {
+        int first;
+        Vec fraction;
+        __m512i lane, next;
+        bool near;
+    };
+    static Place place(const int* index, const float* fraction, bool near) {
         const __m512i first = _mm512_set1_epi32(*index);
         const __m512i lane = _mm512_sub_epi32(_mm512_loadu_si512(index), first);
-        const __m512i next = _mm512_add_epi32(lane, _mm512_set1_epi32(1));
-        const Vec source = load(row + *index);
-        const Vec low = _mm512_permutexvar_ps(lane, source);
-        const Vec high = _mm512_permutexvar_ps(next, source);
-        return fma(load(fraction), high - low, low);
+        return {*index, load(fraction), lane, _mm512_add_epi32(lane, _mm512_set1_epi32(1)), near};
+    }
+    static Vec lookup(const float* row, const Place& at) {
+        row += at.first;
+        const Vec source = load(row);
+        Vec low = _mm512_permutexvar_ps(at.lane, source);
+        Vec high = _mm512_permutexvar_ps(at.next, source);
+        if (__builtin_expect(!at.near, false)) {
+            low = _mm512_i32gather_ps(at.lane, row, 4);
+            high = _mm512_i32gather_ps(at.next, row, 4);
+        }
+        return fma(at.fraction, high - low, low);
     }
     static Vec pick(const float* row, const int* index, int reach) {
         const __m512i at = _mm512_loadu_si512(index);
@@ -128,11 +140,8 @@ struct Wide {
     static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
     static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
     static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-    static float least(Vec v) { return -most(set(0) - v); }
-    static float most(Vec v) {
-        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-        return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+    static unsigned above(Vec a, Vec b) {
+        return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
     }
     static Vec sum_pairs(const float* p) {
         const __m256d halves = _mm256_castps_pd(_mm256_hadd_ps(load(p), load(p + 8)));
@@ -151,16 +160,28 @@ struct Wide {
         const __m128i code = _mm_sll_epi16(words(v), _mm_cvtsi32_si128(low_bits));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), code);
     }
-    static Vec lookup(const float* row, const int* index, const float* fraction, bool near) {
-        if (!near) return gather<Wide>(row, index, fraction);
+    struct Place {
+        int first;
+        Vec fraction;
+        __m256i lane, next;
+        bool near;
+    };
+    static Place place(const int* index, const float* fraction, bool near) {
         const __m256i first = _mm256_set1_epi32(*index);
         const __m256i given = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
         const __m256i lane = _mm256_sub_epi32(given, first);
-        const __m256i next = _mm256_add_epi32(lane, _mm256_set1_epi32(1));
-        const Vec source = load(row + *index);
-        const Vec low = _mm256_permutevar8x32_ps(source, lane);
-        const Vec high = _mm256_permutevar8x32_ps(source, next);
-        return fma(load(fraction), high - low, low);
+        return {*index, load(fraction), lane, _mm256_add_epi32(lane, _mm256_set1_epi32(1)), near};
+    }
+    static Vec lookup(const float* row, const Place& at) {
+        row += at.first;
+        const Vec source = load(row);
+        Vec low = _mm256_permutevar8x32_ps(source, at.lane);
+        Vec high = _mm256_permutevar8x32_ps(source, at.next);
+        if (__builtin_expect(!at.near, false)) {
+            low = _mm256_i32gather_ps(row, at.lane, 4);
+            high = _mm256_i32gather_ps(row, at.next, 4);
+        }
+        return fma(at.fraction, high - low, low);
     }
     static Vec pick(const float* row, const int* index, int) {
         const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
@@ -168,6 +189,27 @@ struct Wide {
     }
 };
 #endif
+
+// Asks for the cache line of an address that need not be valid.
+inline void prefetch(const void* address) {
+#ifdef __GNUC__
+    __builtin_prefetch(address);
+#else
+    static_cast<void>(address);
+#endif
+}
+
+// memcpy.  Long strings of bytes go by the one instruction that does not read what it overwrites
+// first; every processor with AVX-512 has it in its fast form.
+inline void copy_bytes(void* to, const void* from, std::size_t size) {
+#if defined(__GNUC__) && FUSEMATTE_LANES == 16
+    if (size >= 128) {
+        asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+        return;
+    }
+#endif
+    std::memcpy(to, from, size);
+}
 
 template <class V>
 inline typename V::Vec clamp(V, typename V::Vec v, float low, float high) {
@@ -182,9 +224,8 @@ inline void for_lanes(int n, const Body& body) {
         for (int x = 0; x < n; ++x) body(Scalar{}, x);
         return;
     }
-    int x = 0;
-    for (; x + Wide::lanes <= n; x += Wide::lanes) body(Wide{}, x);
-    if (x < n) body(Wide{}, n - Wide::lanes);
+    const int last = n - Wide::lanes;
+    for (int x = 0; x < n; x += Wide::lanes) body(Wide{}, x < last ? x : last);
 }
 
 }  // namespace fusematte::FUSEMATTE_ISA

@@ -17,6 +17,7 @@ public:
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     float* floats() const { return static_cast<float*>(data_); }
+    unsigned char* bytes() const { return static_cast<unsigned char*>(data_); }
     double* doubles() const { return static_cast<double*>(data_); }
 
 private:
