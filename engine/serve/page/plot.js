@@ -10,6 +10,7 @@ export class Plot {
   constructor(canvas) {
     this.#canvas = canvas;
     new ResizeObserver(() => this.#draw()).observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").onchange = () => this.#draw();
   }
 
   // latencies: in ms, of the frames since the last call.
@@ -38,8 +39,8 @@ export class Plot {
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     pen.font = `12px ${style.fontFamily}`;
-    const top = Math.max(50, Math.ceil(Math.max(0, ...this.#points.map((p) => p[1])) / 50) * 50);
-    const y = (latency) => height - 4 - (latency / top) * (height - 20);
+    const top = scaleFor(this.#points.map(([, latency]) => latency));
+    const y = (latency) => height - 4 - Math.min(1, latency / top) * (height - 20);
     pen.strokeStyle = pen.fillStyle = getComputedStyle(document.body).color;
     pen.globalAlpha = 0.5;
     pen.lineWidth = 0.5;
@@ -60,4 +61,11 @@ export class Plot {
     }
     pen.stroke();
   }
+}
+
+// The upper end of the scale, in ms.  The odd slow frame runs into it; else nobody saw the others.
+function scaleFor(latencies) {
+  const sorted = latencies.toSorted((a, b) => a - b);
+  const high = sorted[Math.floor(0.95 * sorted.length)] ?? 0;
+  return Math.max(50, Math.ceil((1.2 * high) / 50) * 50);
 }

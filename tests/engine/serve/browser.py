@@ -151,9 +151,9 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, script: str, patience: float = PATIENCE) -> Any:  # noqa: ANN401
-        """Waits for an expression in the page to be true; returns it."""
-        return await until(lambda: self.run(script), script, patience)
+    async def until(self, script: str) -> None:
+        """Waits for an expression in the page, or what it promises, to be true."""
+        await until(lambda: self.run(f"(async () => Boolean(await ({script})))()"), script)
 
     async def choose_file(self, selector: str, *paths: Path) -> None:
         """Puts files into a file input, as the user's dialogue would."""

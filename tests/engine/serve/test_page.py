@@ -1,0 +1,223 @@
+"""The page in a real browser: what a user sees, checked by its pixels."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tests.engine.serve.browser import Browser, Tab, ready, until
+from tests.engine.serve.conftest import Server
+from tests.helpers import content, make_clip
+
+SHOTS = os.environ.get("FUSEMATTE_SCREENSHOTS")
+"""A folder for screenshots, for whoever wants to look at them."""
+
+LOOK = """
+(() => {
+  const canvas = document.createElement("canvas");
+  canvas.width = 64; canvas.height = 36;
+  const pen = canvas.getContext("2d");
+  pen.drawImage(document.getElementById("%s"), 0, 0, 64, 36);
+  return [...pen.getImageData(0, 0, 64, 36).data];
+})()
+"""
+INK = """
+new Set(document.getElementById("plot").getContext("2d").getImageData(0, 0, 300, 100).data).size
+"""
+CHOSEN = "document.querySelector('input[name=background]:checked').value"
+CHOOSE = "document.querySelector('input[value=%s]').click()"
+TEXT = "document.getElementById('%s').textContent"
+
+
+def visit(browser: Browser, url: str, stay: Callable[[Tab], Awaitable[None]]) -> None:
+    """Opens the page, stays as long as ``stay`` does, and leaves; no problem may come up."""
+
+    async def whole() -> None:
+        async with await Tab.open(browser, url) as tab:
+            await tab.until("document.querySelectorAll('.thumbnail').length > 7")
+            await stay(tab)
+            assert tab.problems == []
+            home = url.split("/", 3)[2]
+            others = [r for r in tab.requests if r.split("/")[0] != "blob:"]
+            assert {r.split("/")[2] for r in others} == {home}
+
+    asyncio.run(whole())
+
+
+async def picture(tab: Tab, video: str) -> np.ndarray:
+    """What a video shows now: [36, 64, 3], RGB."""
+    pixels = await tab.run(LOOK % video)
+    return np.array(pixels, np.float64).reshape(36, 64, 4)[..., :3]
+
+
+async def corner_is(tab: Tab, color: tuple[int, int, int], tolerance: float = 30) -> np.ndarray:
+    """The result, once its upper corners have this colour."""
+
+    async def look() -> np.ndarray | None:
+        shown = await picture(tab, "result")
+        corners = np.concatenate([shown[1:7, 1:7], shown[1:7, -7:-1]])
+        is_so = np.abs(corners.mean((0, 1)) - color).max() < tolerance
+        return shown if is_so else None
+
+    shown: np.ndarray = await until(lambda: _as_list(look), f"corners of {color}")
+    return shown
+
+
+async def _as_list(look: Callable[[], Awaitable[np.ndarray | None]]) -> list[np.ndarray]:
+    found = await look()
+    return [] if found is None else [found]
+
+
+async def shot(tab: Tab, name: str) -> None:
+    """Keeps a screenshot if that is wanted."""
+    if SHOTS:
+        await tab.screenshot(Path(SHOTS) / f"{name}.png")
+
+
+def test_the_camera_comes_back_composited(server: Server, browser: Browser) -> None:
+    async def stay(tab: Tab) -> None:
+        await tab.run(CHOOSE % "green")
+        await tab.run("document.getElementById('start').focus()")
+        await tab.press("Enter", 13, "\r")  # no mouse needed
+        await tab.until(TEXT % "state" + " == 'Live'")
+
+        (shown,) = await corner_is(tab, (0, 177, 64))
+        camera = await picture(tab, "camera")
+        assert np.abs(camera[1:7, 1:7].mean((0, 1)) - (0, 177, 64)).max() > 60
+        # The person, in the middle, is the camera's: the picture moves on, the colours stay.
+        person = np.s_[14:22, 28:36]
+        assert np.abs(shown[person].mean((0, 1)) - camera[person].mean((0, 1))).max() < 40
+        await shot(tab, "green")
+
+        await tab.run(CHOOSE % "white")
+        await corner_is(tab, (244, 244, 242))
+        await shot(tab, "white")
+
+        await tab.run(CHOOSE % "alpha")
+        (matte,) = await corner_is(tab, (0, 0, 0))
+        assert matte[person].mean() > 200 and np.ptp(matte, axis=2).max() < 40
+        await shot(tab, "alpha")
+        await tab.run(CHOOSE % "background")
+        (matte,) = await corner_is(tab, (255, 255, 255))
+        assert matte[person].mean() < 60
+        for view in ("foreground", "beta"):
+            await tab.run(CHOOSE % view)
+            await tab.until(f"document.querySelector('input[value={view}]').checked")
+            await asyncio.sleep(0.5)
+            await shot(tab, view)
+        await tab.run(CHOOSE % "composite")
+
+        dropped = await tab.run(TEXT % "drops")
+        await tab.until(f"{TEXT % 'drops'} != '{dropped}'")  # the camera is faster than the network
+        for figure in ("fps", "p50", "p99"):
+            assert float((await tab.run(TEXT % figure)).split()[0]) > 0
+        assert "network" in await tab.run(TEXT % "stages")
+        assert await tab.run(INK) > 3
+        await shot(tab, "statistics")
+
+        await tab.run("document.getElementById('start').click()")
+        await tab.until(TEXT % "state" + " == 'Camera off'")
+        assert await tab.run("document.getElementById('result').srcObject") is None
+        await tab.until("fetch('state').then(r => r.json()).then(s => s.live == 0)")
+
+    visit(browser, server.url, stay)
+
+
+def test_an_uploaded_background_is_used(server: Server, browser: Browser, tmp_path: Path) -> None:
+    beach = tmp_path / "beach <b>.png"
+    cv2.imwrite(str(beach), np.full((90, 160, 3), (220, 40, 200), np.uint8))  # BGR
+
+    async def stay(tab: Tab) -> None:
+        await tab.choose_file("#background-file", beach)
+        await tab.until(
+            "document.querySelector('.thumbnail[title=\"beach <b>.png\"] :checked')?.value"
+        )
+        await tab.run("document.getElementById('start').click()")
+        await corner_is(tab, (200, 40, 220))
+        noise = tmp_path / "noise.png"
+        noise.write_bytes(b"\x89PNG nothing")
+        await tab.choose_file("#background-file", noise)
+        await tab.until(TEXT % "notice" + ".startsWith('noise.png: is no picture')")
+        tab.problems.clear()  # the browser logs the refusal
+
+    visit(browser, server.url, stay)
+
+
+def test_a_file_is_dropped_matted_and_downloaded(
+    server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "holiday.mp4", width=160, height=90, frames=15, audio=True)
+    bad = tmp_path / "noise.mp4"
+    bad.write_bytes(np.random.default_rng(0).bytes(4000))
+    big = tmp_path / "big.mp4"
+    with big.open("wb") as file:
+        file.truncate(2 << 30)
+
+    async def stay(tab: Tab) -> None:
+        await tab.run(CHOOSE % "green")
+        await tab.choose_file("#job-file", clip, bad)
+        await tab.until("document.querySelector('#jobs .failed')")
+        said = await tab.run("document.querySelector('#jobs .failed .detail').textContent")
+        assert said.startswith("noise.mp4: ") and "/" not in said
+        await tab.until("document.querySelector('#jobs .done')")
+        assert "15 frames over Green" in await tab.run(
+            "document.querySelector('#jobs .done .detail').textContent"
+        )
+        await shot(tab, "jobs")
+        await tab.run("document.querySelector('#jobs .done a').click()")
+        result = browser.downloads / "holiday-matted.mp4"
+        await until(lambda: ready(result), "the download")
+        assert content(result).times == content(clip).times
+        while await tab.run("document.querySelectorAll('#jobs .remove').length"):
+            await tab.run("document.querySelector('#jobs .remove').click()")
+
+        await tab.choose_file("#job-file", big)
+        await tab.until(TEXT % "notice" + ".startsWith('big.mp4: is larger than 1024 MB')")
+        await tab.until("fetch('jobs').then(r => r.json()).then(j => j.length == 0)")
+
+    visit(browser, server.url, stay)
+    assert server.files() == []
+
+
+def test_a_wrong_token_shows_no_page(server: Server, browser: Browser) -> None:
+    async def whole() -> None:
+        wrong = server.url.rsplit("/", 2)[0] + "/guess/"
+        async with await Tab.open(browser, wrong) as tab:
+            assert "token is wrong" in await tab.run("document.body.innerText")
+            assert await tab.run("document.querySelectorAll('button, script, video').length") == 0
+
+    asyncio.run(whole())
+
+
+def test_the_keyboard_reaches_everything(server: Server, browser: Browser) -> None:
+    async def stay(tab: Tab) -> None:
+        await tab.run("document.activeElement.blur()")
+        reached = set()
+        for _ in range(12):
+            await tab.press("Tab", 9)
+            reached.add(await tab.run("document.activeElement.name || document.activeElement.id"))
+        expected = {"start", "view", "mirror", "background", "background-file", "blur", "job-file"}
+        assert expected <= reached
+        await tab.run("document.querySelector('input[name=background]:checked').focus()")
+        await tab.press("ArrowRight", 39)
+        assert (
+            await tab.run("document.querySelector('input[name=background]:checked').value")
+            == "dusk"
+        )
+
+    visit(browser, server.url, stay)
+
+
+def test_it_is_dark_where_the_system_is(server: Server, browser: Browser) -> None:
+    async def stay(tab: Tab) -> None:
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        await tab.send("Emulation.setEmulatedMedia", features=[dark])
+        color = await tab.run("getComputedStyle(document.body).backgroundColor")
+        assert color == "rgb(20, 23, 26)"
+        await shot(tab, "dark")
+
+    visit(browser, server.url, stay)
