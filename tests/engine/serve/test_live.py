@@ -37,9 +37,29 @@ async def come_and_go(server: Server) -> None:
     await nobody(server.url)
 
 
+async def load(http: aiohttp.ClientSession) -> str:
+    """A page with all its parts that wants its camera; what the server says to that."""
+    for part in PARTS:
+        async with http.get(part) as answer:
+            assert answer.status == 200
+            await answer.read()
+    async with http.ws_connect("live") as socket:
+        await socket.send_json({"type": "settings"})
+        message = await socket.receive_json(timeout=60)
+        await asyncio.sleep(1)
+        return str(message["code"])
+
+
+async def crowd(url: str) -> list[str]:
+    """Twenty pages at once."""
+    async with aiohttp.ClientSession(url) as http:
+        return await asyncio.gather(*(load(http) for _ in range(20)))
+
+
 @pytest.fixture(scope="module")
 def rest(server: Server) -> Usage:
-    """What the server holds when it has worked and does nothing."""
+    """What the server holds when it has worked and does nothing; its pool of threads is filled."""
+    asyncio.run(crowd(server.url))
     for _ in range(2):
         asyncio.run(come_and_go(server))
     return server.usage()
@@ -123,23 +143,7 @@ def test_a_tab_that_crashes_leaves_nothing(server: Server, browser: Browser, res
 
 
 def test_twenty_pages_at_once(server: Server, rest: Usage) -> None:
-    async def load(http: aiohttp.ClientSession) -> str:
-        """A page with all its parts that wants its camera; what the server says to that."""
-        for part in PARTS:
-            async with http.get(part) as answer:
-                assert answer.status == 200
-                await answer.read()
-        async with http.ws_connect("live") as socket:
-            await socket.send_json({"type": "settings"})
-            message = await socket.receive_json(timeout=60)
-            await asyncio.sleep(1)
-            return str(message["code"])
-
-    async def whole() -> list[str]:
-        async with aiohttp.ClientSession(server.url) as http:
-            return await asyncio.gather(*(load(http) for _ in range(20)))
-
-    said = asyncio.run(whole())
+    said = asyncio.run(crowd(server.url))
     assert set(said) == {"bad_request", "busy"}  # too early, too many
     assert said.count("bad_request") >= live.MOST
     asyncio.run(nobody(server.url))
