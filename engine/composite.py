@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
@@ -21,9 +22,10 @@ from fusematte.engine.backends import Map
 from fusematte.engine.buffers import new_plane, new_planes
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
-from fusematte.engine.frame import Frame, Matte, Plane, Planes
-from fusematte.engine.recolor import convert_planes, frame_from_rgb
+from fusematte.engine.frame import Frame, Matte, PixelFormat, Plane, Planes
+from fusematte.engine.recolor import as_float, convert_planes, frame_from_rgb
 from fusematte.engine.refine import coefficients
+from fusematte.engine.sources import is_sequence, is_url
 
 Behind = Planes | tuple[int, int, int] | Map
 """What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
@@ -70,6 +72,16 @@ class ColorBackground(Background):
     def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
         y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
         return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
+
+
+class TransparentBackground(Background):
+    """Nothing: frames get an alpha.  Where something must be seen through them, it is black."""
+
+    shows_camera = False
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        black, _, neutral, _ = frame.levels
+        return int(black), int(neutral), int(neutral)
 
 
 class ImageBackground(Background):
@@ -262,8 +274,8 @@ def _crop(source: Frame, shape: float) -> Planes:
 
 
 def open_background(spec: str | PathLike[str]) -> Background:
-    """Opens what ``--background`` names: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a
-    video by its path.
+    """Opens what ``--background`` names: ``green``, ``#rrggbb``, ``blur[:sigma]``,
+    ``transparent``, a picture or a video by its path, URL, folder or pattern.
 
     Raises:
         BackgroundError: it is none of these, or cannot be read.
@@ -276,7 +288,9 @@ def open_background(spec: str | PathLike[str]) -> Background:
         return ColorBackground((red, green, blue))
     if text == "blur" or text.startswith("blur:"):
         return BlurBackground(_parse_sigma(text))
-    return _open_file(text)
+    if text == "transparent":
+        return TransparentBackground()
+    return _open_video(text) if is_url(text) or is_sequence(text) else _open_file(text)
 
 
 def _parse_sigma(text: str) -> float:
@@ -295,7 +309,8 @@ def _parse_sigma(text: str) -> float:
 def _open_file(path: str) -> Background:
     if not Path(path).is_file():
         raise BackgroundError(
-            f"background {path!r} is neither green, #rrggbb, blur[:sigma] nor a file that exists"
+            f"background {path!r} is neither green, #rrggbb, blur[:sigma], transparent "
+            "nor a file that exists"
         )
     try:
         return ImageBackground(path)
@@ -309,35 +324,124 @@ def _open_file(path: str) -> Background:
         ) from error
 
 
+def _open_video(path: str) -> Background:
+    try:
+        return VideoBackground(path)
+    except (FuseMatteError, StopIteration) as error:
+        raise BackgroundError(f"background {path!r} cannot be read: {error}") from error
+
+
 class Composite(NamedTuple):
-    """A frame over its new background, and the full-range alpha plane that made it, if wanted."""
+    """What a frame and its matte make.
+
+    frame: the people over the new background; over a transparent one, with an alpha.
+    alpha: the full-range alpha plane, if wanted.
+    foreground: the people's own colours everywhere, with the alpha, if wanted.
+    """
 
     frame: Frame
     alpha: Plane | None
+    foreground: Frame | None
 
 
 def compose(
-    frame: Frame, matte: Matte, background: Background, *, with_alpha: bool = False
+    frame: Frame,
+    matte: Matte,
+    background: Background,
+    *,
+    with_alpha: bool = False,
+    with_foreground: bool = False,
 ) -> Composite:
     """Refines the matte to the frame's size and blends the frame over the background.
 
     In the edges the people's own colour takes the place of the mixed one, so that hair does not
-    carry the old background along.
+    carry the old background along.  Where the frame has an alpha of its own, the two multiply.
     """
-    alpha = new_plane(frame) if with_alpha else None
+    transparent = isinstance(background, TransparentBackground)
+    with_foreground = with_foreground or transparent
+    needs_alpha = with_alpha or with_foreground or frame.alpha is not None
+    alpha = new_plane(frame) if needs_alpha else None
     planes = new_planes(frame)
+    shift = _foreground_shift(frame, matte)
+    behind = background.behind(frame, matte)
     slope, offset = coefficients(matte)
     kernels.composite(
         frame.planes,
         slope,
         offset,
-        background.behind(frame, matte),
+        behind,
         levels=frame.levels,
-        shift=_foreground_shift(frame, matte),
+        shift=shift,
         out=planes,
         alpha=alpha,
     )
-    return Composite(frame.with_planes(planes), alpha)
+    foreground = None
+    if alpha is not None and with_foreground:
+        foreground = replace(frame, planes=_own_colors(frame, shift, alpha))
+    if alpha is not None and frame.alpha is not None:
+        planes = _show_through(planes, behind, frame.alpha, frame.format)
+        alpha = _product(alpha, frame.alpha, frame.format)
+    if foreground is not None:
+        foreground = replace(foreground, alpha=alpha)
+    picture = replace(frame, planes=planes, alpha=None)
+    if transparent and foreground is not None:
+        picture = foreground
+    return Composite(picture, alpha, foreground)
+
+
+_SOLID = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+"""Coefficients of an alpha of 1 everywhere."""
+
+
+def _own_colors(frame: Frame, shift: Map, alpha: Plane) -> Planes:
+    """The people's colours, unmixed; where alpha is full those of the frame, to the last bit."""
+    planes = new_planes(frame)
+    kernels.composite(
+        frame.planes, *_SOLID, (0, 0, 0), levels=frame.levels, shift=shift, out=planes
+    )
+    full = alpha == frame.format.peak
+    for plane, source in zip(planes, frame.planes, strict=True):
+        np.copyto(plane, source, where=_covered(full, plane.shape, frame.format))
+    return planes
+
+
+def _covered(
+    full: NDArray[np.bool_], shape: tuple[int, ...], format: PixelFormat
+) -> NDArray[np.bool_]:
+    """Which chroma samples lie under luma samples that are all in the mask."""
+    if full.shape == shape:
+        return full
+    x, y = 1 << format.x_shift, 1 << format.y_shift
+    padded = np.pad(full, ((0, -full.shape[0] % y), (0, -full.shape[1] % x)), mode="edge")
+    covered: NDArray[np.bool_] = padded[::y, ::x].copy()
+    for row in range(y):
+        for column in range(x):
+            covered &= padded[row::y, column::x]
+    return covered
+
+
+def _product(alpha: Plane, other: Plane, format: PixelFormat) -> Plane:
+    """Two opacities one after the other, rounded to nearest."""
+    product = alpha.astype(np.uint32) * other
+    product += format.peak // 2
+    return np.asarray(product // format.peak, format.dtype)
+
+
+def _show_through(planes: Planes, behind: Behind, own: Plane, format: PixelFormat) -> Planes:
+    """The planes of a composite with the background where the frame itself was transparent."""
+    opacity = as_float(own / np.float32(format.peak))
+    shown = []
+    for plane, layer in zip(planes, behind, strict=True):
+        size = plane.shape[1], plane.shape[0]
+        far = as_float(np.asarray(layer))
+        if isinstance(behind, np.ndarray):
+            far = as_float(cv2.resize(far, size, interpolation=cv2.INTER_LINEAR))
+        near = opacity
+        if opacity.shape != plane.shape:
+            near = as_float(cv2.resize(opacity, size, interpolation=cv2.INTER_AREA))
+        mixed = far + (as_float(plane) - far) * near
+        shown.append(np.clip(mixed + 0.5, 0, format.peak).astype(plane.dtype))
+    return shown[0], shown[1], shown[2]
 
 
 def _foreground_shift(frame: Frame, matte: Matte) -> Map:
@@ -357,6 +461,8 @@ def composite(
     frame: Frame, matte: Matte, background: str | PathLike[str] | Background = "green"
 ) -> Frame:
     """The people of a frame over another background, in the frame's own size and layout.
+
+    Over ``transparent`` the frame gets an alpha, and its colours are the people's own.
 
     A background given by name or path is opened on its first use and kept for the next frames.
 

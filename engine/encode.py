@@ -1,4 +1,4 @@
-"""The video writer: Frames in, a file out with the timestamps, tags and audio of its source.
+"""The video writer: Frames in, a file out with the timestamps, tags and sound of its source.
 
 Until it is complete the file is called PATH.part, so PATH is always whole.
 """
@@ -7,77 +7,63 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import av
 import numpy as np
-from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
 from av.codec.context import ThreadType
 from av.container import OutputContainer
+from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.frame import Color, Frame, Plane
-from fusematte.engine.pictures import new_picture, range_of
+from fusematte.engine.formats import (
+    CODECS,
+    CONTAINERS,
+    Content,
+    Encoding,
+    Picture,
+    codec_of,
+    codecs_of,
+    container_of,
+    encoder_color,
+    encoder_options,
+    find_codec,
+    part_of,
+    pixel_format_of,
+)
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.pictures import new_picture, planes_of, range_of, to_depth
 
 Packet: TypeAlias = "av.Packet[Any]"
 
+_Template = TypeVar("_Template", av.AudioStream, SubtitleStream)
 
-class _Container(NamedTuple):
-    """What a file format can do.
+log = logging.getLogger(__name__)
 
-    name: libav's.
-    reorders: stores decoding times below zero, which B-frames need to keep their own times.
-    rotates: stores a rotation for display.
-    """
-
-    name: str
-    codec: str = "libx264"
-    reorders: bool = False
-    rotates: bool = False
-
-
-_CONTAINERS = {
-    ".mp4": _Container("mp4", reorders=True, rotates=True),
-    ".m4v": _Container("mp4", reorders=True, rotates=True),
-    ".mov": _Container("mov", reorders=True, rotates=True),
-    ".mkv": _Container("matroska", reorders=True, rotates=True),
-    ".webm": _Container("webm", "libvpx-vp9", reorders=True, rotates=True),
-    ".ts": _Container("mpegts"),
-    ".avi": _Container("avi"),
-    ".flv": _Container("flv"),
-}
-
-_CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "prores_ks", "h264_nvenc")
-"""Those that error messages propose."""
-
-_CRF = {"h264": 18, "hevc": 24, "vp9": 30, "av1": 30}
-_DEFAULTS = {
-    "libx264": {"preset": "veryfast"},
-    "libx265": {"preset": "veryfast", "x265-params": "log-level=error"},
-    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "row-mt": "1"},
-    "libsvtav1": {"preset": "10"},
-}
-_TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac3", "eac3", "opus"}
-_EVEN_CHROMA = ("h264", "hevc")
-"""Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
-
-_LIMITED_ONLY = ("prores", "mpeg4", "mpeg2video")
-"""Codecs that cannot tell that luma spans all code values: players take it for 16..235."""
 
 _TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Codecs that store the pixel aspect themselves; PyAV cannot hand it to Matroska."""
 
-_STALE_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder")
+_STALE_TAGS = (
+    "major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration",
+    "rotate", "alpha_mode", "bps", "number_of_frames", "number_of_bytes",
+    "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
+)  # fmt: skip
 """Metadata about the source's file and not about its content."""
+
+_CHAPTERED = ("mp4", "mov", "matroska", "webm")
+
+STDOUT, PIPE = "-", "pipe:"
+"""Names of standard output: ``-`` is Matroska, ``pipe:EXT`` names another container."""
 
 _GRAY = Color(full_range=True)
 _REFUSALS = (errno.EINVAL, errno.ENOSYS)
@@ -93,14 +79,23 @@ class Writer:
     codec: an encoder of libav; by default libx264, or libvpx-vp9 for .webm.
     crf: the encoder's quality, lower is better; by default 18 for H.264, 24 HEVC, 30 VP9 and AV1.
     preset: the encoder's speed; by default "veryfast".
+    pixel_format: as libav names it.
+    bitrate: bits per second, in place of ``crf``.
     audio: make room for the audio streams of ``like``; their packets come by ``mux``.
-    gray: a full-range gray video (an alpha); pictures come by ``write_gray``.
+    subtitles: the same for subtitles; attachments, such as their fonts, come along.
+    content: "color"; "gray", a full-range gray video (an alpha) whose pictures come by
+    ``write_gray``; or "rgba", pictures with their alpha, colours not multiplied by it: ProRes 4444
+    in .mov, VP9 in .webm, FFV1 in .mkv.
+
+    ``-`` is standard output, in Matroska; ``pipe:webm`` and ``pipe:ts`` are other containers there.
 
     The pixel format is that of ``like`` or the nearest the codec knows.  H.264 and HEVC cannot
     subsample the chroma of odd sizes, so those are encoded as 4:4:4 (or 4:2:2) at their own size.
     Timestamps stay exact in .mp4 and .mov; .mkv, .webm and .flv round them to milliseconds, .ts to
     1/90000 s and .avi to the frame rate.  Audio that starts before zero, which .ts and .flv cannot
-    express, moves there to zero together with the pictures.
+    express, moves there to zero together with the pictures.  A part of a video (``like.origin``)
+    begins at zero.  Chapters and tags are copied; what a container has no place for is left out
+    with a warning, but sound is not: that is an error.
 
     As a context manager it closes itself; leaving by an exception abandons the file.
 
@@ -117,26 +112,37 @@ class Writer:
         codec: str | None = None,
         crf: int | None = None,
         preset: str | None = None,
+        pixel_format: str | None = None,
+        bitrate: int | None = None,
         audio: bool = False,
-        gray: bool = False,
+        subtitles: bool = False,
+        content: Content = "color",
     ) -> None:
+        self.name = os.fspath(path)
         self.path = Path(path)
-        self.part = self.path.with_name(self.path.name + ".part")
-        self._like = like
-        self._kind = _container_of(self.path)
-        self._codec = _find_codec(codec or self._kind.codec)
-        self._format = _encoder_format(self._codec, like, gray)
-        self._color = _encoder_color(self._codec, _GRAY if gray else like.color)
+        self.part = part_of(self.path)
+        self._to_stdout = is_stdout(self.name)
+        self._like, self._content = like, content
+        encoding = Encoding(
+            codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
+        )
+        self._kind = container_of(self.name, _suffix(self.name))
+        self._codec = codec_of(self.name, self._kind, content, encoding)
+        picture = Picture(like.format, like.width, like.height, like.color)
+        self._format = pixel_format_of(self.name, self._codec, picture, content, pixel_format)
+        self._color = encoder_color(self._codec, _GRAY if content == "gray" else like.color)
         self._time_base = self._choose_time_base()
         self._scaler = VideoReformatter()
         self._lock = threading.Lock()
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._open = self._joins = False
-        options = _encoder_options(self._codec, crf, preset)
+        options = encoder_options(self._codec, encoding)
         self._container = self._open_container()
-        self._video = self._add_video(options)
+        self._video = self._add_video(options, bitrate)
         self._audio = {s.index: self._add_audio(s) for s in like.audio_streams if audio}
+        self._subtitles = self._add_subtitles() if subtitles else {}
+        self._add_chapters()
         self._start()
 
     def __enter__(self) -> Self:
@@ -150,18 +156,33 @@ class Writer:
 
     def write(self, frame: Frame) -> None:
         """Encode one frame; like every frame, it does not change afterwards."""
-        self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
+        if self._content == "rgba":
+            self._encode(self._transparent_picture(frame), frame)
+        else:
+            self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
 
-    def write_gray(self, plane: NDArray[np.uint8], frame: Frame) -> None:
-        """Encode one picture of a gray video at the time of ``frame``; plane: [height, width]."""
-        self._encode(self._picture((plane,), "gray", _GRAY), frame)
+    def write_gray(self, plane: Plane, frame: Frame) -> None:
+        """Encode one picture of a gray video at the time of ``frame``.
+
+        plane: [height, width], full range: uint8, or uint16 of 10 bits.
+        """
+        format = "gray" if plane.dtype == np.uint8 else "gray10le"
+        self._encode(self._picture((plane,), format, _GRAY), frame)
 
     def mux(self, packet: Packet) -> None:
-        """Copy one audio packet of ``like`` into the file.
+        """Copy one packet of sound or subtitles of ``like``; those without room here are dropped.
 
         May be called from another thread than ``write``.  The packet belongs to the writer then.
         """
-        packet.stream = self._audio[packet.stream_index]
+        stream = self._audio.get(packet.stream_index) or self._subtitles.get(packet.stream_index)
+        if stream is None:
+            return
+        shift = round(self._like.origin / packet.time_base)
+        if shift and packet.pts is not None:
+            packet.pts -= shift
+        if shift and packet.dts is not None:
+            packet.dts -= shift
+        packet.stream = stream
         self._mux([packet])
 
     def write_encoded(self, packet: Packet) -> None:
@@ -180,7 +201,8 @@ class Writer:
             return
         try:
             self._flush()
-            self.part.replace(self.path)
+            if not self._to_stdout:
+                self.part.replace(self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
 
@@ -190,7 +212,7 @@ class Writer:
             return
         with contextlib.suppress(av.FFmpegError, OSError):
             self._flush()
-        if self._last_pts is None:
+        if self._last_pts is None and not self._to_stdout:
             self.part.unlink(missing_ok=True)
 
     def _choose_time_base(self) -> Fraction:
@@ -199,17 +221,24 @@ class Writer:
         return self._like.time_base
 
     def _open_container(self) -> OutputContainer:
+        container = av.open(
+            self._target(), "w", format=self._kind.name, container_options=self._muxer_options()
+        )
+        container.metadata.update(_lasting(self._like.metadata))
+        return container
+
+    def _target(self) -> str:
+        """Where libav writes to."""
+        if self._to_stdout:
+            if not self._kind.streams:
+                able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
+                raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
+            return "pipe:1"
         if self.path.is_dir():
             raise OutputError(f"{self.path}: is a directory; give a file name")
         if not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: its directory does not exist; make it first")
-        options = self._muxer_options()
-        container = av.open(
-            f"file:{self.part}", "w", format=self._kind.name, container_options=options
-        )
-        tags = self._like.metadata.items()
-        container.metadata.update({k: v for k, v in tags if k.lower() not in _STALE_TAGS})
-        return container
+        return f"file:{self.part}"
 
     def _muxer_options(self) -> dict[str, str]:
         """What keeps timestamps and start offsets exact.
@@ -228,7 +257,7 @@ class Writer:
             "movie_timescale": str(movie if movie <= _MAX_TIMESCALE else video),
         }
 
-    def _add_video(self, options: dict[str, str]) -> av.VideoStream:
+    def _add_video(self, options: dict[str, str], bitrate: int | None) -> av.VideoStream:
         self._check_container()
         like = self._like
         stream = self._container.add_stream(self._codec.name, like.frame_rate, options)
@@ -238,20 +267,23 @@ class Writer:
         context.time_base = self._time_base
         context.width, context.height, context.pix_fmt = like.width, like.height, self._format
         context.thread_type = ThreadType.AUTO  # x264 would cut frames into slices otherwise
+        if bitrate is not None:
+            context.bit_rate = bitrate
         if not self._kind.reorders:
             context.max_b_frames = 0
         if self._codec.canonical_name == "hevc" and self._kind.name in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # the only kind QuickTime plays
         _tag(context, self._color)
+        stream.metadata.update(_lasting(like.video_metadata))
         self._set_shape(stream)
         return stream
 
     def _check_container(self) -> None:
-        able = _codecs_of(self._container)
+        able = codecs_of(self._container)
         if self._codec.canonical_name not in able:
-            names = [name for name in _CODECS if _find_codec(name).canonical_name in able]
+            names = [name for name in CODECS if find_codec(name).canonical_name in able]
             raise UsageError(
-                f"{self.path}: {self.path.suffix} cannot store {self._codec.name}; "
+                f"{self.name}: {_suffix(self.name)} cannot store {self._codec.name}; "
                 f"choose one of {', '.join(names)} or another file extension"
             )
 
@@ -259,30 +291,76 @@ class Writer:
         kind, codec, like = self._kind.name, self._codec.canonical_name, self._like
         if like.aspect != 1 and kind not in ("mp4", "mov") and codec not in _TELLING_ASPECT:
             raise UsageError(
-                f"{self.path}: {self.path.suffix} with {self._codec.name} cannot store the pixel "
-                f"aspect {like.aspect} of this video; write .mp4"
+                f"{self.name}: {_suffix(self.name)} with {self._codec.name} cannot store the pixel "
+                f"aspect {like.aspect} of this video; write .mov"
             )
         stream.codec_context.sample_aspect_ratio = like.aspect
         if not like.rotation:
             return
         if not self._kind.rotates:
             raise UsageError(
-                f"{self.path}: {self.path.suffix} cannot store the rotation of this video; "
+                f"{self.name}: {_suffix(self.name)} cannot store the rotation of this video; "
                 "write .mp4, .mov or .mkv"
             )
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
 
     def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
-        if template.codec_context.codec.canonical_name not in _codecs_of(self._container):
+        if template.codec_context.codec.canonical_name not in codecs_of(self._container):
             raise self._no_audio(template)
+        return self._add_copy(template)
+
+    def _add_copy(self, template: _Template) -> _Template:
         stream = self._container.add_stream_from_template(template)
-        stream.metadata.update(template.metadata)
+        stream.metadata.update(_lasting(template.metadata))
+        stream.disposition = template.disposition
         return stream
+
+    def _add_subtitles(self) -> dict[int, SubtitleStream]:
+        """Room for the subtitles; what the container cannot hold is told and left out."""
+        able, streams = codecs_of(self._container), {}
+        refused: list[str] = list(self._like.left_out)
+        for template in self._like.subtitle_streams:
+            codec = template.codec_context.name
+            if codec in able:
+                streams[template.index] = self._add_copy(template)
+            else:
+                refused.append(f"{codec} subtitles")
+        if self._kind.name == "matroska":
+            for file in self._like.attachments:
+                name = file.metadata.get("filename", "attachment")
+                self._container.add_attachment(
+                    name, file.mimetype or "application/octet-stream", file.data
+                )
+        elif self._like.attachments:
+            refused.append("attachments")
+        if refused:
+            log.warning("%s: leaves out: %s", self.name, ", ".join(sorted(refused)))
+        return streams
+
+    def _add_chapters(self) -> None:
+        chapters = self._like.chapters
+        if not chapters:
+            return
+        if self._kind.name not in _CHAPTERED:
+            log.warning("%s: %s has no chapters; they are left out", self.name, self._kind.name)
+            return
+        self._container.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": round((chapter.start - self._like.origin) * 1000),
+                    "end": round((chapter.end - self._like.origin) * 1000),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": chapter.metadata,
+                }
+                for number, chapter in enumerate(chapters, start=1)
+            ]
+        )
 
     def _no_audio(self, *templates: av.AudioStream) -> UsageError:
         names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
         return UsageError(
-            f"{self.path}: {self.path.suffix} cannot store {names} audio; "
+            f"{self.name}: {_suffix(self.name)} cannot store {names} audio; "
             "write .mkv or leave the audio out (--no-audio)"
         )
 
@@ -294,35 +372,49 @@ class Writer:
             self._video.codec_context.open()
         except av.FFmpegError as error:
             raise OutputError(
-                f"{self.path}: {self._codec.name} cannot encode {like.width}x{like.height} "
+                f"{self.name}: {self._codec.name} cannot encode {like.width}x{like.height} "
                 f"{self._format} ({error.strerror}); choose another codec"
             ) from error
         try:
             self._container.start_encoding()
         except (av.FFmpegError, OSError) as error:
-            with contextlib.suppress(OSError):
-                self.part.unlink()
+            if not self._to_stdout:
+                self.part.unlink(missing_ok=True)
             if self._audio and error.errno in _REFUSALS:  # some muxers look only now
                 raise self._no_audio(*self._audio.values()) from error
             raise self._failure(error) from error
         self._open = True
 
-    def _picture(self, planes: tuple[Plane, ...], format: str, color: Color) -> av.VideoFrame:
+    def _picture(
+        self, planes: tuple[Plane, ...], format: str, color: Color, target: str | None = None
+    ) -> av.VideoFrame:
         height, width = planes[0].shape
         if (width, height) != (self._like.width, self._like.height):
             raise UsageError(
-                f"{self.path}: got a frame of {width}x{height}, "
+                f"{self.name}: got a frame of {width}x{height}, "
                 f"but the video is {self._like.width}x{self._like.height}"
             )
-        picture = new_picture(planes, format)
-        if (format, color.full_range) == (self._format, self._color.full_range):
+        picture, target = new_picture(planes, format), target or self._format
+        if (format, color.full_range) == (target, self._color.full_range):
             return picture
         return self._scaler.reformat(
             picture,
-            format=self._format,
+            format=target,
             src_color_range=range_of(color),
             dst_color_range=range_of(self._color),
         )
+
+    def _transparent_picture(self, frame: Frame) -> av.VideoFrame:
+        """Colours and alpha go different ways: libav would stretch 255 to 1020 of 1023."""
+        opaque = av.VideoFormat(self._format.replace("yuva", "yuv"), 2, 2)
+        depth = opaque.components[0].bits
+        colors = self._picture(frame.planes, frame.format.name, frame.color, opaque.name)
+        alpha = frame.alpha
+        if alpha is None:
+            alpha = np.full(frame.planes[0].shape, frame.format.peak, frame.format.dtype)
+        layout = PIXEL_FORMATS[opaque.name]
+        planes, _ = planes_of(colors, layout, self._color, self._scaler)
+        return new_picture((*planes, to_depth(alpha, frame.format.bits, depth)), self._format)
 
     def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
         picture.time_base, picture.pts = self._time_base, self._pts(frame)
@@ -337,7 +429,7 @@ class Writer:
 
     def _pts(self, frame: Frame) -> int:
         """The frame's time in the stream's units; encoders want it to increase."""
-        pts = round(frame.time / self._time_base)
+        pts = round((frame.time - self._like.origin) / self._time_base)
         return pts if self._last_pts is None else max(pts, self._last_pts + 1)
 
     def _timed(self, packets: list[Packet]) -> list[Packet]:
@@ -367,81 +459,27 @@ class Writer:
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
-        return OutputError(f"{self.path}: cannot be written: {reason}")
-
-
-def extensions() -> tuple[str, ...]:
-    """Those of the files that a ``Writer`` makes, with their dots."""
-    return tuple(_CONTAINERS)
-
-
-def _container_of(path: Path) -> _Container:
-    try:
-        return _CONTAINERS[path.suffix.lower()]
-    except KeyError:
-        raise UsageError(
-            f"{path}: unknown kind of video file; use one of {', '.join(_CONTAINERS)}"
-        ) from None
-
-
-def _find_codec(name: str) -> av.Codec:
-    try:
-        codec = av.Codec(name, "w")
-    except UnknownCodecError:
-        codec = None
-    if codec is None or codec.type != "video":
-        raise UsageError(f"unknown video codec {name!r}; use one of {', '.join(_CODECS)}")
-    return codec
-
-
-def _codecs_of(container: OutputContainer) -> set[str]:
-    """The canonical names of what a container can store; libav does not know it of MPEG-TS."""
-    if container.format.name == "mpegts":
-        return _TS_CODECS
-    able = container.supported_codecs
-    if container.format.name == "mp4":  # PCM fails at the very end there, and few players know it
-        return {name for name in able if not name.startswith("pcm_")}
-    return able
-
-
-def _encoder_options(codec: av.Codec, crf: int | None, preset: str | None) -> dict[str, str]:
-    known = {option.name for option in codec.create("video").supported_options.private}
-    options = dict(_DEFAULTS.get(codec.name, {}))
-    if "crf" in known and codec.canonical_name in _CRF:
-        options["crf"] = str(_CRF[codec.canonical_name])
-    for name, value in (("crf", crf), ("preset", preset)):
-        if value is not None and name not in known:
-            raise UsageError(f"codec {codec.name} has no {name}; leave --{name} out")
-        if value is not None:
-            options[name] = str(value)
-    return options
-
-
-def _encoder_format(codec: av.Codec, like: Reader, gray: bool) -> str:
-    """The codec's pixel format nearest to the frames'."""
-    able = [format.name for format in codec.video_formats or () if format.name != "cuda"]
-    if codec.canonical_name in _EVEN_CHROMA:
-        able = [name for name in able if _splits_evenly(name, like.width, like.height)]
-    wanted = "gray" if gray else like.format.name
-    if wanted in able:
-        return wanted
-    best, _ = find_best_pix_fmt_of_list(able, "yuv420p" if gray else wanted)
-    return best.name if best else wanted
-
-
-def _encoder_color(codec: av.Codec, color: Color) -> Color:
-    full_range = color.full_range and codec.canonical_name not in _LIMITED_ONLY
-    return color._replace(full_range=full_range)
-
-
-def _splits_evenly(name: str, width: int, height: int) -> bool:
-    """Whether no chroma sample of the format reaches over the picture's edge."""
-    format = av.VideoFormat(name, 2, 2)
-    halves = format.chroma_width() == 1 and width % 2, format.chroma_height() == 1 and height % 2
-    return not any(halves)
+        return OutputError(f"{self.name}: cannot be written: {reason}")
 
 
 def _tag(context: VideoCodecContext, color: Color) -> None:
     context.colorspace, context.color_primaries = color.matrix, color.primaries
     context.color_trc = color.transfer
     context.color_range = range_of(color)
+
+
+def is_stdout(path: str | os.PathLike[str]) -> bool:
+    """Whether an output's name means standard output."""
+    name = os.fspath(path)
+    return name == STDOUT or name.startswith(PIPE)
+
+
+def _suffix(name: str) -> str:
+    if is_stdout(name):
+        return ".mkv" if name == STDOUT else f".{name.removeprefix(PIPE)}"
+    return Path(name).suffix
+
+
+def _lasting(metadata: dict[str, str]) -> dict[str, str]:
+    """The tags that tell something of the content."""
+    return {key: value for key, value in metadata.items() if key.lower() not in _STALE_TAGS}

@@ -33,6 +33,16 @@ class PixelFormat(NamedTuple):
         """The samples' NumPy type."""
         return np.uint8 if self.bits == 8 else np.uint16
 
+    @property
+    def with_alpha(self) -> str:
+        """libav's name of the layout with an alpha plane behind the others."""
+        return self.name.replace("yuv", "yuva")
+
+    @property
+    def peak(self) -> int:
+        """The greatest code value."""
+        return (1 << self.bits) - 1
+
 
 PIXEL_FORMATS = {
     layout.name: layout
@@ -59,6 +69,14 @@ class Color(NamedTuple):
     transfer: int = 2
     full_range: bool = False
 
+    @property
+    def is_hdr(self) -> bool:
+        """Whether the transfer is that of high dynamic range: PQ or HLG."""
+        return self.transfer in (PQ, HLG)
+
+
+PQ, HLG = 16, 18
+"""Transfer characteristics of ITU-R BT.2100."""
 
 UNSPECIFIED = Color()
 
@@ -93,6 +111,8 @@ class Frame:
     duration: in the same units; 0 where unknown.
     rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
     aspect: width over height of one pixel.
+    alpha: the picture's own opacity, [height, width], the luma plane's dtype, 0 to ``format.peak``;
+    the colours are not multiplied by it.  None where the picture is opaque.
     """
 
     planes: Planes
@@ -103,6 +123,7 @@ class Frame:
     duration: int = 0
     rotation: int = 0
     aspect: Fraction = Fraction(1)
+    alpha: Plane | None = None
 
     @property
     def height(self) -> int:

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fusematte.engine.composite import Background, Composite, compose, open_background
+from fusematte.engine.composite import (
+    Background,
+    Composite,
+    TransparentBackground,
+    compose,
+    open_background,
+)
 from fusematte.engine.decode import Reader
-from fusematte.engine.encode import Writer
+from fusematte.engine.encode import Writer, is_stdout
 from fusematte.engine.errors import TruncatedInputError, UsageError
-from fusematte.engine.frame import Frame, Matte, Plane
+from fusematte.engine.formats import Content, Encoding
+from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import Pipeline, Statistics
+from fusematte.engine.outputs import AnyWriter, open_output
+from fusematte.engine.pipeline import Pipeline, Stage, Statistics
 from fusematte.engine.segments import Parts, Span, join
+from fusematte.engine.sequence import AlphaMode, is_picture_sequence
 
 StrPath = str | PathLike[str]
 
@@ -66,12 +74,20 @@ def run(
     *,
     background: StrPath = "green",
     alpha_output: StrPath | None = None,
+    foreground_output: StrPath | None = None,
+    rgba_output: StrPath | None = None,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    frame_rate: Fraction | None = None,
     model: StrPath = DEFAULT_MODEL,
     backend: str = "auto",
     threads: int | None = None,
     codec: str | None = None,
+    pixel_format: str | None = None,
+    bitrate: int | None = None,
     crf: int | None = None,
     preset: str | None = None,
+    alpha_mode: AlphaMode | None = None,
     audio: bool = True,
     span: Span | None = None,
     parts: Parts | None = None,
@@ -81,15 +97,26 @@ def run(
 ) -> Report:
     """Replaces the background of a whole video.
 
-    Frames keep their timestamps, size, colour tags and orientation; audio is copied packet for
-    packet.  While it is written the output has the name ``OUTPUT.part``; under its own name it
-    appears when it is complete.  If the job breaks off, the ``.part`` file stays and plays.
+    Frames keep their timestamps, size, colour tags and orientation; sound and subtitles are copied
+    packet for packet.  While it is written an output has the name ``OUTPUT.part``; under its own
+    name it appears when it is complete.  If the job breaks off, the ``.part`` file stays and plays.
+
+    What an output is follows from its name: a video file, ``-`` for standard output, or a sequence
+    of pictures such as ``out_%05d.png``.
 
     Args:
-        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a video.
+        input: a video file, a URL, a folder of pictures, or a pattern of their names.
+        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, a picture or a video;
+            over ``transparent`` the output is the people's own colours with their alpha.
         alpha_output: where to write the alpha as a gray video of the same frames.
+        foreground_output: where to write the people's own colours, with nothing cut out.
+        rgba_output: where to write those colours with their alpha.
+        start, end: seconds from the video's beginning; what lies between becomes the output.
+        frame_rate: pictures per second of an input of pictures.
         threads: CPU threads for the network; None leaves the choice to the backend.
-        codec, crf, preset: of the composite; None takes the container's defaults.
+        codec, pixel_format, bitrate, crf, preset: of ``output``; None takes the defaults of its
+            container.
+        alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
         audio: copy the audio streams.
         span: only this stretch of the video, without its audio.
         parts: join the outputs from these files, which spans of the same job have made.
@@ -99,22 +126,41 @@ def run(
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
     """
-    check_paths(input, output, alpha_output, background)
+    check_paths(input, output, alpha_output, foreground_output, rgba_output, background=background)
+    encoding = Encoding(
+        codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
+    )
     with ExitStack() as stack:
-        reader = stack.enter_context(Reader(input))
+        reader = stack.enter_context(Reader(input, start=start, end=end, frame_rate=frame_rate))
         if tools is None:
             tools = stack.enter_context(open_tools(background, model, backend, threads))
-        audio = audio and span is None
-        writer = stack.enter_context(
-            Writer(output, like=reader, codec=codec, crf=crf, preset=preset, audio=audio)
+        transparent = isinstance(tools.background, TransparentBackground)
+        if alpha_mode is not None and not transparent and rgba_output is None:
+            raise UsageError("alpha mode: no output has an alpha; name background 'transparent'")
+        audio, subtitles = audio and span is None, span is None
+
+        def opened(path: StrPath, content: Content, **options: Any) -> AnyWriter:  # noqa: ANN401
+            mode = alpha_mode if content == "rgba" else None
+            writer = open_output(path, reader, content=content, alpha_mode=mode, **options)
+            stack.push(writer)
+            return writer
+
+        writers = Writers(
+            composite=opened(
+                output,
+                "rgba" if transparent else "color",
+                encoding=encoding,
+                audio=audio,
+                subtitles=subtitles,
+            ),
+            alpha=opened(alpha_output, "gray") if alpha_output else None,
+            foreground=opened(foreground_output, "color") if foreground_output else None,
+            rgba=opened(rgba_output, "rgba") if rgba_output else None,
         )
-        alpha_writer = None
-        if alpha_output is not None:
-            alpha_writer = stack.enter_context(Writer(alpha_output, like=reader, gray=True))
         if parts is not None:
-            writers = [w for w in (writer, alpha_writer) if w is not None]
-            return Report(frames=join(reader, writers, parts, audio=audio), seconds=0.0, busy={})
-        return _process(reader, tools, writer, alpha_writer, span, observe, progress)
+            frames = join(reader, writers.files(), parts, audio=True)
+            return Report(frames=frames, seconds=0.0, busy={})
+        return _process(reader, tools, writers, span, observe, progress)
 
 
 @contextmanager
@@ -129,16 +175,60 @@ def open_tools(
         yield Tools(matter, scene)
 
 
+class Writers(NamedTuple):
+    """Where the results of a job go."""
+
+    composite: AnyWriter
+    alpha: AnyWriter | None
+    foreground: AnyWriter | None
+    rgba: AnyWriter | None
+
+    def files(self) -> list[Writer]:
+        """The writers, of which all must write video files.
+
+        Raises:
+            UsageError: one writes pictures, which are not joined from parts.
+        """
+        writers = [writer for writer in self if writer is not None]
+        for writer in writers:
+            if not isinstance(writer, Writer):
+                raise UsageError(f"{writer.path}: a sequence cannot be joined from parts")
+        return [writer for writer in writers if isinstance(writer, Writer)]
+
+    def stages(self) -> Iterator[Stage]:
+        """A pipeline stage for each: encoders run beside each other.
+
+        Writing is a stage because an interrupt reaches the main thread, which only waits, and no
+        frame is lost halfway through an encoder.
+        """
+        for name, writer in self._asdict().items():
+            if writer is not None:
+                stage = "encode" if name == "composite" else f"encode {name}"
+                yield stage, partial(_write, name, writer)
+
+
+def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
+    if name == "alpha":
+        assert result.alpha is not None
+        writer.write_gray(result.alpha, result.frame)
+    elif name == "composite":
+        writer.write(result.frame)
+    else:
+        assert result.foreground is not None
+        writer.write(result.foreground)
+    return result
+
+
 def _process(
     reader: Reader,
     tools: Tools,
-    writer: Writer,
-    alpha_writer: Writer | None,
+    writers: Writers,
     span: Span | None,
     observe: Observe | None,
     progress: Progress | None,
 ) -> Report:
     background = tools.background
+    with_foreground = writers.foreground is not None or writers.rgba is not None
 
     def matte(frame: Frame) -> tuple[Frame, Matte]:
         found = tools.matter(frame)
@@ -147,20 +237,18 @@ def _process(
         return frame, found
 
     def blend(item: tuple[Frame, Matte]) -> Composite:
-        return compose(*item, background, with_alpha=alpha_writer is not None)
-
-    # Writing is a stage as well: an interrupt reaches the main thread, which only waits, and no
-    # frame is lost halfway through the encoder.
-    def write(result: Composite) -> None:
-        writer.write(result.frame)
-        if alpha_writer is not None and result.alpha is not None:
-            alpha_writer.write_gray(_eight_bits(result.alpha, result.frame), result.frame)
+        return compose(
+            *item,
+            background,
+            with_alpha=writers.alpha is not None,
+            with_foreground=with_foreground,
+        )
 
     frames = 0
     if span is not None:
         background.begin(span.origin * reader.time_base)
-    source = "decode", _stretch(reader, span, matte) if span else _frames(reader, writer)
-    stages = ("network", matte), ("composite", blend), ("encode", write)
+    source = "decode", _stretch(reader, span, matte) if span else _frames(reader, writers)
+    stages: list[Stage] = [("network", matte), ("composite", blend), *writers.stages()]
     with Pipeline(source, *stages) as pipeline:
         for frames, _ in enumerate(pipeline, start=1):
             if progress is not None:
@@ -169,18 +257,13 @@ def _process(
         return Report(frames=frames, seconds=statistics.elapsed, busy=statistics.busy)
 
 
-def _eight_bits(alpha: Plane, frame: Frame) -> NDArray[np.uint8]:
-    """The alpha plane of a frame of any depth, for the gray video."""
-    return alpha if alpha.dtype == np.uint8 else (alpha >> (frame.format.bits - 8)).astype(np.uint8)
-
-
-def _frames(reader: Reader, writer: Writer) -> Iterator[Frame]:
-    """The reader's frames; the packets between them go to the writer as they are."""
+def _frames(reader: Reader, writers: Writers) -> Iterator[Frame]:
+    """The reader's frames; the packets between them go to the composite as they are."""
     for item in reader.items():
         if isinstance(item, Frame):
             yield item
         else:
-            writer.mux(item)
+            writers.composite.mux(item)
 
 
 def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> Iterator[Frame]:
@@ -194,23 +277,33 @@ def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> 
         elif frame.pts >= span.warm_from:
             warm_up(frame)
     if reader.damaged:
-        raise TruncatedInputError(f"{reader.path}: is damaged from {span.begin} to {span.end}")
+        raise TruncatedInputError(f"{reader.name}: is damaged from {span.begin} to {span.end}")
 
 
-def check_paths(
-    input: StrPath, output: StrPath, alpha_output: StrPath | None, background: StrPath
-) -> None:
+def check_paths(input: StrPath, *outputs: StrPath | None, background: StrPath) -> None:
     """Refuses a job that would write over what it reads, or write two things to one place."""
-    outputs = [fspath(path) for path in (output, alpha_output) if path is not None]
-    for path in outputs:
+    names = [fspath(path) for path in outputs if path is not None]
+    for path in names:
         for source in (input, background):
-            if _same_file(source, path):
+            if _same_file(source, path) or _within(source, path):
                 raise UsageError(f"{path}: would be written over what it is made from")
-    if len(outputs) == 2 and _same_file(*outputs):
-        raise UsageError(f"{outputs[0]}: named for both the composite and the alpha")
+    if sum(is_stdout(path) for path in names) > 1:
+        raise UsageError("standard output has room for one output; name files for the others")
+    for number, path in enumerate(names):
+        if any(_same_file(path, other) for other in names[:number]):
+            raise UsageError(f"{path}: named for both of two outputs; give each its own")
 
 
 def _same_file(a: StrPath, b: StrPath) -> bool:
     if Path(a).exists() and Path(b).exists():
         return Path(a).samefile(b)
     return Path(a).resolve() == Path(b).resolve()
+
+
+def _within(folder: StrPath, path: StrPath) -> bool:
+    """Whether pictures would come to lie among those of a folder that is read."""
+    return (
+        is_picture_sequence(path)
+        and Path(folder).is_dir()
+        and _same_file(folder, Path(path).parent)
+    )

@@ -15,7 +15,7 @@ from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, load_bundle
-from fusematte.engine.recolor import enlarge
+from fusematte.engine.recolor import enlarge, viewable
 
 
 def network_size(
@@ -105,7 +105,7 @@ class Matter:
         coded = (width, height) if turns % 2 else (height, width)
         small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
         # The network sees people as the viewer will: upright.
-        image = np.rot90(small.rgb, -turns, (1, 2))
+        image = np.rot90(viewable(small.rgb, frame.color), -turns, (1, 2))
         maps = self._infer(np.ascontiguousarray(image[None]))
         self.previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background, beta = (

@@ -56,23 +56,31 @@ def range_of(color: Color) -> int:
     return FULL if color.full_range else LIMITED
 
 
+def has_alpha(format: av.VideoFormat) -> bool:
+    """Whether pictures of a format may be transparent."""
+    return any(component.is_alpha for component in format.components)
+
+
 def planes_of(
     picture: av.VideoFrame, format: PixelFormat, color: Color, scaler: VideoReformatter
-) -> Planes:
-    """Y, U, V of a picture: views of its own buffers, or of a copy if its layout is another."""
-    if picture.format.name.replace("yuvj", "yuv") != format.name:
-        picture = _convert(picture, format, color, scaler)
-    luma, blue, red = (_view(plane, format) for plane in picture.planes)
-    return luma, blue, red
+) -> tuple[Planes, Plane | None]:
+    """Y, U, V and alpha of a picture: views of its own buffers, or of a copy if its layout is
+    another; None for the alpha of an opaque one.
+    """
+    name = format.with_alpha if has_alpha(picture.format) else format.name
+    if picture.format.name.replace("yuvj", "yuv") != name:
+        picture = _convert(picture, name, color, scaler)
+    luma, blue, red, *alpha = (_view(plane, format) for plane in picture.planes)
+    return (luma, blue, red), alpha[0] if alpha else None
 
 
 def _convert(
-    picture: av.VideoFrame, format: PixelFormat, color: Color, scaler: VideoReformatter
+    picture: av.VideoFrame, name: str, color: Color, scaler: VideoReformatter
 ) -> av.VideoFrame:
     full, rgb = is_full(picture), picture.format.is_rgb or picture.format.has_palette
     return scaler.reformat(
         picture,
-        format=format.name,
+        format=name,
         dst_colorspace=_SWS_COLORSPACES.get(color.matrix),
         src_color_range=FULL if full or rgb else LIMITED,
         dst_color_range=range_of(color),
@@ -97,7 +105,8 @@ def new_picture(planes: tuple[Plane, ...], format: str) -> av.VideoFrame:
     ``engine.buffers``, else as a copy.
     """
     height, width = planes[0].shape
-    if is_leased(planes) and not (height % 2 or width % 2):  # PyAV takes no odd sizes by DLPack
+    # PyAV takes neither odd sizes nor an alpha plane by DLPack.
+    if len(planes) < 4 and is_leased(planes) and not (height % 2 or width % 2):
         return av.VideoFrame.from_dlpack(planes, format=format)
     picture = av.VideoFrame(width, height, format)
     for target, source in zip(picture.planes, planes, strict=True):
@@ -120,14 +129,16 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
     scaler: kept from call to call, it saves the conversion's set-up.
     """
     format, color = nearest_format(picture.format), color_of(picture)
+    planes, alpha = planes_of(picture, format, color, scaler or VideoReformatter())
     return Frame(
-        planes=planes_of(picture, format, color, scaler or VideoReformatter()),
+        planes=planes,
         format=format,
         color=color,
         pts=picture.pts or 0,
         time_base=picture.time_base or Fraction(1, 90000),
         duration=picture.duration,
         rotation=round(-picture.rotation / 90) * 90 % 360,  # libav's is counterclockwise
+        alpha=alpha,
     )
 
 
@@ -144,7 +155,7 @@ def frame_of_rgb(rgb: NDArray[np.uint8], scaler: VideoReformatter) -> Frame:
         dst_color_range=FULL,
     )
     format = PIXEL_FORMATS["yuv444p"]
-    planes = planes_of(picture, format, RGB_FRAME_COLOR, scaler)
+    planes, _ = planes_of(picture, format, RGB_FRAME_COLOR, scaler)
     return Frame(planes=planes, format=format, color=RGB_FRAME_COLOR)
 
 
@@ -164,3 +175,12 @@ def _writable(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
     """The samples of a plane of a new picture, to be written."""
     strides = (plane.line_size, dtype.itemsize)
     return np.ndarray((plane.height, plane.width), dtype, memoryview(plane), strides=strides)
+
+
+def to_depth(plane: Plane, bits: int, target: int) -> Plane:
+    """A full-range plane of ``bits`` in ``target`` bits (8 to 16); the peak stays the peak."""
+    if bits == target:
+        return plane
+    peak, wanted = (1 << bits) - 1, (1 << target) - 1
+    table = (np.arange(peak + 1, dtype=np.uint64) * wanted * 2 + peak) // (2 * peak)
+    return np.asarray(table.astype(np.uint8 if target == 8 else np.uint16)[plane])

@@ -1,4 +1,4 @@
-"""Between colour representations: RGB to planes, one YCbCr matrix or range to another."""
+"""Between colour representations: RGB to planes, one YCbCr matrix, range or light to another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.backends import Map
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane, Planes, YuvMatrix
+from fusematte.engine.errors import BackgroundError
+from fusematte.engine.frame import HLG, PIXEL_FORMATS, PQ, Color, Frame, Plane, Planes, YuvMatrix
 
 RGB_FRAME_COLOR = Color(matrix=1, primaries=1, transfer=13, full_range=True)
 """BT.709 YCbCr, full range, of sRGB pictures."""
@@ -58,15 +59,21 @@ def frame_from_rgb(rgb: NDArray[np.uint8]) -> Frame:
 
 
 def convert_planes(planes: Planes, source: Frame, target: Frame) -> Planes:
-    """Planes in the colour representation of ``source``, in that of ``target``; sizes stay."""
-    if (source.matrix, source.levels) == (target.matrix, target.levels):
+    """Planes in the colour representation of ``source``, in that of ``target``; sizes stay.
+
+    Raises:
+        BackgroundError: ``source`` has a dynamic range that ``target`` cannot show.
+    """
+    same_light = _same_light(source.color, target.color)
+    if same_light and (source.matrix, source.levels) == (target.matrix, target.levels):
         return planes
-    black, luma_span, neutral, chroma_span = source.levels
-    luma = (as_float(planes[0]) - black) / luma_span
-    chroma = (np.stack([as_float(plane) for plane in planes[1:]]) - neutral) / chroma_span
-    if source.matrix != target.matrix:
+    luma, chroma = to_unit_range(planes, source)
+    if source.matrix != target.matrix or not same_light:
         whole = np.stack([enlarge(plane, *luma.shape) for plane in chroma])
-        luma, whole = to_ycbcr(to_rgb(luma, whole, source.matrix), target.matrix)
+        rgb = to_rgb(luma, whole, source.matrix)
+        if not same_light:
+            rgb = convert_light(rgb, source.color, target.color)
+        luma, whole = to_ycbcr(rgb, target.matrix)
         chroma = np.stack(
             [
                 cv2.resize(plane, chroma.shape[:0:-1], interpolation=cv2.INTER_AREA)
@@ -76,9 +83,115 @@ def convert_planes(planes: Planes, source: Frame, target: Frame) -> Planes:
     return _quantise(luma, chroma, target)
 
 
+def to_unit_range(planes: Planes, frame: Frame) -> tuple[Map, Map]:
+    """Code values as luma [h, w], 0..1, and chroma [2, h, w], -0.5..0.5."""
+    black, luma_span, neutral, chroma_span = frame.levels
+    luma = (as_float(planes[0]) - black) / luma_span
+    chroma = (np.stack([as_float(plane) for plane in planes[1:]]) - neutral) / chroma_span
+    return luma, chroma
+
+
 def _quantise(luma: Map, chroma: Map, target: Frame) -> Planes:
     black, luma_span, neutral, chroma_span = target.levels
     peak, dtype = (1 << target.format.bits) - 1, target.format.dtype
     y = np.clip(luma * luma_span + (black + 0.5), 0, peak).astype(dtype)
     u, v = np.clip(chroma * chroma_span + (neutral + 0.5), 0, peak).astype(dtype)
     return y, u, v
+
+
+_WHITE = 203.0
+"""Luminance of a diffuse white in HDR video, in cd/m2 (ITU-R BT.2408, table 1)."""
+_PQ_PEAK, _HLG_PEAK = 10_000.0, 1000.0
+_HLG_GAMMA = 1.2
+_BT2020_PRIMARIES, _SRGB, _LINEAR = 9, 13, 8
+
+_TO_BT2020 = np.array(
+    [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]], np.float32
+)
+"""Linear light of BT.709 primaries in BT.2020's (ITU-R BT.2087-0, section 2.2)."""
+_TO_BT709 = np.asarray(np.linalg.inv(_TO_BT2020), np.float32)
+_BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
+
+
+def to_light(signal: Map, transfer: int) -> Map:
+    """R'G'B' [3, h, w] in 0..1 as linear light on a display; 1 is a diffuse white.
+
+    Source: ITU-R BT.1886 for standard video, IEC 61966-2-1 for sRGB, BT.2100 tables 4 and 5.
+    """
+    if transfer == PQ:
+        root = np.power(signal, 1 / 78.84375)
+        light = np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)
+        return as_float(np.power(light, 1 / 0.1593017578125) * (_PQ_PEAK / _WHITE))
+    if transfer == HLG:
+        scene = np.where(
+            signal <= 0.5,
+            signal**2 / 3,
+            (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12,
+        )
+        luminance = np.tensordot(_BT2020_LUMINANCE, scene, 1)
+        return as_float(scene * np.power(luminance, _HLG_GAMMA - 1) * (_HLG_PEAK / _WHITE))
+    if transfer == _LINEAR:
+        return signal
+    if transfer == _SRGB:
+        bent = np.power((signal + 0.055) / 1.055, 2.4)
+        return as_float(np.where(signal <= 0.04045, signal / 12.92, bent))
+    return as_float(np.power(signal, 2.4))
+
+
+def from_light(light: Map, transfer: int) -> Map:
+    """The inverse of ``to_light``, held to 0..1."""
+    light = as_float(np.maximum(light, 0))
+    if transfer == PQ:
+        power = np.power(np.minimum(light * (_WHITE / _PQ_PEAK), 1), 0.1593017578125)
+        return as_float(
+            np.power((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power), 78.84375)
+        )
+    if transfer == HLG:
+        shown = light * (_WHITE / _HLG_PEAK)
+        luminance = np.maximum(np.tensordot(_BT2020_LUMINANCE, shown, 1), 1e-6)
+        scene = np.minimum(shown * np.power(luminance, (1 - _HLG_GAMMA) / _HLG_GAMMA), 1)
+        bright = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-6)) + 0.55991073
+        return as_float(np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright))
+    light = as_float(np.minimum(light, 1))
+    if transfer == _LINEAR:
+        return light
+    if transfer == _SRGB:
+        bent = 1.055 * np.power(light, 1 / 2.4) - 0.055
+        return as_float(np.where(light <= 0.0031308, light * 12.92, bent))
+    return as_float(np.power(light, 1 / 2.4))
+
+
+def convert_light(rgb: Map, source: Color, target: Color) -> Map:
+    """R'G'B' [3, h, w] of one transfer and set of primaries in another's; whites match.
+
+    Raises:
+        BackgroundError: ``source`` has a dynamic range that ``target`` cannot show.
+    """
+    if source.is_hdr and source.transfer != target.transfer:
+        raise BackgroundError(
+            "the background has a high dynamic range (PQ or HLG) and the video another one; "
+            "convert the background to the video's transfer first"
+        )
+    light = to_light(rgb, source.transfer)
+    wide, wanted = (color.primaries == _BT2020_PRIMARIES for color in (source, target))
+    if wide != wanted:
+        light = as_float(np.tensordot(_TO_BT2020 if wanted else _TO_BT709, light, 1))
+    return from_light(light, target.transfer if target.is_hdr else source.transfer)
+
+
+def viewable(rgb: Map, color: Color) -> Map:
+    """R'G'B' [3, h, w] as a standard screen would show it, which is what the network knows.
+
+    PQ looks flat and dark if its code values are taken for those of standard video; HLG was made to
+    be taken for them.
+    """
+    if color.transfer != PQ:
+        return rgb
+    return from_light(to_light(rgb, PQ), transfer=1)
+
+
+def _same_light(source: Color, target: Color) -> bool:
+    """Whether colours need no conversion of light: all standard transfers count as one."""
+    wide = [color.primaries == _BT2020_PRIMARIES for color in (source, target)]
+    ranges = [color.transfer if color.is_hdr else 0 for color in (source, target)]
+    return wide[0] == wide[1] and ranges[0] == ranges[1]

@@ -84,7 +84,7 @@ def plan(reader: Reader, frames: int | None = None) -> Plan:
         if packet.is_keyframe:
             keys.append(pts)
     if not times:
-        raise InputError(f"{reader.path}: has no picture that can be decoded; is it complete?")
+        raise InputError(f"{reader.name}: has no picture that can be decoded; is it complete?")
     ordered = sorted(times)
     told = told and all(a < b for a, b in pairwise(ordered))
     cuts = _cuts(ordered, sorted(keys), frames or FRAMES) if told else [0]

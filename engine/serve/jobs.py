@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fusematte.engine.decode import Reader
-from fusematte.engine.encode import extensions
 from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.formats import CONTAINERS
 from fusematte.engine.job import run
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.serve.backgrounds import Choice
@@ -59,7 +59,7 @@ class Job:
     def output(self) -> Path:
         """Where the result goes: the kind of file that came, or MP4."""
         suffix = Path(self.name).suffix.lower()
-        return self.folder / f"result{suffix if suffix in extensions() else '.mp4'}"
+        return self.folder / f"result{suffix if suffix in CONTAINERS else '.mp4'}"
 
     @property
     def result(self) -> Path | None:

@@ -382,7 +382,7 @@ def test_file_that_is_neither_picture_nor_video(tmp_path: Path, name: str, conte
 
 
 def test_folder_as_a_background(tmp_path: Path) -> None:
-    with pytest.raises(BackgroundError, match="neither green"):
+    with pytest.raises(BackgroundError, match="without pictures"):
         open_background(tmp_path)
 
 

@@ -189,7 +189,7 @@ def test_gray_spans_all_values(
     )
     ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (height, 1))
     path = tmp_path / f"out{suffix}"
-    with Reader(source) as reader, Writer(path, reader, codec=codec, gray=True) as writer:
+    with Reader(source) as reader, Writer(path, reader, codec=codec, content="gray") as writer:
         for frame in reader:
             writer.write_gray(ramp, frame)
     got = first_frame(path).to_ndarray(format="gray")
@@ -202,7 +202,7 @@ def test_gray_spans_all_values(
 def test_gray_takes_any_strides(clip: Reader, tmp_path: Path) -> None:
     plane = np.zeros((64, 128), np.uint8).T[::2, :48].T[:, ::-1]
     assert plane.shape == (48, 64)
-    with Writer(tmp_path / "out.mp4", clip, gray=True) as writer:
+    with Writer(tmp_path / "out.mp4", clip, content="gray") as writer:
         writer.write_gray(plane, next(iter(clip)))
     assert first_frame(tmp_path / "out.mp4").to_ndarray(format="gray").max() <= 1
 

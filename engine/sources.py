@@ -1,0 +1,187 @@
+"""What a Reader opens: a file, a URL, or a folder or pattern of pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+from av.container import InputContainer
+
+from fusematte.engine.errors import InputError, UsageError
+
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
+"""Pictures that a sequence may consist of."""
+
+DEFAULT_RATE = Fraction(25)
+"""Pictures per second of a sequence, which does not tell."""
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+PATTERN = re.compile(r"%0?(\d*)d")
+"""The place of the number in the names of a sequence, as printf and libav write it."""
+
+_PATIENCE = 15.0, 30.0
+"""Seconds to wait for a URL to answer, and for its next bytes."""
+
+_GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
+
+
+class Source:
+    """An open container and what it came from.
+
+    name: as the user wrote it.
+    file: the file on disk, if it is one.
+    pictures: how many a sequence has; 0 for anything else.
+
+    Raises:
+        InputError: there is nothing there, or no video.
+        UsageError: a frame rate for what has its own.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], frame_rate: Fraction | None = None) -> None:
+        self.name = os.fspath(path)
+        self.file: Path | None = None
+        self.pictures = 0
+        with ExitStack() as stack:
+            self.container = self._open(stack, frame_rate)
+            stack.callback(self.container.close)
+            self._resources = stack.pop_all()
+
+    def close(self) -> None:
+        """Closes the container."""
+        self._resources.close()
+
+    def _open(self, stack: ExitStack, frame_rate: Fraction | None) -> InputContainer:
+        if not is_url(self.name) and is_sequence(self.name):
+            files = find_pictures(self.name)
+            self.pictures = len(files)
+            return _open_pictures(self.name, files, frame_rate or DEFAULT_RATE, stack)
+        if frame_rate is not None:
+            raise UsageError(
+                f"{self.name}: has its own frame rate; only a sequence of pictures is given one"
+            )
+        if is_url(self.name):
+            return _open_url(self.name)
+        self.file = Path(self.name)
+        return _open_file(self.file)
+
+
+def is_url(name: str) -> bool:
+    """Whether libav fetches it by a protocol."""
+    return URL.match(name) is not None
+
+
+def is_sequence(name: str) -> bool:
+    """Whether it means many pictures: a folder, or a pattern such as ``shot_%04d.png``."""
+    path = Path(name)
+    return path.is_dir() or (PATTERN.search(path.name) is not None and not path.exists())
+
+
+def find_pictures(name: str) -> list[Path]:
+    """The pictures of a folder, or those that a pattern fits, in their order.
+
+    Raises:
+        InputError: there are none, of several kinds, or with a gap in the numbers.
+    """
+    path = Path(name)
+    return _in_folder(path) if path.is_dir() else _by_pattern(path)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES]
+    kinds = sorted({file.suffix.lower() for file in files})
+    if not files:
+        raise InputError(f"{folder}: is a directory without pictures; give a video file")
+    if len(kinds) > 1:
+        raise InputError(
+            f"{folder}: has pictures of several kinds ({', '.join(kinds)}); "
+            f"choose one by a pattern such as {folder / ('%04d' + kinds[0])}"
+        )
+    return sorted(files, key=_natural)
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """Sorts numbers in names by their value: shot2 before shot10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in _split(file.name)]
+
+
+def _split(name: str) -> list[str]:
+    return re.split(r"(\d+)", name)
+
+
+def _by_pattern(path: Path) -> list[Path]:
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(
+            f"{path}: a sequence is made of pictures ({', '.join(PICTURES)}), not {path.suffix!r}"
+        )
+    place = PATTERN.search(path.name)
+    assert place is not None
+    width = place[1] or "1"
+    before, after = re.escape(path.name[: place.start()]), re.escape(path.name[place.end() :])
+    fits = re.compile(rf"{before}(\d{{{width},}}){after}")
+    entries = path.parent.iterdir() if path.parent.is_dir() else ()
+    found = {int(match[1]): file for file in entries if (match := fits.fullmatch(file.name))}
+    if not found:
+        raise InputError(f"{path}: no file has such a name; check the pattern")
+    first, last = min(found), max(found)
+    missing = next((number for number in range(first, last) if number not in found), None)
+    if missing is not None:
+        raise InputError(
+            f"{path}: number {missing} is missing between {first} and {last}; "
+            "a sequence has no gaps"
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _open_pictures(
+    name: str, files: Sequence[Path], rate: Fraction, stack: ExitStack
+) -> InputContainer:
+    # libav's reader of sequences counts from one: links spare it every other way of naming.
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="fusematte-")))
+    suffix = files[0].suffix.lower()
+    for number, file in enumerate(files, start=1):
+        (folder / f"{number:08d}{suffix}").symlink_to(file.resolve())
+    options = {"framerate": f"{rate.numerator}/{rate.denominator}", "start_number": "1"}
+    try:
+        return av.open(f"file:{folder}/%08d{suffix}", format="image2", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(f"{name}: {files[0].name} is no picture that can be read") from error
+
+
+def _open_url(name: str) -> InputContainer:
+    try:
+        return av.open(name, metadata_errors="replace", timeout=_PATIENCE)
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be opened: {reason}; check the address") from error
+
+
+def _open_file(path: Path) -> InputContainer:
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{path}: is empty; give a video file")
+    try:
+        # The prefix keeps a colon in the name from being taken for a protocol.
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read; check its permissions") from error
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(_why_not_video(path)) from error
+    container.flags &= ~_GEN_PTS  # it gives the frames of an AVI one frame too late
+    return container
+
+
+def _why_not_video(path: Path) -> str:
+    with path.open("rb") as file:
+        is_mp4 = file.read(8)[4:] == b"ftyp"
+    if is_mp4:
+        return (
+            f"{path}: this MP4 has lost its index (moov) and cannot be read; record or copy it anew"
+        )
+    return f"{path}: is no video that can be read; give a video file"
