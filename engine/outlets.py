@@ -153,7 +153,7 @@ class _Encoder:
     ) -> None:
         self.container: OutputContainer = av.open(
             url, "w", format=format, timeout=_TIMEOUT if URL.match(url) else None,
-            container_options={"flvflags": "no_duration_filesize"} if format == "flv" else {},
+            container_options={"flush_packets": "1"},  # what is shown is on its way at once
         )  # fmt: skip
         try:
             self._stream = self.container.add_stream("libx264", rate, options)

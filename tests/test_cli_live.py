@@ -111,19 +111,21 @@ def test_pictures_reach_a_virtual_camera(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("how", ["ctrl-c", "q"])
 def test_ctrl_c_and_q_end_it_with_a_whole_file(how: str, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", frames=1500)
-    output, part = tmp_path / "out.mkv", tmp_path / "out.mkv.part"
+    output, part = tmp_path / "out.ts", tmp_path / "out.ts.part"
     leader, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "fusematte", "live", "-c", str(clip), "-o", str(output)],
         stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not part.exists():
+    while not (part.exists() and part.stat().st_size):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(1.5)  # some frames
     if how == "q":
-        os.write(leader, b"mafq")
+        os.write(leader, b"maf")
+        while process.poll() is None and time.monotonic() < deadline:
+            os.write(leader, b"q")  # what comes before the terminal is set up is lost
+            time.sleep(0.2)
     else:
         process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]

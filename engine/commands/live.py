@@ -67,9 +67,10 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError("nowhere to show it: give --preview, --virtual-camera or --output")
     backgrounds = options.background or ["blur"]
     with ExitStack() as stack:
+        opened = stack.enter_context(ExitStack())
         camera = open_camera(options.camera, size=options.size, rate=options.fps)
-        stack.callback(camera.close)
-        outlets = list(_open_outlets(options, camera, stack))
+        opened.callback(camera.close)
+        outlets = list(_open_outlets(options, camera, opened))
         session = stack.enter_context(
             Session(
                 backgrounds[0],
@@ -83,12 +84,12 @@ def main(options: argparse.Namespace) -> int:
         keys = stack.enter_context(terminal_keys())
         report = None if options.quiet else StatisticsLine()
         live = Live(camera, session, outlets, backgrounds, report, keys)
-        stack.pop_all()  # from here on it closes them itself
+        opened.pop_all()  # from here on it closes them itself
         return _run(live, session, quiet=options.quiet)
 
 
 def _run(live: Live, session: Session, *, quiet: bool) -> int:
-    with session, contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         live.run()
     if not quiet:
         print(f"\r{session.statistics}\x1b[K" if sys.stderr.isatty() else session.statistics)
