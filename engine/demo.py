@@ -49,7 +49,7 @@ def run_demo(folder: Path, progress: Progress | None = None) -> Demo:
         UsageError: scikit-image, which has the pictures, is not installed.
         OutputError: the folder cannot be written.
     """
-    portrait, sky = _load_pictures()
+    portrait, sky = load_pictures()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,13 +59,13 @@ def run_demo(folder: Path, progress: Progress | None = None) -> Demo:
         folder / name for name in ("composite.mp4", "alpha.mp4", "contact-sheet.png")
     )
     write_png(background, sky)
-    _write_clip(clip, _camera_moves(portrait))
+    _write_clip(clip, camera_moves(portrait))
     report = run(clip, composite, background=background, alpha_output=alpha, progress=progress)
     write_png(sheet, contact_sheet([clip, composite, alpha]))
     return Demo(clip=clip, composite=composite, alpha=alpha, sheet=sheet, report=report)
 
 
-def _load_pictures() -> tuple[Picture, Picture]:
+def load_pictures() -> tuple[Picture, Picture]:
     try:
         from skimage import data
     except ImportError as error:
@@ -73,7 +73,7 @@ def _load_pictures() -> tuple[Picture, Picture]:
     return data.astronaut(), data.hubble_deep_field()
 
 
-def _camera_moves(portrait: Picture) -> Iterator[Picture]:
+def camera_moves(portrait: Picture) -> Iterator[Picture]:
     """A hand-held camera before the portrait: it drifts, breathes in and out, sways a little."""
     side = portrait.shape[0]
     for index in range(RATE * SECONDS):

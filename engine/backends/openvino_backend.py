@@ -24,6 +24,7 @@ class OpenVinoBackend(Backend):
     """
 
     name: ClassVar[str] = "openvino"
+    reads: ClassVar[tuple[str, ...]] = (".onnx", ".xml")
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -35,7 +36,7 @@ class OpenVinoBackend(Backend):
         import openvino
 
         self._core = openvino.Core()
-        self._bundle = bundle
+        self.bundle = bundle
         self._options = self._compile_options(threads)
         self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
@@ -44,18 +45,10 @@ class OpenVinoBackend(Backend):
             self._model = self._core.read_model(bundle.file)
         except RuntimeError as error:
             raise ModelError(f"{bundle.file}: OpenVINO cannot read it: {error}") from error
-        self._check_ports()
-
-    def _check_ports(self) -> None:
-        """Whether the network has the inputs that the manifest says, and the outputs we use."""
-        inputs = {port.any_name for port in self._model.inputs}
-        outputs = {port.any_name for port in self._model.outputs}
-        wanted = {"image", "previous"} if self._bundle.takes_previous else {"image"}
-        if inputs != wanted or not outputs.issuperset(Maps._fields):
-            raise ModelError(
-                f"{self._bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
-                f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
-            )
+        inputs, outputs = self._model.inputs, self._model.outputs
+        self.check_ports({p.any_name for p in inputs}, {p.any_name for p in outputs})
+        if any(node.get_type_name() == "FakeQuantize" for node in self._model.get_ops()):
+            self.precision = "int8"
 
     def _compile_options(self, threads: int | None) -> dict[str, Any]:
         # OpenVINO's own default is bf16 exactly where AMX or AVX512-BF16 computes it natively.
@@ -85,10 +78,7 @@ class OpenVinoBackend(Backend):
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         request = self._request(image.shape)
-        inputs = {"image": image, "previous": previous}
-        if not self._bundle.takes_previous:
-            del inputs["previous"]
-        request.infer(inputs, share_inputs=True)
+        request.infer(self.feeds(image, previous), share_inputs=True)
         # The request's own buffers are overwritten by the next frame.
         return Maps(*(request.get_tensor(name).data[0, 0].copy() for name in Maps._fields))
 

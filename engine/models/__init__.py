@@ -74,10 +74,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
     file = folder / manifest["file"]
-    if not file.is_file():
-        raise ModelError(f"{file}: the model's network file is missing")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != manifest["sha256"]:
-        raise ModelError(f"{file}: its SHA-256 is not the manifest's; reinstall or export it again")
+    _check_hash(file, manifest["sha256"])
+    for name, sha256 in manifest.get("files", {}).items():
+        _check_hash(folder / name, sha256)
     return Bundle(
         name=manifest["name"],
         version=manifest["version"],
@@ -88,3 +87,10 @@ def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
         default_size=(manifest["default_size"]["height"], manifest["default_size"]["width"]),
         manifest=manifest,
     )
+
+
+def _check_hash(file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise ModelError(f"{file}: the model's network file is missing")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise ModelError(f"{file}: its SHA-256 is not the manifest's; reinstall or export it again")

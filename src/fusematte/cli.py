@@ -27,6 +27,10 @@ COMMANDS = {
         "a page on this machine, for the camera and for video files",
     ),
     "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
+    "export": (
+        "fusematte.export.commands.export",
+        "write a model for another runtime, proved on real frames",
+    ),
     "doctor": (
         "fusematte.engine.commands.doctor",
         "tell what runs here, and why the rest does not",
@@ -38,7 +42,7 @@ COMMANDS = {
 
 EXIT_CODES = """\
 exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OUT.part), 5 output,
-6 background, 7 model, 8 backend, 130 interrupted (the result so far is OUT.part)"""
+6 background, 7 model, 8 backend, 9 export, 130 interrupted (the result so far is OUT.part)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

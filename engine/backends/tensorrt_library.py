@@ -1,0 +1,64 @@
+"""TensorRT in its two flavours, tensorrt (10 and 11) and tensorrt_rtx, imported on demand."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from fusematte.engine.errors import BackendError
+
+MODULES = {
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+"""The names under which each flavour's packages install themselves."""
+REMEDIES = {
+    "tensorrt": "pip install tensorrt",
+    "tensorrt-rtx": "pip install 'fusematte[tensorrt-rtx]'",
+}
+
+
+def installed() -> list[str]:
+    """The flavours whose packages are here."""
+    return [flavour for flavour, names in MODULES.items() if any(map(find_spec, names))]
+
+
+def load_library(flavour: str) -> Any:  # noqa: ANN401
+    """The module of a flavour.
+
+    Raises:
+        BackendError: it is not installed, or its libraries cannot be loaded.
+    """
+    for name in filter(find_spec, MODULES[flavour]):
+        try:
+            return import_module(name)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise BackendError(
+                f"{name} is installed, but cannot be loaded: {error}; reinstall it with its "
+                f"libraries: {REMEDIES[flavour]}"
+            ) from error
+    raise BackendError(f"{flavour} is not installed: {REMEDIES[flavour]}")
+
+
+def make_logger(library: Any) -> Any:  # noqa: ANN401
+    """A TensorRT logger that keeps every line.
+
+    ``lines`` are all messages as (severity, text); ``errors()`` joins what went wrong.
+    """
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.min_severity = library.ILogger.Severity.VERBOSE
+            self.lines: list[tuple[Any, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            self.lines.append((severity, message))
+
+        def errors(self) -> str:
+            kinds = library.ILogger.Severity
+            bad = [t for s, t in self.lines if s in (kinds.INTERNAL_ERROR, kinds.ERROR)]
+            return "; ".join(" ".join(text.split()) for text in bad) or "no reason given"
+
+    return Logger()

@@ -1,0 +1,62 @@
+"""``fusematte export``: a model in another runtime's format, proved before it is kept."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fusematte.engine.errors import UsageError
+
+TARGETS = ("onnx", "openvino")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a model, a bundle folder or .safetensors")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(%(default)s)")
+    parser.add_argument(
+        "--frames",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="videos, pictures or WebDataset tars to check with, and to calibrate int8 on "
+        "(the demo's portrait; int8 needs some)",
+    )
+    parser.add_argument("--output-dir", "-o", type=Path, required=True, metavar="DIR")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        from fusematte.export.exporter import Request, export, open_source
+    except ImportError as error:
+        raise UsageError(f"export needs {error.name}: pip install 'fusematte[export]'") from error
+    request = Request(
+        bundle=open_source(options.model),
+        target=options.to,
+        precision=options.precision,
+        frames=tuple(options.frames),
+    )
+    manifest = export(request, options.output_dir)
+    if not options.quiet:
+        print(f"{options.output_dir}: {_summary(manifest['export'])}")
+    return 0
+
+
+def _summary(export: dict[str, Any]) -> str:
+    """One line on what was proved."""
+    accuracy = export["accuracy"]
+    text = (
+        f"{export['target']}, {export['precision']}; alpha off by {accuracy['mean']:.5f} "
+        f"(band {accuracy['band_mean']:.5f}, at most {accuracy['max']:.3f}) over "
+        f"{accuracy['frames']} frames, bound {accuracy['bound']}; ran {accuracy['ran']} in "
+        f"{accuracy['precision']} on {accuracy['device']}"
+    )
+    if "speed" in export:
+        times = (f"{ms} ms in {name}" for name, ms in export["speed"]["median_ms"].items())
+        text += f"; {' against '.join(times)}"
+    return text

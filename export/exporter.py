@@ -1,0 +1,288 @@
+"""From a model bundle to a folder that a backend runs, proved on real frames before it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from fusematte.engine.backends import BACKENDS, Backend, Map
+from fusematte.engine.errors import ExportError, OutputError, UsageError
+from fusematte.engine.models import Bundle, load_bundle
+from fusematte.export.bundle import write_bundle
+from fusematte.export.frames import Sample, load_samples
+from fusematte.export.graph import simplify, to_half
+from fusematte.export.quantise import quantise_onnx, quantise_openvino
+from fusematte.export.verify import BOUNDS, Reference, check
+from fusematte.training.weights import load_averaged_network, load_network
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "fp16", "int8")
+ARITHMETIC = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
+"""What the network computes in, as backends call it, unless the processor has something faster."""
+FRAMES = 16
+"""How many frames are taken; int8 is calibrated on every other one and checked on the rest."""
+TIMED_RUNS = 21
+PACKAGES = ("fusematte", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be exported, and how.
+
+    size: the network's (height, width); None: any.
+    sizes: smallest and largest (height, width) of an engine that takes a range.
+    frames: real frames, see ``load_samples``.
+    """
+
+    bundle: Bundle
+    target: str
+    precision: str
+    size: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    guided_filter: str = "external"
+    frames: tuple[Path, ...] = ()
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Real frames, as the network sees them."""
+        return load_samples(self.frames, self.bundle, FRAMES, self.size)
+
+    @cached_property
+    def master(self) -> onnx.ModelProto:
+        """The network in fp32, folded."""
+        return simplify(onnx.load(self.bundle.file))
+
+    @cached_property
+    def reference(self) -> Reference:
+        """PyTorch's answers to the frames that no calibration has seen."""
+        return Reference(load_network(self.bundle), self.samples[1::2] or self.samples)
+
+    def calibration(self) -> list[dict[str, Map]]:
+        """Inputs to quantise on: every other frame, without and with an alpha before it."""
+        if not self.frames:
+            raise UsageError(
+                "int8 is calibrated on real frames like those it will see: --frames VIDEO..."
+            )
+        cases = Reference(load_network(self.bundle), self.samples[0::2]).cases
+        return [
+            {"image": image} | ({"previous": previous} if self.bundle.takes_previous else {})
+            for image, previous, _, _ in cases
+        ]
+
+    def network(self) -> onnx.ModelProto:
+        """The ONNX graph in the precision that is asked for."""
+        if self.precision == "int8":
+            return quantise_onnx(self.master, self.calibration())
+        return to_half(self.master) if self.precision == "fp16" else self.master
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a target's writer made: files in the folder, the one that backends load first.
+
+    details: for the manifest.
+    """
+
+    files: tuple[str, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A format: who writes it, and which backend proves it on this machine."""
+
+    write: Callable[[Request, Path], Artifact]
+    backend: str
+
+
+def export(request: Request, folder: Path) -> dict[str, Any]:
+    """Writes the export into ``folder`` and returns its manifest.
+
+    The folder appears when the export is whole and has passed its own check; an older export
+    there is replaced then.
+
+    Raises:
+        ExportError: the export is beyond its bound, int8 is no faster, or it cannot be made here.
+        UsageError, OutputError, InputError: the folder or the frames cannot be used.
+    """
+    if folder.exists() and not (folder / "manifest.json").exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: holds something else than an export; choose another folder")
+    partial = folder.with_name(f"{folder.name}.part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        manifest = _export(request, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _export(request: Request, folder: Path) -> dict[str, Any]:
+    target = TARGETS[request.target]
+    artifact = target.write(request, folder)
+    hashes = {name: _sha256(folder / name) for name in artifact.files}
+    main, *others = artifact.files
+    manifest = request.bundle.manifest | {
+        "file": main,
+        "sha256": hashes[main],
+        "files": {name: hashes[name] for name in others},
+        "export": {
+            "target": request.target,
+            "precision": request.precision,
+            "source_sha256": request.bundle.manifest["sha256"],
+            "versions": _versions(),
+            **artifact.details,
+        },
+    }
+    _write_manifest(folder, manifest)
+    manifest["export"] |= _prove(request, load_bundle(folder), BACKENDS[target.backend])
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def _prove(request: Request, made: Bundle, kind: type[Backend]) -> dict[str, Any]:
+    """Runs the export on real frames; what the manifest says of it.
+
+    Raises:
+        ExportError: it is too far off, or int8 is no faster than what it would replace.
+    """
+    backend = kind(made)
+    accuracy = request.reference.compare(backend.infer)
+    check(accuracy, backend.precision)
+    proof: dict[str, Any] = {
+        "accuracy": {
+            "ran": made.file.name,
+            "backend": backend.name,
+            "device": backend.device,
+            "precision": backend.precision,
+            "bound": BOUNDS[backend.precision],
+            "frames_from": [path.name for path in request.frames] or "the demo's portrait",
+            **accuracy.as_dict(),
+        }
+    }
+    if request.precision == "int8":
+        proof["speed"] = _compare_speed(request, backend, kind(request.bundle))
+    backend.close()
+    return proof
+
+
+def _compare_speed(request: Request, ours: Backend, other: Backend) -> dict[str, Any]:
+    """Times both in turns, so that other work on the machine meets both alike."""
+    image, previous, _, _ = request.reference.cases[0]
+    times: dict[str, list[float]] = {ours.precision: [], other.precision: []}
+    for turn in range(TIMED_RUNS + 2):
+        for backend in (ours, other):
+            begun = time.perf_counter()
+            backend.infer(image, previous)
+            if turn > 1:
+                times[backend.precision].append(1e3 * (time.perf_counter() - begun))
+    other.close()
+    medians = {name: round(statistics.median(values), 2) for name, values in times.items()}
+    if medians[ours.precision] >= medians[other.precision]:
+        raise ExportError(
+            f"int8 is not faster here: {medians[ours.precision]} ms a frame against "
+            f"{medians[other.precision]} ms in {other.precision} ({ours.device}): not kept"
+        )
+    return {"median_ms": medians, "size": list(image.shape[2:])}
+
+
+def _write_onnx(request: Request, folder: Path) -> Artifact:
+    onnx.save_model(request.network(), folder / "model.onnx")
+    return Artifact(files=("model.onnx",))
+
+
+def _write_openvino(request: Request, folder: Path) -> Artifact:
+    import openvino
+
+    model = openvino.Core().read_model(request.bundle.file)
+    if request.precision == "int8":
+        model = quantise_openvino(model, request.calibration())
+    half = request.precision != "fp32"
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=half)
+    return Artifact(files=("model.xml", "model.bin"))
+
+
+TARGETS = {
+    "onnx": Target(write=_write_onnx, backend="onnxruntime"),
+    "openvino": Target(write=_write_openvino, backend="openvino"),
+}
+"""Every format by its name on the command line."""
+
+
+def open_source(model: str) -> Bundle:
+    """The bundle to export from: a shipped model, a bundle's folder, or a training checkpoint.
+
+    A checkpoint's bundle lies in a temporary folder for as long as the process runs.
+
+    Raises:
+        ModelError: there is no such model.
+        CheckpointError: the checkpoint cannot be read.
+        UsageError: it is an export itself.
+    """
+    if not model.endswith(".safetensors"):
+        bundle = load_bundle(model)
+        if "export" in bundle.manifest:
+            raise UsageError(f"{model}: is an export itself; export from the model it came from")
+        return bundle
+    network, training = load_averaged_network(Path(model))
+    temporary = tempfile.TemporaryDirectory(prefix="fusematte-")
+    write_bundle(network, Path(temporary.name), version="0+checkpoint", training=training)
+    bundle = load_bundle(temporary.name)
+    _kept.append(temporary)
+    return bundle
+
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2) + "\n"
+    (folder / "manifest.json").write_text(text, "utf-8")
+
+
+def parse_size(text: str, multiple: int) -> tuple[int, int]:
+    """Reads ``WxH``; returns (height, width).
+
+    Raises:
+        UsageError: it is none, or no multiple of what the network takes.
+    """
+    sides: Sequence[str] = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise UsageError(f"{text!r} is no size: WIDTHxHEIGHT, as in 512x288")
+    width, height = map(int, sides)
+    if width % multiple or height % multiple:
+        raise UsageError(f"{text}: both sides must be multiples of {multiple}")
+    return height, width

@@ -1,0 +1,115 @@
+"""Self-proof: an export beside the fp32 PyTorch network, on real frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from fusematte.engine.backends import Map, Maps
+from fusematte.engine.errors import ExportError
+from fusematte.export.frames import Sample
+from fusematte.training.network import LateFusionNetwork
+
+BOUNDS = {"f32": 0.0001, "bf16": 0.002, "f16": 0.002, "int8": 0.006}
+"""The mean difference of alpha over all pixels that each precision of arithmetic may have."""
+BAND = 0.02, 0.98
+"""Alphas strictly between these, and the two pixels around them, are the transition band."""
+
+Infer = Callable[[Map, Map], Maps]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How far an export's alpha is from the fp32 PyTorch network's, in units of alpha.
+
+    mean, max: absolute difference over all pixels; band_mean, band_max: in the transition band.
+    mad_change, mse_change: of the errors against the true alpha; None where that is not known.
+    """
+
+    frames: int
+    mean: float
+    max: float
+    band_mean: float
+    band_max: float
+    mad_change: float | None
+    mse_change: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest, rounded."""
+        return {k: round(v, 7) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+class Reference:
+    """What the fp32 PyTorch network says of each sample, computed once.
+
+    Each frame counts twice: without an alpha before it, and with its own, as a video's frames have.
+    """
+
+    def __init__(self, network: LateFusionNetwork, samples: Sequence[Sample]) -> None:
+        self.cases: list[tuple[Map, Map, Map, Map | None]] = []
+        for image, truth in samples:
+            previous = np.zeros_like(image[:, :1])
+            for _ in range(2 if network.config.previous_alpha else 1):
+                with torch.no_grad():
+                    prediction = network(torch.from_numpy(image), torch.from_numpy(previous))
+                alpha = prediction.alpha.numpy()
+                self.cases.append((image, previous, alpha[0, 0], truth))
+                previous = alpha
+
+    def compare(self, infer: Infer) -> Accuracy:
+        """Runs ``infer(image, previous)`` on every case."""
+        differences, bands, errors = [], [], []
+        for image, previous, expected, truth in self.cases:
+            alpha = infer(image, previous).alpha
+            difference = np.abs(alpha - expected)
+            if not np.isfinite(difference).all():
+                raise ExportError("the export's alpha is not finite on real frames: not kept")
+            differences.append(difference.ravel())
+            bands.append(difference[transition_band(expected)])
+            if truth is not None:
+                errors.append(_error_change(alpha, expected, truth))
+        everything, band = np.concatenate(differences), np.concatenate(bands)
+        mad, mse = np.mean(errors, 0).tolist() if errors else (None, None)
+        return Accuracy(
+            frames=len(self.cases),
+            mean=float(everything.mean()),
+            max=float(everything.max()),
+            band_mean=float(band.mean()) if band.size else 0.0,
+            band_max=float(band.max()) if band.size else 0.0,
+            mad_change=mad,
+            mse_change=mse,
+        )
+
+
+def transition_band(alpha: Map) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where alpha is neither 0 nor 1, and two pixels around."""
+    soft = ((alpha > BAND[0]) & (alpha < BAND[1])).astype(np.uint8)
+    return np.asarray(cv2.dilate(soft, np.ones((5, 5), np.uint8)) > 0)
+
+
+def _error_change(alpha: Map, expected: Map, truth: Map) -> tuple[float, float]:
+    ours, theirs = alpha - truth, expected - truth
+    return (
+        float(np.abs(ours).mean() - np.abs(theirs).mean()),
+        float(np.square(ours).mean() - np.square(theirs).mean()),
+    )
+
+
+def check(accuracy: Accuracy, precision: str) -> None:
+    """Whether an export may be kept.
+
+    Raises:
+        ExportError: its alpha is off by more than the bound of its precision.
+    """
+    bound = BOUNDS[precision]
+    if accuracy.mean > bound:
+        raise ExportError(
+            f"{precision}: alpha is off by {accuracy.mean:.5f} in the mean over {accuracy.frames} "
+            f"frames ({accuracy.band_mean:.5f} in the transition band), more than {bound}: "
+            f"not kept; export with a higher precision"
+        )
