@@ -119,9 +119,9 @@ class Matter:
     def __call__(self, frame: Frame) -> Matte:
         """Mattes one frame."""
         shape = frame.height, frame.width, frame.rotation, frame.aspect
-        if shape != self._shape:
+        if self._shape not in ((), shape):
             self.reset()
-            self._shape = shape
+        self._shape = shape
         turns = frame.rotation // 90
         image, color = network_input(frame, *self.size_for(frame))
         maps = self._infer(image)

@@ -31,10 +31,14 @@ Stage = tuple[str, Callable[[Any], Any]]
 
 @dataclass
 class Statistics:
-    """Where the time went: seconds of work per stage, waiting left out."""
+    """Where the time went: seconds of work per stage, waiting left out.
+
+    skipped: frames of the job that an earlier run had done.
+    """
 
     busy: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    skipped: int = 0
 
     def add(self, stage: str, seconds: float) -> None:
         """Counts work; each stage is counted by one thread alone."""

@@ -29,7 +29,8 @@ class ProgressReport:
         if now - self._last < self._interval:
             return
         self._last = now
-        text = describe(frames, reader.frame_count, frames / statistics.elapsed)
+        rate = (frames - statistics.skipped) / statistics.elapsed
+        text = describe(frames, reader.frame_count, rate)
         if self._terminal:
             self._stream.write(f"\r{bar(frames, reader.frame_count)}{text}\x1b[K")
         else:

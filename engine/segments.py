@@ -133,6 +133,8 @@ def _join(writer: Writer, files: Sequence[Path], sound: Iterator[Packet], *, who
             writer.write_encoded(packet)
         elif time < last:
             writer.mux(packet)
+        else:
+            break
     return frames
 
 
@@ -173,6 +175,14 @@ def _presentation(file: Path) -> tuple[list[int], int, int]:
             )
     step = shown[1] - shown[0] if len(shown) > 1 else 1
     return shown, delay, step
+
+
+def is_playable(file: Path) -> bool:
+    """Whether a file has a picture that can be taken out of it."""
+    try:
+        return any(True for _ in _video_packets(file))
+    except (av.FFmpegError, IndexError):
+        return False
 
 
 def _end(file: Path) -> float:

@@ -121,6 +121,12 @@ def first_frame(path: Path) -> av.VideoFrame:
         return next(container.decode(video=0))
 
 
+def pictures_of(path: Path) -> list[NDArray[np.uint8]]:
+    """The pictures of a file, in gray."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
 def cut(path: Path, share: float) -> Path:
     """A copy of a file that breaks off after ``share`` of its bytes."""
     data = path.read_bytes()

@@ -22,3 +22,15 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads for the network (the backend chooses)"
     )
+
+
+def add_long_job_options(parser: argparse.ArgumentParser) -> None:
+    """``--resume`` and ``--cluster``."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where this job was interrupted"
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="let a Ray cluster do the work: auto, HOST:PORT or ray://HOST:PORT",
+    )

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fusematte.engine.encode import Writer
     from fusematte.engine.errors import FuseMatteError
     from fusematte.engine.frame import Frame, Matte
-    from fusematte.engine.job import Report, run
+    from fusematte.engine.job import Report
+    from fusematte.engine.longjob import run
     from fusematte.engine.matte import Matter
     from fusematte.engine.refine import refine
     from fusematte.engine.session import Result, Session
@@ -60,7 +61,7 @@ _HOMES = {
     "composite": ("composite", "composite"),
     "open": ("decode", "Reader"),
     "refine": ("refine", "refine"),
-    "run": ("job", "run"),
+    "run": ("longjob", "run"),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip
+from tests.helpers import content, cut, make_clip, pictures_of
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
@@ -150,11 +150,6 @@ def test_a_variable_rate_survives_the_joints(tmp_path: Path, suffix: str) -> Non
     put_together(clip, output, encode_parts(clip, output, cut_up(clip, 4).spans))
     assert content(output).times == content(clip).times
     check_order(output)
-
-
-def pictures_of(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
 
 
 def check_order(path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Work shared by the machines of a Ray cluster (extra ``cluster``).
+
+All machines must see the input, the background and the output's folder under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Self, TypeVar
+
+from fusematte.engine.errors import BackendError, FuseMatteError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+RETRIES = 3
+"""How often a task is tried again when its worker or machine dies."""
+GPU_BACKENDS = ("tensorrt", "torch")
+CONNECT_SECONDS = 5.0
+
+
+class Cluster:
+    """A connection to a Ray cluster.
+
+    address: ``HOST:PORT`` or ``ray://HOST:PORT`` of a running cluster, or ``auto``: the one that
+        this machine is part of and, where there is none, one of this machine alone.
+
+    Raises:
+        BackendError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._ray = _load()
+        self._owned = not self._ray.is_initialized()
+        if self._owned:
+            _connect(self._ray, address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            self._ray.shutdown()
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        tasks: Sequence[tuple[Any, ...]],
+        options: dict[str, Any],
+    ) -> Iterator[Result]:
+        """The results of ``function(*task)`` for all tasks, as they come.
+
+        A task gets one processor, or ``threads`` of them, and a GPU if ``backend`` runs on one.
+
+        Raises:
+            FuseMatteError: what a task raised; the others are cancelled.
+            BackendError: a task's worker died again and again.
+        """
+        ray = self._ray
+        remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(options))
+        waiting = [remote.remote(*task) for task in tasks]
+        try:
+            while waiting:
+                ready, waiting = ray.wait(waiting, num_returns=1, timeout=1.0)
+                for reference in ready:
+                    yield _result(ray, reference)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+
+    def _needs(self, options: dict[str, Any]) -> dict[str, float]:
+        """What one task takes of a machine.
+
+        Raises:
+            BackendError: no machine has that much, so the task would wait for ever.
+        """
+        needs = {"CPU": float(options.get("threads") or 1)}
+        if options.get("backend") in GPU_BACKENDS:
+            needs["GPU"] = 1.0
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(k, 0) >= v for k, v in needs.items()) for node in nodes):
+            wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
+            raise BackendError(f"no machine of the Ray cluster has {wanted}; ask for less")
+        return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0.0)}
+
+
+def _load() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendError("--cluster needs Ray: pip install 'fusematte[cluster]'") from error
+    return ray
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address != "auto":
+        _check_reachable(address)
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address != "auto":
+            raise BackendError(
+                f"--cluster {address}: cannot be joined: {_first_line(error)}"
+            ) from error
+        ray.init(include_dashboard=False, **quiet)
+        log.info("no Ray cluster runs here; one was started on this machine's own processors")
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes for an address at which nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise BackendError(f"--cluster {address}: give auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BackendError(
+            f"--cluster {address}: nobody answers there ({error}); is the cluster running?"
+        ) from error
+
+
+def _result(ray: ModuleType, reference: object) -> Any:  # noqa: ANN401
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FuseMatteError):
+            raise error.cause from error
+        raise BackendError(f"a task failed on the cluster: {_first_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise BackendError(
+            f"a task's worker died {RETRIES + 1} times on the cluster: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
