@@ -292,12 +292,11 @@ class LongJob:
         if not done and not started:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        try:
+        with suppress(FuseMatteError, KeyboardInterrupt):  # the reason itself, or no room is left
             self._join(range(count + 1), reason)
-        except BaseException as error:
-            if error is not reason:  # there is no room for them; the stretches are worth more
-                for path in self.outputs.values():
-                    part_of(path).unlink(missing_ok=True)
+        for part in map(part_of, self.outputs.values()):
+            if not is_playable(part):
+                part.unlink(missing_ok=True)
 
 
 class _Checked(Exception):

@@ -181,7 +181,7 @@ def is_playable(file: Path) -> bool:
     """Whether a file has a picture that can be taken out of it."""
     try:
         return any(True for _ in _video_packets(file))
-    except (av.FFmpegError, IndexError):
+    except (av.FFmpegError, OSError, IndexError):
         return False
 
 
