@@ -32,6 +32,7 @@ from fusematte.engine.errors import (
     TruncatedInputError,
     UsageError,
 )
+from fusematte.engine.formats import part_of
 from fusematte.engine.job import Progress, Report, StrPath, Tools, open_tools
 from fusematte.engine.job import run as run_once
 from fusematte.engine.models import load_bundle
@@ -83,11 +84,16 @@ def run(
 def _run(
     job: LongJob, resume: bool, cluster: Cluster | str | None, progress: Progress | None
 ) -> Report:
-    if resume and job.whole_because is not None:
-        raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
     if isinstance(cluster, str):
         with Cluster(cluster) as connected:
-            return job.run(resume, connected, progress)
+            return _run(job, resume, connected, progress)
+    if job.whole_because is not None:
+        if resume:
+            job.open().close()  # what is wrong with the input matters more
+            raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
+        if cluster is not None:
+            log.warning("not cut up for the cluster but done here: %s", job.whole_because)
+        return job.run_at_once(progress)
     if cluster is None and job.is_short:
         return job.run_at_once(progress)
     return job.run(resume, cluster, progress)
@@ -123,18 +129,19 @@ class LongJob:
 
     def _why_whole(self) -> str | None:
         if not Path(self.input).is_file():
-            return f"{self.input} is not a video file" if Path(self.input).exists() else None
-        if self.options.get("start") is not None or self.options.get("end") is not None:
-            return "only a part of the video is wanted"
+            return f"{self.input} is not a file that can be cut"
         other = [path for path in self.outputs.values() if path.suffix.lower() not in JOINABLE]
         return f"{other[0]} cannot be joined from parts" if other else None
+
+    def open(self) -> Reader:
+        """Its input."""
+        names = ("start", "end", "frame_rate")
+        return Reader(self.input, **{name: self.options.get(name) for name in names})
 
     @property
     def is_short(self) -> bool:
         """Whether the job is not worth cutting."""
-        if self.whole_because is not None or not Path(self.input).is_file():
-            return True
-        with Reader(self.input) as reader:
+        with self.open() as reader:
             return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
 
     def run_at_once(self, progress: Progress | None) -> Report:
@@ -149,7 +156,7 @@ class LongJob:
     def run(self, resume: bool, cluster: Cluster | None, progress: Progress | None) -> Report:
         """The job in stretches, those that are missing."""
         self._check()
-        with Reader(self.input) as reader:
+        with self.open() as reader:
             plan = segments.plan(reader)
         journal = Journal(self.folder)
         header = self._header(plan)
@@ -229,7 +236,7 @@ class LongJob:
             yield from self._work_here(plan, missing, meter)
             return
         tasks = [self._task(index, plan.spans[index]) for index in missing]
-        with Reader(self.input) as reader:
+        with self.open() as reader:
             for record in cluster.map(work, tasks, self.options):
                 meter.add(record.frames, reader)
                 yield record
@@ -352,11 +359,6 @@ def work(
 def segments_of(output: StrPath) -> Path:
     """The folder of a job's finished stretches."""
     return Path(f"{output}.segments")
-
-
-def part_of(path: Path) -> Path:
-    """What an output is called while it is not complete."""
-    return path.with_name(f"{path.name}.part")
 
 
 def state_of(path: Path) -> Path:

@@ -25,7 +25,7 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_long_job_options(parser: argparse.ArgumentParser) -> None:
-    """``--resume`` and ``--cluster``."""
+    """``--resume``, ``--cluster`` and ``--report``."""
     parser.add_argument(
         "--resume", action="store_true", help="go on where this job was interrupted"
     )
@@ -33,4 +33,7 @@ def add_long_job_options(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         metavar="ADDRESS",
         help="let a Ray cluster do the work: auto, HOST:PORT or ray://HOST:PORT",
+    )
+    parser.add_argument(
+        "--report", metavar="DIR", help="also write a page there of the frames to check by eye"
     )

@@ -8,18 +8,12 @@ import sys
 import time
 from fractions import Fraction
 
-<<<<<<< HEAD
-from fusematte.engine.commands.options import add_model_options
-from fusematte.engine.encode import is_stdout
-from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.formats import BITRATES
-from fusematte.engine.job import run
-from fusematte.engine.outputs import parts_of
-=======
 from fusematte.engine.commands.options import add_long_job_options, add_model_options
+from fusematte.engine.encode import is_stdout
 from fusematte.engine.errors import FuseMatteError, UsageError
+from fusematte.engine.formats import BITRATES
 from fusematte.engine.longjob import run, segments_of
->>>>>>> f629c1f (Long jobs: in stretches with a journal, --resume after a kill, a Ray cluster, a page of frames to check)
+from fusematte.engine.outputs import parts_of
 from fusematte.engine.progress import ProgressReport
 from fusematte.engine.sequence import ALPHA_MODES
 
@@ -41,20 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BG",
         help="green, #rrggbb, blur[:sigma], transparent, a picture or a video, which loops (green)",
     )
-<<<<<<< HEAD
     add_output_options(parser)
     add_input_options(parser)
-=======
-    parser.add_argument("--alpha-output", metavar="PATH", help="also write the alpha, a gray video")
-    parser.add_argument("--codec", help="video encoder (libx264; libvpx-vp9 for .webm)")
-    parser.add_argument("--crf", type=int, help="constant quality; lower is better (by codec)")
-    parser.add_argument("--preset", help="the encoder's speed (veryfast)")
-    parser.add_argument("--no-audio", dest="audio", action="store_false", help="leave audio out")
     add_long_job_options(parser)
-    parser.add_argument(
-        "--report", metavar="DIR", help="also write a page there of the frames to check by eye"
-    )
->>>>>>> f629c1f (Long jobs: in stretches with a journal, --resume after a kill, a Ray cluster, a page of frames to check)
     add_model_options(parser)
 
 
@@ -170,18 +153,14 @@ def main(options: argparse.Namespace) -> int:
     except (FuseMatteError, KeyboardInterrupt) as error:
         if progress is not None:
             progress.clear()
-<<<<<<< HEAD
         outputs = (
             options.output,
             options.alpha_output,
             options.foreground_output,
             options.rgba_output,
         )
-        _say_what_is_left(begun, *outputs)
-=======
         if not isinstance(error, UsageError):
-            _say_what_is_left(begun, options.output, options.alpha_output)
->>>>>>> f629c1f (Long jobs: in stretches with a journal, --resume after a kill, a Ray cluster, a page of frames to check)
+            _say_what_is_left(begun, *outputs)
         raise
     if progress is not None:
         progress.clear()
