@@ -1,7 +1,8 @@
 """What fixes a training run, read from TOML: ``training/configs/NAME.toml`` or a file of one's own.
 
 A run is made of phases.  The learning rate follows one cosine over all of them, or goes up and down
-in triangles within each (cyclical learning rates: Smith, WACV 2017).
+in triangles within each (cyclical learning rates: Smith, WACV 2017).  A file may name a shipped
+``base``, whose settings hold where it has none of its own.
 """
 
 from __future__ import annotations
@@ -166,6 +167,11 @@ def load_config(name: str) -> TrainConfig:
     Raises:
         UsageError: there is none, or something in it cannot be; the message names it.
     """
+    return from_table(TrainConfig, *_read(name))
+
+
+def _read(name: str) -> tuple[dict[str, Any], str]:
+    """The table of a configuration over that of its ``base``, and the file's name."""
     shipped = sorted(path.stem for path in CONFIGS.glob("*.toml"))
     path = CONFIGS / f"{name}.toml" if name in shipped else Path(name)
     try:
@@ -176,7 +182,10 @@ def load_config(name: str) -> TrainConfig:
         ) from error
     except ValueError as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
-    return from_table(TrainConfig, table, str(path))
+    base = table.pop("base", None)
+    if base is not None and (base not in shipped or base == name):
+        raise UsageError(f"{path}: base: {base!r} is none of {', '.join(shipped)}")
+    return (_read(base)[0] | table if base else table), str(path)
 
 
 def from_table(kind: type[Config], table: Mapping[str, Any], where: str) -> Config:

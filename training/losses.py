@@ -92,8 +92,20 @@ def segmentation_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
     return branches + branch_loss(prediction.background_logits, 1 - alpha)
 
 
+def single_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
+    """L1 alone, for a single decoder and its refinement (section 4, self-comparisons)."""
+    total = (prediction.alpha.float() - alpha).abs().mean()
+    for block in prediction.foreground_logits:
+        target = F.interpolate(alpha, block.shape[-2:], mode="area")
+        error = (torch.sigmoid(block.float()) - target).abs().mean()
+        total = total + error / len(prediction.foreground_logits)
+    return total
+
+
 def joint_loss(prediction: Prediction, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
-    """Equation 9: fusion, both branches, sparsity."""
+    """Equation 9: fusion, both branches, sparsity; for a single decoder ``single_loss``."""
+    if not prediction.background_logits:
+        return single_loss(prediction, alpha)
     fused = prediction.alpha.float()
     return (
         fusion_loss(fused, alpha, solid_weight)

@@ -13,7 +13,7 @@ resolution through a pixel shuffle.  It takes the previous frame's alpha as a fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ class Prediction(NamedTuple):
         alpha, foreground, background, beta: [N, 1, H, W], float, 0..1.
         foreground_logits, background_logits: [N, 1, h, w] each, one per decoder block, coarse to
         fine; the last has full resolution and is what ``foreground`` and ``background`` come from.
+        A single decoder has no background_logits: background is 1 - foreground.
     """
 
     alpha: Tensor
@@ -56,6 +57,8 @@ class NetworkConfig:
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
     ``fusion_shuffle``: the fusion network runs at 1/fusion_shuffle of the input.
     ``previous_alpha``: the network takes the previous frame's alpha beside the picture.
+    ``decoders``: 2, or 1 for the ablation of section 4: the foreground branch alone, which the
+    fusion network refines.
     """
 
     name: str
@@ -67,6 +70,7 @@ class NetworkConfig:
     fusion_widths: tuple[int, ...]
     fusion_shuffle: int
     previous_alpha: bool
+    decoders: int = 2
 
 
 CONFIGS = {
@@ -100,6 +104,12 @@ CONFIGS = {
         previous_alpha=False,
     ),
 }
+
+# What the design is worth: one decoder at equal cost, no memory of the frame before.
+CONFIGS["lite-single"] = replace(
+    CONFIGS["lite"], name="lite-single", decoders=1, decoder_widths=(112, 72, 48)
+)
+CONFIGS["lite-still"] = replace(CONFIGS["lite"], name="lite-still", previous_alpha=False)
 
 
 def conv_block(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -232,7 +242,7 @@ class EfficientNetLiteEncoder(nn.Module):
     taps = (2, 4, 10, 14)
     """The blocks whose outputs go to the decoders."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, previous_alpha: bool = True) -> None:
         super().__init__()
         self.stem = nn.Sequential(*convolve_norm(3, 32, 3, stride=2), nn.ReLU6())
         blocks, inputs = [], 32
@@ -245,16 +255,17 @@ class EfficientNetLiteEncoder(nn.Module):
                 )
                 inputs = width
         self.blocks = nn.ModuleList(blocks)
-        self.previous = nn.Conv2d(16, self.channels[0], 3, padding=1)
-        nn.init.zeros_(self.previous.weight)
+        if previous_alpha:
+            self.previous = nn.Conv2d(16, self.channels[0], 3, padding=1)
+            nn.init.zeros_(self.previous.weight)
         self.context = GlobalContext(inputs)
 
-    def forward(self, image: Tensor, previous: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
         x = self.stem(image)
         features = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == self.join - 1:
+            if index == self.join - 1 and previous is not None:
                 x = x + self.previous(F.pixel_unshuffle(previous, 4))
             if index in self.taps:
                 features.append(x)
@@ -452,7 +463,7 @@ class FusionNetwork(nn.Module):
     """Predicts the blending weight beta from both decoders' features and the picture (3.3).
 
     Shape:
-        image: [N, 3, H, W]; foreground, background: [N, C, h, w]; output: [N, 1, H, W], logits.
+        image: [N, 3, H, W]; features: [N, C, h, w] of each decoder; output: [N, 1, H, W], logits.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -462,11 +473,11 @@ class FusionNetwork(nn.Module):
         widths, features = config.fusion_widths, config.decoder_widths[-1]
         image_width = widths[-1]
         self.image = conv_block(3 * self.shuffle**2, image_width)
-        decoded = 2 * features
+        decoded = config.decoders * features
         self.reduce: nn.Module = nn.Identity()
         if self.raise_by > 1:
             decoded = image_width
-            self.reduce = nn.Conv2d(2 * features, decoded * self.raise_by**2, 1)
+            self.reduce = nn.Conv2d(config.decoders * features, decoded * self.raise_by**2, 1)
         layers, inputs = [], image_width + decoded
         for width in widths:
             layers.append(conv_block(inputs, width))
@@ -474,8 +485,8 @@ class FusionNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(inputs, self.shuffle**2, 3, padding=1)
 
-    def forward(self, image: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-        decoded = self.reduce(torch.cat((foreground, background), 1))
+    def forward(self, image: Tensor, *features: Tensor) -> Tensor:
+        decoded = self.reduce(torch.cat(features, 1))
         if self.raise_by > 1:
             decoded = F.pixel_shuffle(decoded, self.raise_by)
         picture = self.image(F.pixel_unshuffle(image, self.shuffle))
@@ -499,7 +510,8 @@ class LateFusionNetwork(nn.Module):
         self.config = config
         self.encoder = _build_encoder(config)
         self.foreground = Decoder(config, self.encoder.channels)
-        self.background = Decoder(config, self.encoder.channels)
+        if config.decoders == 2:
+            self.background = Decoder(config, self.encoder.channels)
         self.fusion = FusionNetwork(config)
         self.mean: Tensor
         self.std: Tensor
@@ -518,10 +530,14 @@ class LateFusionNetwork(nn.Module):
             features = self.encoder(normalised)
         # Side losses are imposed at each block while training; at run time nobody asks for them.
         foreground_features, foreground_logits = self.foreground(features, side=self.training)
-        background_features, background_logits = self.background(features, side=self.training)
         foreground = torch.sigmoid(foreground_logits[-1])
-        background = torch.sigmoid(background_logits[-1])
         beta = torch.full_like(foreground, 0.5)
+        if self.config.decoders == 1:
+            correction = self.fusion(normalised, foreground_features)
+            alpha = torch.sigmoid(foreground_logits[-1] + correction)
+            return Prediction(alpha, foreground, 1 - foreground, beta, foreground_logits, [])
+        background_features, background_logits = self.background(features, side=self.training)
+        background = torch.sigmoid(background_logits[-1])
         if fuse:
             beta = torch.sigmoid(self.fusion(normalised, foreground_features, background_features))
         alpha = beta * foreground + (1 - beta) * (1 - background)
@@ -534,7 +550,7 @@ def _build_encoder(
     if config.encoder == "densenet201":
         return DenseNet201Encoder()
     if config.encoder == "efficientnet-lite0":
-        return EfficientNetLiteEncoder()
+        return EfficientNetLiteEncoder(previous_alpha=config.previous_alpha)
     return DenseEncoder(config.encoder_widths, config.encoder_depths)
 
 

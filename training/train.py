@@ -137,7 +137,13 @@ class Run:
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
     def begin(self, phase: Phase) -> None:
-        """Freezes what the phase keeps as it is; the rest learns."""
+        """Freezes what the phase keeps as it is; the rest learns.
+
+        Raises:
+            UsageError: the network has no such part, or no two decoders for the objective.
+        """
+        if self.network.config.decoders == 1 and phase.objective != "joint":
+            raise UsageError(f"a single decoder has no objective {phase.objective!r}, only joint")
         self.phase = phase
         self.network.requires_grad_(True).train()
         frozen = [self._part(name) for name in phase.frozen]

@@ -103,6 +103,7 @@ def test_epochs_become_steps_by_the_data_and_the_processes() -> None:
         (GOOD.replace("batch = 2", 'batch = "2"'), "batch: '2' should be int"),
         (GOOD + 'objective = "beauty"', "objective must be one of segmentation"),
         (GOOD + 'crop = "round"', "crop must be one of affine"),
+        ('base = "nothing"', "base: 'nothing' is none of edge"),
         ('schedule = "fast"\n' + GOOD, "schedule must be one of cosine"),
         (GOOD + "[stream]\nnegative = true", "stream: negative: True should be float"),
     ],
@@ -116,10 +117,17 @@ def test_bad_configurations_are_named(tmp_path: Path, text: str, complaint: str)
 
 
 def test_an_unknown_configuration_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no configuration 'big': .*edge, paper"):
+    with pytest.raises(UsageError, match=r"no configuration 'big': .*edge, .*paper"):
         load_config("big")
     (tmp_path / "mine.toml").write_text(GOOD)
     assert load_config(str(tmp_path / "mine.toml")).phases == (Phase((64,), 2, steps=3),)
+
+
+def test_ablations_differ_in_the_network_alone() -> None:
+    edge = load_config("edge")
+    for name in ("edge-single", "edge-still"):
+        ablated = load_config(name)
+        assert differences(edge, json.loads(json.dumps(asdict(ablated)))) == ["network"]
 
 
 def test_differences_are_named() -> None:

@@ -146,3 +146,16 @@ def test_losses_of_half_precision_logits_are_computed_in_full() -> None:
     logits = picture([-1.0, 0.5], [2.0, 3.0])  # all of them exact in bfloat16
     exact = branch_loss([logits], alpha).item()
     assert branch_loss([logits.bfloat16()], alpha).item() == pytest.approx(exact, abs=1e-6)
+
+
+def test_a_single_decoder_has_the_l1_loss_alone() -> None:
+    alpha = row(0, 0.5, 1, 1)
+    block = torch.full((1, 1, 1, 2), logit(0.5))  # against the means 0.25 and 1
+    fine = row(*(logit(p) for p in (0.25, 0.5, 0.75, 0.75)))
+    foreground = torch.sigmoid(fine)
+    half = torch.full_like(alpha, 0.5)
+    prediction = Prediction(
+        row(0.1, 0.5, 1, 0.8), foreground, 1 - foreground, half, [block, fine], []
+    )
+    branch = (0.25 + 0.5) / 2 / 2 + (0.25 + 0 + 0.25 + 0.25) / 4 / 2
+    assert joint_loss(prediction, alpha).item() == pytest.approx(0.3 / 4 + branch, abs=1e-6)

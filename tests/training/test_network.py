@@ -36,7 +36,10 @@ def predictions(networks: dict[str, LateFusionNetwork]) -> dict[str, Prediction]
         return {name: net(torch.rand(1, 3, 64, 64)) for name, net in networks.items()}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+FUSED = [name for name, config in CONFIGS.items() if config.decoders == 2]
+
+
+@pytest.mark.parametrize("name", FUSED)
 def test_maps_have_the_pictures_size_and_range(
     predictions: dict[str, Prediction], name: str
 ) -> None:
@@ -48,7 +51,7 @@ def test_maps_have_the_pictures_size_and_range(
         assert part.std() > 0
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FUSED)
 def test_equation_2_holds_between_the_maps(predictions: dict[str, Prediction], name: str) -> None:
     alpha, foreground, background, beta, *_ = predictions[name]
     expected = beta * foreground + (1 - beta) * (1 - background)
@@ -59,7 +62,7 @@ def test_equation_2_holds_between_the_maps(predictions: dict[str, Prediction], n
     assert (alpha <= high + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FUSED)
 def test_probabilities_come_from_the_last_logits(
     predictions: dict[str, Prediction], name: str
 ) -> None:
@@ -106,6 +109,26 @@ def test_previous_alpha_defaults_to_nobody(networks: dict[str, LateFusionNetwork
         ones = networks["edge"](image, torch.ones(1, 1, 64, 96)).alpha
     assert torch.equal(none, zeros)
     assert not torch.allclose(none, ones)
+
+
+def test_without_the_fusion_alpha_lies_half_way(networks: dict[str, LateFusionNetwork]) -> None:
+    with torch.no_grad():
+        prediction = networks["edge"](torch.rand(1, 3, 64, 64), fuse=False)
+    expected = (prediction.foreground + 1 - prediction.background) / 2
+    torch.testing.assert_close(prediction.alpha, expected)
+    assert (prediction.beta == 0.5).all()
+
+
+def test_a_single_decoder_costs_as_much_as_two(
+    networks: dict[str, LateFusionNetwork], predictions: dict[str, Prediction]
+) -> None:
+    picture = torch.zeros(1, 3, 288, 512)
+    single, pair = (count_macs(networks[name], picture) for name in ("lite-single", "lite"))
+    assert single == pytest.approx(pair, rel=0.02)
+    prediction = predictions["lite-single"]
+    torch.testing.assert_close(prediction.background, 1 - prediction.foreground)
+    assert prediction.background_logits == []
+    assert not torch.equal(prediction.alpha, prediction.foreground)  # it was refined
 
 
 def test_edge_keeps_its_budget(networks: dict[str, LateFusionNetwork]) -> None:
