@@ -59,12 +59,14 @@ class Reader:
     """An open video; iterating gives its frames.
 
     path: a file of any container libav reads; a URL; a folder of pictures, or a pattern of their
-    names such as ``shot_%04d.png``.
+    names such as ``shot_%04d.png``; ``-`` for standard input, or ``pipe:1280x720:yuv420p:30`` for
+    raw pictures on it.
     start, end: seconds from the video's beginning; only frames from ``start`` on and before ``end``
     are given, with the timestamps they have in the file.
     frame_rate: pictures per second of a sequence of pictures (25).
 
     name: the path as it was given.
+    container_name: libav's name of the container.
     width, height: of the coded picture, in pixels, before rotation.
     format: the layout of the frames' planes.
     color: the colour tags of the frames.
@@ -209,6 +211,7 @@ class Reader:
     def _open(self) -> None:
         self._source = Source(*self._given)
         self.name, self._container = self._source.name, self._source.container
+        self.container_name = self._container.format.name
         try:
             self._video = self._pick_stream()
             self._decoder = _decoder_of(self._video)

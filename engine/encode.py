@@ -28,6 +28,7 @@ from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.formats import (
     CODECS,
     CONTAINERS,
+    PIPED,
     Content,
     Encoding,
     Picture,
@@ -42,6 +43,7 @@ from fusematte.engine.formats import (
 )
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
 from fusematte.engine.pictures import new_picture, planes_of, range_of, to_depth
+from fusematte.engine.sources import is_stdin
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -62,8 +64,12 @@ _STALE_TAGS = (
 
 _CHAPTERED = ("mp4", "mov", "matroska", "webm")
 
+_COUNTING = ("avi", "yuv4mpegpipe", "rawvideo")
+"""Containers that only count their frames."""
+
 STDOUT, PIPE = "-", "pipe:"
-"""Names of standard output: ``-`` is Matroska, ``pipe:EXT`` names another container."""
+"""Names of standard output: ``-`` is what came in by standard input, or Matroska; ``pipe:EXT``
+names the container."""
 
 _GRAY = Color(full_range=True)
 _REFUSALS = (errno.EINVAL, errno.ENOSYS)
@@ -87,7 +93,8 @@ class Writer:
     ``write_gray``; or "rgba", pictures with their alpha, colours not multiplied by it: ProRes 4444
     in .mov, VP9 in .webm, FFV1 in .mkv.
 
-    ``-`` is standard output, in Matroska; ``pipe:webm`` and ``pipe:ts`` are other containers there.
+    ``-`` is standard output, in Matroska, or in Y4M, NUT or raw if that came in by standard input;
+    ``pipe:y4m``, ``pipe:webm`` and others name the container.
 
     The pixel format is that of ``like`` or the nearest the codec knows.  H.264 and HEVC cannot
     subsample the chroma of odd sizes, so those are encoded as 4:4:4 (or 4:2:2) at their own size.
@@ -126,7 +133,7 @@ class Writer:
         encoding = Encoding(
             codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
         )
-        self._kind = container_of(self.name, _suffix(self.name))
+        self._kind = container_of(self.name, self._suffix())
         self._codec = codec_of(self.name, self._kind, content, encoding)
         picture = Picture(like.format, like.width, like.height, like.color)
         self._format = pixel_format_of(self.name, self._codec, picture, content, pixel_format)
@@ -215,8 +222,17 @@ class Writer:
         if self._last_pts is None and not self._to_stdout:
             self.part.unlink(missing_ok=True)
 
+    def _suffix(self) -> str:
+        """The file extension, or the one that stands for standard output's container."""
+        if not self._to_stdout:
+            return self.path.suffix
+        if self.name != STDOUT:
+            return f".{self.name.removeprefix(PIPE)}"
+        piped = is_stdin(self._like.name)
+        return PIPED.get(self._like.container_name, ".mkv") if piped else ".mkv"
+
     def _choose_time_base(self) -> Fraction:
-        if self._kind.name == "avi" and self._like.frame_rate:
+        if self._kind.name in _COUNTING and self._like.frame_rate:
             return 1 / self._like.frame_rate
         return self._like.time_base
 
@@ -245,7 +261,9 @@ class Writer:
 
         No "faststart": completing the file would mean to write it twice, also after Ctrl-C.
         """
-        if self._kind.name in ("matroska", "webm", "avi"):
+        if self._kind.name == "yuv4mpegpipe":
+            return {"strict": "-1"}  # its 10-bit layouts are an extension
+        if self._kind.name in ("matroska", "webm", "avi", "nut"):
             return {"avoid_negative_ts": "disabled"}  # audio may well start before zero
         if self._kind.name not in ("mp4", "mov"):
             return {}
@@ -283,7 +301,7 @@ class Writer:
         if self._codec.canonical_name not in able:
             names = [name for name in CODECS if find_codec(name).canonical_name in able]
             raise UsageError(
-                f"{self.name}: {_suffix(self.name)} cannot store {self._codec.name}; "
+                f"{self.name}: {self._suffix()} cannot store {self._codec.name}; "
                 f"choose one of {', '.join(names)} or another file extension"
             )
 
@@ -291,7 +309,7 @@ class Writer:
         kind, codec, like = self._kind.name, self._codec.canonical_name, self._like
         if like.aspect != 1 and kind not in ("mp4", "mov") and codec not in _TELLING_ASPECT:
             raise UsageError(
-                f"{self.name}: {_suffix(self.name)} with {self._codec.name} cannot store the pixel "
+                f"{self.name}: {self._suffix()} with {self._codec.name} cannot store the pixel "
                 f"aspect {like.aspect} of this video; write .mov"
             )
         stream.codec_context.sample_aspect_ratio = like.aspect
@@ -299,7 +317,7 @@ class Writer:
             return
         if not self._kind.rotates:
             raise UsageError(
-                f"{self.name}: {_suffix(self.name)} cannot store the rotation of this video; "
+                f"{self.name}: {self._suffix()} cannot store the rotation of this video; "
                 "write .mp4, .mov or .mkv"
             )
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
@@ -360,7 +378,7 @@ class Writer:
     def _no_audio(self, *templates: av.AudioStream) -> UsageError:
         names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
         return UsageError(
-            f"{self.name}: {_suffix(self.name)} cannot store {names} audio; "
+            f"{self.name}: {self._suffix()} cannot store {names} audio; "
             "write .mkv or leave the audio out (--no-audio)"
         )
 
@@ -472,12 +490,6 @@ def is_stdout(path: str | os.PathLike[str]) -> bool:
     """Whether an output's name means standard output."""
     name = os.fspath(path)
     return name == STDOUT or name.startswith(PIPE)
-
-
-def _suffix(name: str) -> str:
-    if is_stdout(name):
-        return ".mkv" if name == STDOUT else f".{name.removeprefix(PIPE)}"
-    return Path(name).suffix
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:

@@ -72,7 +72,13 @@ CONTAINERS = {
     ".ts": Container("mpegts", streams=True),
     ".avi": Container("avi"),
     ".flv": Container("flv"),
+    ".nut": Container("nut", "rawvideo", reorders=True, streams=True),
+    ".y4m": Container("yuv4mpegpipe", "rawvideo", streams=True),
+    ".yuv": Container("rawvideo", "rawvideo", streams=True),
 }
+
+PIPED = {"nut": ".nut", "yuv4mpegpipe": ".y4m", "rawvideo": ".yuv"}
+"""What goes on as it came when standard input and output are piped."""
 
 CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "prores_ks", "h264_nvenc")
 """Those that error messages propose."""
@@ -175,10 +181,12 @@ def find_codec(name: str) -> av.Codec:
 
 
 def codecs_of(container: OutputContainer) -> set[str]:
-    """The canonical names of what a container can store; libav does not know it of MPEG-TS."""
+    """The canonical names of what a container can store; libav does not know it of all."""
     name = container.format.name
     if name == "mpegts":
         return _TS_CODECS
+    if name == "yuv4mpegpipe":
+        return {"rawvideo"}
     able = container.supported_codecs
     if name == "mp4":  # PCM fails at the very end there, and few players know it
         return {codec for codec in able if not codec.startswith("pcm_")}
@@ -264,7 +272,8 @@ _WHAT = {"color": "this video", "gray": "an alpha", "rgba": "a video with alpha"
 
 def _able(codec: av.Codec, picture: Picture, content: Content) -> list[str]:
     """The codec's layouts for a kind of content and for the pictures' size."""
-    formats = [av.VideoFormat(f.name, 2, 2) for f in codec.video_formats or () if f.name != "cuda"]
+    names = [format.name for format in codec.video_formats or ()] or [*PIXEL_FORMATS, "gray"]
+    formats = [av.VideoFormat(name, 2, 2) for name in names if name != "cuda"]
     if content == "rgba":
         layouts = {layout.with_alpha for layout in PIXEL_FORMATS.values()}
         return [format.name for format in formats if format.name in layouts]

@@ -105,7 +105,8 @@ def run(
     of pictures such as ``out_%05d.png``.
 
     Args:
-        input: a video file, a URL, a folder of pictures, or a pattern of their names.
+        input: a video file, a URL, a folder of pictures, or a pattern of their names; ``-`` for
+            standard input.
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, a picture or a video;
             over ``transparent`` the output is the people's own colours with their alpha.
         alpha_output: where to write the alpha as a gray video of the same frames.
@@ -283,7 +284,7 @@ def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> 
 def check_paths(input: StrPath, *outputs: StrPath | None, background: StrPath) -> None:
     """Refuses a job that would write over what it reads, or write two things to one place."""
     names = [fspath(path) for path in outputs if path is not None]
-    for path in names:
+    for path in (name for name in names if not is_stdout(name)):
         for source in (input, background):
             if _same_file(source, path) or _within(source, path):
                 raise UsageError(f"{path}: would be written over what it is made from")

@@ -1,4 +1,4 @@
-"""What a Reader opens: a file, a URL, or a folder or pattern of pictures."""
+"""What a Reader opens: a file, a URL, standard input, or a folder or pattern of pictures."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ DEFAULT_RATE = Fraction(25)
 """Pictures per second of a sequence, which does not tell."""
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+RAW = re.compile(r"pipe:(\d+x\d+):(\w+):(\d+(?:[./]\d+)?)")
+"""Raw pictures on standard input: their size, libav's name of their layout, frames per second."""
 PATTERN = re.compile(r"%0?(\d*)d")
 """The place of the number in the names of a sequence, as printf and libav write it."""
+
+_PIPED = "yuv4mpegpipe,nut,matroska,mpegts,mpeg,mov,flv,avi,ogg,h264,hevc"
+"""libav's names of what is looked for on standard input; it would make pictures of any text."""
 
 _PATIENCE = 15.0, 30.0
 """Seconds to wait for a URL to answer, and for its next bytes."""
@@ -67,6 +72,8 @@ class Source:
             )
         if is_url(self.name):
             return _open_url(self.name)
+        if is_stdin(self.name):
+            return _open_stdin(self.name)
         self.file = Path(self.name)
         return _open_file(self.file)
 
@@ -74,6 +81,11 @@ class Source:
 def is_url(name: str) -> bool:
     """Whether libav fetches it by a protocol."""
     return URL.match(name) is not None
+
+
+def is_stdin(name: str) -> bool:
+    """Whether it means standard input: ``-``, or ``pipe:WxH:FORMAT:RATE`` for raw pictures."""
+    return name == "-" or name.startswith("pipe:")
 
 
 def is_sequence(name: str) -> bool:
@@ -159,6 +171,22 @@ def _open_url(name: str) -> InputContainer:
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be opened: {reason}; check the address") from error
+
+
+def _open_stdin(name: str) -> InputContainer:
+    """Standard input: Y4M, NUT, Matroska, ..., which tell what they are, or raw pictures."""
+    raw = RAW.fullmatch(name)
+    if name != "-" and raw is None:
+        raise InputError(f"{name}: raw pictures are named like pipe:1280x720:yuv420p:30")
+    options = {"format_whitelist": _PIPED}
+    if raw:
+        options = {"video_size": raw[1], "pixel_format": raw[2], "framerate": raw[3]}
+    try:
+        return av.open("pipe:0", format="rawvideo" if raw else None, options=options)
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(
+            f"{name}: no video that can be read comes by standard input; pipe Y4M, NUT or Matroska"
+        ) from error
 
 
 def _open_file(path: Path) -> InputContainer:

@@ -21,7 +21,10 @@ from fusematte.engine.sequence import ALPHA_MODES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
-        "input", metavar="IN", help="a video, a URL, a folder of pictures, or shot_%%04d.png"
+        "input",
+        metavar="IN",
+        help="a video, a URL, a folder of pictures, shot_%%04d.png; - or, raw, "
+        "pipe:WxH:FORMAT:RATE: standard input",
     )
     parser.add_argument(
         "output",
