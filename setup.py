@@ -53,7 +53,8 @@ def kernels() -> Pybind11Extension:
 class BuildKernels(build_ext):
     """Builds the extension and, with FUSEMATTE_CUDA=1, the CUDA kernels beside it.
 
-    Not unasked: nvcc takes minutes, and nothing in this version runs them yet.
+    Not unasked, even where there is an nvcc: it takes minutes for all architectures, and only
+    ``fusematte.cpp_ext.cuda`` runs them, the engine's jobs do not.
     """
 
     def run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import sys
 
 import av
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 from fusematte.cpp_ext import instruction_sets
+from fusematte.cpp_ext.cuda import fatbin
 from fusematte.engine.backends import BACKENDS, create_backend
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
@@ -34,6 +36,7 @@ def report() -> tuple[list[str], bool]:
     lines = [
         *_machine(),
         f"kernels     ok, compiled for {', '.join(instruction_sets())}; the last one is in use",
+        f"kernels     {_cuda_kernels()}",
         *_models(),
         *backends,
         *_encoders(),
@@ -48,6 +51,16 @@ def _machine() -> list[str]:
         f"system      {platform.platform()}, {os.cpu_count()} CPUs",
         f"libraries   av {av.__version__}, opencv {cv2.__version__}, numpy {np.__version__}",
     ]
+
+
+def _cuda_kernels() -> str:
+    """Whether the CUDA kernels are built, and what would build them."""
+    path, nvcc = fatbin(), shutil.which("nvcc")
+    if path is not None:
+        return f"CUDA: built, {path.name} of {path.stat().st_size / 1e6:.1f} MB"
+    if nvcc is None:
+        return "CUDA: not built, and there is no nvcc here to build them; the CPU's do the work"
+    return f"CUDA: not built; {nvcc} builds them: install from source with FUSEMATTE_CUDA=1"
 
 
 def _models() -> list[str]:

@@ -198,7 +198,7 @@ def test_stills_never_overwrite(tmp_path: Path, capfd: pytest.CaptureFixture[str
 def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capfd.readouterr().out
-    for part in ("openvino: ok", "edge: ok", "libx264: ok", "GPU", "python"):
+    for part in ("openvino: ok", "edge: ok", "libx264: ok", "GPU", "python", "baseline", "CUDA: "):
         assert part in said
 
 

@@ -5,11 +5,13 @@ namespace fusematte::FUSEMATTE_ISA {
 
 // sums (+)= the weighted sum of R rows of n samples.
 template <class T, int R>
-void weigh_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride, const float* weights,
+void weigh_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride, const float* given,
                 bool first, const float* before, float* sums) {
     const T* rows[R];
-    for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const T*>(data + r * stride);
-    for_lanes(n, [&](auto v, int x) {
+    float weights[R];
+    for (int r = 0; r < R; ++r)
+        rows[r] = reinterpret_cast<const T*>(data + r * stride), weights[r] = given[r];
+    for_lanes(n, [=](auto v, int x) FUSEMATTE_INLINED {
         auto sum = first ? v.set(0) : v.load(before + x);
         for (int r = 0; r < R; ++r) sum = v.fma(v.set(weights[r]), v.load(rows[r] + x, 0), sum);
         v.store(sums + x, sum);
@@ -46,12 +48,14 @@ const float* average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride
 
 // line[i] = the area average of the sums.
 inline void average_columns(const AreaTable& table, int width, const float* sums, float* line) {
-    for_lanes(width, [&](auto v, int i) {
+    const int taps = table.taps, reach = table.reach;
+    const std::size_t stride = table.stride;
+    const float* weights = table.weights;
+    const int* index = table.first;
+    for_lanes(width, [=](auto v, int i) FUSEMATTE_INLINED {
         auto sum = v.set(0);
-        for (int k = 0; k < table.taps; ++k) {
-            const auto weight = v.load(table.weights + static_cast<std::size_t>(k) * table.stride + i);
-            sum = v.fma(weight, v.pick(sums + k, table.first + i, table.reach), sum);
-        }
+        for (int k = 0; k < taps; ++k)
+            sum = v.fma(v.load(weights + k * stride + i), v.pick(sums + k, index + i, reach), sum);
         v.store(line + i, sum);
     });
 }
@@ -71,10 +75,11 @@ static void store_row(const ResizeJob& job, int row, const float* const* lines) 
     const float neutral = job.levels.neutral / job.levels.chroma_span;
     const ToRgb matrix = to_rgb(job.matrix.red, job.matrix.blue);
     float *rgb = job.rgb + start, *ycbcr = job.ycbcr + start;
-    for_lanes(job.width, [&](auto v, int x) {
-        const auto y = v.fma(v.load(lines[0] + x), v.set(luma), v.set(-black));
-        const auto cb = v.fma(v.load(lines[1] + x), v.set(chroma), v.set(-neutral));
-        const auto cr = v.fma(v.load(lines[2] + x), v.set(chroma), v.set(-neutral));
+    const float* const from[3] = {lines[0], lines[1], lines[2]};
+    for_lanes(job.width, [=](auto v, int x) FUSEMATTE_INLINED {
+        const auto y = v.fma(v.load(from[0] + x), v.set(luma), v.set(-black));
+        const auto cb = v.fma(v.load(from[1] + x), v.set(chroma), v.set(-neutral));
+        const auto cr = v.fma(v.load(from[2] + x), v.set(chroma), v.set(-neutral));
         v.store(ycbcr + x, y), v.store(ycbcr + area + x, cb), v.store(ycbcr + 2 * area + x, cr);
         const auto red = v.fma(cr, v.set(matrix.red_cr), y);
         const auto half_green = v.fma(cb, v.set(matrix.green_cb), y);

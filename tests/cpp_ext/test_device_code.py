@@ -1,4 +1,5 @@
-"""The CUDA source, compiled as plain C++ and run on the CPU, against the float64 reference."""
+"""The CUDA kernels against the float64 reference: their source compiled as plain C++ and run on the
+CPU, and where there is an NVIDIA GPU on that."""
 
 from __future__ import annotations
 
@@ -6,27 +7,36 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
 
 from .strategies import LAYOUTS, MATRICES, Case, cases
 
+Array = NDArray[Any]
+
 SOURCES = Path(__file__).parents[2] / "cpp_ext"
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or not (SOURCES / "csrc").exists(),
-    reason="needs a C++ compiler and sources",
-)
 relaxed = settings(deadline=None, max_examples=60)
+
+
+class ArrayDevice(cuda.Device, Protocol):
+    """A device with arrays in its memory."""
+
+    def place(self, array: Array) -> tuple[int, int]:
+        """The address of an array's first row, and the bytes from row to row."""
+
+    def fetch(self, array: Array, address: int) -> None:
+        """Makes an array that was placed see what kernels wrote."""
 
 
 class HostDevice:
@@ -35,7 +45,7 @@ class HostDevice:
     def __init__(self, library: Path) -> None:
         self._launch = ctypes.CDLL(str(library)).launch
         self._launch.restype = ctypes.c_bool
-        self._memory: list[np.ndarray[Any, Any]] = []
+        self._memory: list[Array] = []
 
     def launch(
         self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
@@ -47,44 +57,80 @@ class HostDevice:
         self._memory.append(np.full(size, 0xFF, np.uint8))
         return self._memory[-1].ctypes.data
 
+    def place(self, array: Array) -> tuple[int, int]:
+        return array.ctypes.data, array.strides[0]
 
-@pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
-    library = tmp_path_factory.mktemp("device") / "kernels.so"
-    source = Path(__file__).with_name("device_on_host.cpp")
-    command = [str(COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
+    def fetch(self, array: Array, address: int) -> None:
+        assert array.ctypes.data == address
+
+
+class GpuDevice(cuda.Gpu):
+    """The same on the GPU: arrays are copied, with the gap between their rows."""
+
+    def place(self, array: Array) -> tuple[int, int]:
+        stride, width = abs(array.strides[0]), array[0].nbytes
+        rows = np.zeros((len(array), max(stride, width)), np.uint8)
+        rows[:, :width] = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
+        return self.upload(rows), rows.strides[0]
+
+    def fetch(self, array: Array, address: int) -> None:
+        self.download(array, address)
+
+
+def compiled_for_the_host(folder: Path) -> HostDevice:
+    if COMPILER is None or not (SOURCES / "csrc").exists():
+        pytest.skip("needs a C++ compiler and sources")
+    library, source = folder / "kernels.so", Path(__file__).with_name("device_on_host.cpp")
+    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
     subprocess.run([*command, "-o", str(library), str(source)], check=True)
     return HostDevice(library)
 
 
-def layout_of(case: Case, planes: Sequence[np.ndarray[Any, Any]]) -> cuda.Layout:
+@pytest.fixture(scope="module", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ArrayDevice]:
+    if request.param == "host":
+        yield compiled_for_the_host(tmp_path_factory.mktemp("device"))
+        return
+    try:
+        gpu = GpuDevice()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+    with gpu:
+        yield gpu
+
+
+def layout_of(case: Case, planes: Sequence[Array]) -> cuda.Layout:
     low_bits = 6 if case.layout == "p010" else 0
     bits, pairs = LAYOUTS[case.layout][2], len(planes) == 2
     return cuda.Layout(*planes[0].shape, *planes[1].shape[:2], bits, low_bits, pairs)
 
 
-def planes_of(planes: Sequence[np.ndarray[Any, Any]]) -> cuda.Planes:
+def planes_of(device: ArrayDevice, planes: Sequence[Array]) -> cuda.Planes:
     result = cuda.Planes()
     for i, plane in enumerate(planes):
-        result.data[i], result.stride[i] = plane.ctypes.data, plane.strides[0]
+        result.data[i], result.stride[i] = device.place(plane)
     return result
 
 
-def grid_of(array: np.ndarray[Any, Any] | None) -> cuda.Grid:
-    return cuda.Grid() if array is None else cuda.Grid(array.ctypes.data, *array.shape[-2:])
+def grid_of(device: ArrayDevice, array: Array | None) -> cuda.Grid:
+    return cuda.Grid() if array is None else cuda.Grid(device.place(array)[0], *array.shape[-2:])
 
 
 @relaxed
 @given(case=cases(40, 120), matrix=st.sampled_from(MATRICES))
-def test_resize_to_tensor(device: HostDevice, case: Case, matrix: tuple[float, float]) -> None:
+def test_resize_to_tensor(device: ArrayDevice, case: Case, matrix: tuple[float, float]) -> None:
     planes = case.planes(case.random())
     size = case.low_height, case.low_width
     rgb, ycbcr = np.empty((3, *size), np.float32), np.empty((3, *size), np.float32)
     job = cuda.ResizeJob(
-        layout_of(case, planes), planes_of(planes), cuda.Levels(*case.levels),
-        cuda.Matrix(*matrix), *size, rgb.ctypes.data, ycbcr.ctypes.data,
+        layout_of(case, planes), planes_of(device, planes), cuda.Levels(*case.levels),
+        cuda.Matrix(*matrix), *size, device.place(rgb)[0], device.place(ycbcr)[0],
     )  # fmt: skip
     cuda.resize_to_tensor(device, job)
+    device.fetch(rgb, job.rgb)
+    device.fetch(ycbcr, job.ycbcr)
     expected = reference.resize_to_tensor(planes, *size, matrix, case.levels)
     np.testing.assert_allclose(rgb, expected[0], atol=1e-5)
     np.testing.assert_allclose(ycbcr, expected[1], atol=1e-5)
@@ -99,7 +145,7 @@ def test_resize_to_tensor(device: HostDevice, case: Case, matrix: tuple[float, f
     data=st.data(),
 )
 def test_guided_coefficients(
-    device: HostDevice, channels: int, height: int, width: int, seed: int, data: st.DataObject
+    device: ArrayDevice, channels: int, height: int, width: int, seed: int, data: st.DataObject
 ) -> None:
     radius = data.draw(st.integers(1, min(height, width)))
     random = np.random.default_rng(seed)
@@ -107,9 +153,11 @@ def test_guided_coefficients(
     guide = guide if channels == 3 else guide[0]
     alpha = random.random((height, width), np.float32)
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
-    pointers = (array.ctypes.data for array in (guide, alpha, slope, offset))
+    pointers = (device.place(array)[0] for array in (guide, alpha, slope, offset))
     job = cuda.GuidedJob(channels, height, width, radius, 1e-4, *pointers)
     cuda.guided_coefficients(device, job)
+    device.fetch(slope, job.slope)
+    device.fetch(offset, job.offset)
     expected = reference.guided_coefficients(guide, alpha, radius, 1e-4)
     np.testing.assert_allclose(slope, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(offset, expected[1], rtol=1e-5, atol=1e-5)
@@ -120,7 +168,7 @@ def test_guided_coefficients(
     height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**16), data=st.data()
 )
 def test_estimate_foreground(
-    device: HostDevice, height: int, width: int, seed: int, data: st.DataObject
+    device: ArrayDevice, height: int, width: int, seed: int, data: st.DataObject
 ) -> None:
     radii = data.draw(st.lists(st.integers(1, min(height, width)), min_size=1, max_size=3))
     random = np.random.default_rng(seed)
@@ -128,9 +176,11 @@ def test_estimate_foreground(
     alpha = np.clip(random.normal(0.5, 1, (height, width)), 0, 1).astype(np.float32)
     foreground, background = np.empty_like(color), np.empty_like(color)
     limits = (ctypes.c_float * 3)(0, 0, 0), (ctypes.c_float * 3)(1, 1, 1)
-    pointers = (array.ctypes.data for array in (color, alpha, foreground, background))
+    pointers = (device.place(array)[0] for array in (color, alpha, foreground, background))
     job = cuda.ForegroundJob(height, width, None, 0, *limits, *pointers)
     cuda.estimate_foreground(device, job, radii)
+    device.fetch(foreground, job.foreground)
+    device.fetch(background, job.background)
     expected = reference.estimate_foreground(color, alpha, radii)
     np.testing.assert_allclose(foreground, expected[0], atol=1e-5)
     np.testing.assert_allclose(background, expected[1], atol=1e-5)
@@ -139,7 +189,7 @@ def test_estimate_foreground(
 @relaxed
 @given(case=cases(40, 120), small=st.booleans(), shifted=st.booleans(), with_alpha=st.booleans())
 def test_composite(
-    device: HostDevice, case: Case, small: bool, shifted: bool, with_alpha: bool
+    device: ArrayDevice, case: Case, small: bool, shifted: bool, with_alpha: bool
 ) -> None:
     random = case.random()
     planes, background = case.planes(random), case.planes(random)
@@ -149,12 +199,16 @@ def test_composite(
     out = [np.zeros(plane.shape, plane.dtype) for plane in planes]
     alpha = np.zeros_like(planes[0])
     job = cuda.CompositeJob(
-        layout_of(case, planes), planes_of(planes),
-        cuda.Planes() if small else planes_of(background), grid_of(picture), planes_of(out),
-        alpha.ctypes.data if with_alpha else None, alpha.strides[0],
-        cuda.Levels(*case.levels), grid_of(slope), grid_of(offset), grid_of(shift),
+        layout_of(case, planes), planes_of(device, planes),
+        cuda.Planes() if small else planes_of(device, background), grid_of(device, picture),
+        planes_of(device, out), *(device.place(alpha) if with_alpha else (None, 0)),
+        cuda.Levels(*case.levels), *(grid_of(device, grid) for grid in (slope, offset, shift)),
     )  # fmt: skip
     cuda.composite(device, job)
+    for plane, address in zip(out, job.out.data, strict=False):
+        device.fetch(plane, address)
+    if with_alpha:
+        device.fetch(alpha, job.alpha)
     expected, expected_alpha = reference.composite(
         planes, slope, offset, background if picture is None else picture, case.levels, shift
     )
