@@ -12,6 +12,7 @@ import aiohttp
 import av
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc.mediastreams import MediaStreamError
 from tests.helpers import picture
 
 from fusematte.engine.serve.live import keep_local
@@ -27,6 +28,8 @@ class Pattern(VideoStreamTrack):
     async def recv(self) -> av.VideoFrame:
         if self._sent == self._count:
             self.stop()
+        if self.readyState == "ended":
+            raise MediaStreamError
         await asyncio.sleep(1 / 15)
         frame = av.VideoFrame.from_ndarray(picture(*self._size, self._sent), "rgb24")
         frame = frame.reformat(format="yuv420p")
