@@ -1,0 +1,128 @@
+"""The examples, run as their comments tell to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.helpers import first_frame, make_clip
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUIET = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is the peer")
+needs_shell = pytest.mark.skipif(os.name == "nt", reason="a shell script")
+
+
+@contextmanager
+def running(*command: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that is ended with the block."""
+    process = subprocess.Popen(
+        [str(part) for part in command], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until_listening(process: subprocess.Popen[str], port: int) -> None:
+    """Waits until a process listens; a connection to look would be taken for the peer's."""
+    for _ in range(600):
+        lines = psutil.Process(process.pid).net_connections("tcp")
+        if any(line.laddr.port == port and line.status == "LISTEN" for line in lines):
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(f"{process.args}: does not listen on {port}")
+
+
+def mean_color(path: Path) -> np.ndarray:
+    """Of a video's first picture, in RGB."""
+    return np.asarray(first_frame(path).to_ndarray(format="rgb24").mean((0, 1)))
+
+
+def test_the_aiortc_server_sends_the_camera_back_matted() -> None:
+    aiortc = pytest.importorskip("aiortc")
+    aiohttp = pytest.importorskip("aiohttp")
+    from tests.engine.serve.peer import Pattern
+
+    async def talk(process: subprocess.Popen[str], port: int) -> np.ndarray:
+        await until_listening(process, port)
+        peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        peer.addTrack(Pattern())
+        await peer.setLocalDescription(await peer.createOffer())
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            async with http.get("/") as page:
+                assert "<video" in await page.text()
+            offer = {"sdp": peer.localDescription.sdp, "type": "offer"}
+            async with http.post("/offer", json=offer) as answer:
+                await peer.setRemoteDescription(aiortc.RTCSessionDescription(**await answer.json()))
+        frame = await asyncio.wait_for(peer.getReceivers()[0].track.recv(), 60)
+        await peer.close()
+        return np.asarray(frame.to_ndarray(format="rgb24").mean((0, 1)))
+
+    port = free_port()
+    with running(sys.executable, EXAMPLES / "webrtc_server.py", port, "#ff0000") as process:
+        color = asyncio.run(talk(process, port))
+    assert process.returncode == 0
+    assert np.abs(color - (255, 0, 0)).max() < 40  # nobody is in the picture
+
+
+@needs_shell
+@needs_ffmpeg
+def test_the_rtmp_relay_sends_on(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=250)
+    taken = tmp_path / "out.flv"
+    source, target = (f"rtmp://127.0.0.1:{free_port()}/live/{end}" for end in ("in", "out"))
+    serve = ["-re", "-i", clip, "-c:v", "libx264", "-g", "25", "-f", "flv", "-listen", "1", source]
+    take = ["-f", "flv", "-listen", "1", "-i", target, "-c", "copy", "-t", "2", taken]
+
+    async def listening(*ends: tuple[subprocess.Popen[str], str]) -> None:
+        for process, url in ends:
+            await until_listening(process, int(url.split(":")[2].split("/")[0]))
+
+    with running(*QUIET, *serve) as server, running(*QUIET, *take) as taker:
+        asyncio.run(listening((server, source), (taker, target)))
+        with running("sh", EXAMPLES / "rtmp_relay.sh", source, target, "#ff0000"):
+            assert taker.wait(90) == 0
+    assert np.abs(mean_color(taken) - (255, 0, 0)).max() < 40
+
+
+@needs_shell
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere OBS may be installed")
+@pytest.mark.skipif(Path("/sys/module/v4l2loopback").exists(), reason="there is a virtual camera")
+def test_the_camera_for_obs_says_what_is_missing(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4")
+    done = subprocess.run(
+        ["sh", EXAMPLES / "obs_camera.sh", clip, "green"],
+        env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 5
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("fusematte: virtual camera")
+    assert "v4l2loopback" in line or "fusematte[live]" in line
