@@ -45,6 +45,8 @@ def size_for(frame: Frame, bundle: Bundle, scale: float = 1.0) -> tuple[int, int
 
     scale: of the model's default area.
     """
+    if bundle.only_size is not None:
+        return bundle.only_size
     height, width, aspect = frame.height, frame.width, float(frame.aspect)
     if frame.rotation in (90, 270):
         height, width, aspect = width, height, 1 / aspect

@@ -19,6 +19,8 @@ import onnx
 from fusematte.engine.backends.tensorrt_library import load_library, make_logger
 from fusematte.engine.backends.tensorrt_plugin import build_only, register_plugin
 from fusematte.engine.errors import ExportError
+from fusematte.engine.models import Bundle
+from fusematte.export.graph import simplify, to_half
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,14 @@ class Engine:
     """A serialised engine and what its builder told of it.
 
     kernels: how many there are of each kind after fusion (``kgen``: generated, ``correlation``:
-    convolutions, ``custom_layer``: plugins); activation_bytes: memory of one execution context.
+    convolutions, ``custom_layer``: plugins); activation_bytes: memory of one execution context;
+    architectures: the GPUs it runs on.
     """
 
     plan: bytes
     kernels: dict[str, int]
     activation_bytes: int | None
+    architectures: list[str] | str
     version: str
 
 
@@ -64,7 +68,8 @@ def build_engine(model: onnx.ModelProto, flavour: str, sizes: Sizes) -> Engine:
     network = builder.create_network(_strongly_typed(library))
     parser = library.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        reasons = "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors)
         raise ExportError(f"{flavour} cannot read the network: {reasons}")
     config = _configure(library, builder, network, sizes)
     plan = builder.build_serialized_network(network, config)
@@ -74,7 +79,25 @@ def build_engine(model: onnx.ModelProto, flavour: str, sizes: Sizes) -> Engine:
         plan=bytes(plan),
         kernels=_kernels(logger),
         activation_bytes=_activation_bytes(logger),
+        architectures=_architectures(library, config),
         version=library.__version__,
+    )
+
+
+def build_for_bundle(bundle: Bundle, flavour: str) -> bytes:
+    """An fp16 engine of a bundle for every size around its own, for use on this machine."""
+    model = to_half(simplify(onnx.load(bundle.file)))
+    return build_engine(model, flavour, default_sizes(bundle)).plan
+
+
+def default_sizes(bundle: Bundle) -> Sizes:
+    """Every shape that a frame may give the network: from half to twice each side."""
+    height, width = bundle.default_size
+    step = bundle.multiple
+    return Sizes(
+        least=(step * max(1, height // (2 * step)), step * max(1, width // (2 * step))),
+        best=(height, width),
+        most=(2 * height, 2 * width),
     )
 
 
@@ -95,6 +118,17 @@ def _configure(library: Any, builder: Any, network: Any, sizes: Sizes) -> Any:  
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
     return config
+
+
+def _architectures(library: Any, config: Any) -> list[str] | str:  # noqa: ANN401
+    """The compute capabilities that the engine runs on, as the library itself says."""
+    if not hasattr(config, "num_compute_capabilities"):
+        return "this machine's GPU"
+    chosen = [
+        str(config.get_compute_capability(index)).rpartition(".")[2]
+        for index in range(config.num_compute_capabilities)
+    ]
+    return chosen or [n for n in dir(library.ComputeCapability) if n.startswith("SM")]
 
 
 def _make_findable(library: Any) -> None:  # noqa: ANN401

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,13 +20,17 @@ from typing import Any
 import onnx
 
 from fusematte.engine.backends import BACKENDS, Backend, Map
+from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
+from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
 from fusematte.engine.errors import ExportError, OutputError, UsageError
 from fusematte.engine.models import Bundle, load_bundle
+from fusematte.export.build_engine import Sizes, build_engine
 from fusematte.export.bundle import write_bundle
 from fusematte.export.frames import Sample, load_samples
 from fusematte.export.graph import simplify, to_half
+from fusematte.export.guided_filter import add_guided_filter, without_guided_filter
 from fusematte.export.quantise import quantise_onnx, quantise_openvino
-from fusematte.export.verify import BOUNDS, Reference, check
+from fusematte.export.verify import BOUNDS, Accuracy, Reference, check
 from fusematte.training.weights import load_averaged_network, load_network
 
 log = logging.getLogger(__name__)
@@ -37,7 +41,16 @@ ARITHMETIC = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
 FRAMES = 16
 """How many frames are taken; int8 is calibrated on every other one and checked on the rest."""
 TIMED_RUNS = 21
-PACKAGES = ("fusematte", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+PACKAGES = (
+    "fusematte",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "tensorrt",
+    "tensorrt_rtx_cu13_bindings",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +73,8 @@ class Request:
     @cached_property
     def samples(self) -> list[Sample]:
         """Real frames, as the network sees them."""
-        return load_samples(self.frames, self.bundle, FRAMES, self.size)
+        size = self.engine_sizes().best if "tensorrt" in self.target else None
+        return load_samples(self.frames, self.bundle, FRAMES, size)
 
     @cached_property
     def master(self) -> onnx.ModelProto:
@@ -83,6 +97,18 @@ class Request:
             {"image": image} | ({"previous": previous} if self.bundle.takes_previous else {})
             for image, previous, _, _ in cases
         ]
+
+    def engine_sizes(self) -> Sizes:
+        """What a TensorRT engine is built for; by default the model's own size alone."""
+        if self.sizes is None:
+            only = self.size or self.bundle.default_size
+            return Sizes(least=only, best=only, most=only)
+        least, most = self.sizes
+        height, width = (
+            min(max(own, low), high)
+            for own, low, high in zip(self.bundle.default_size, least, most, strict=True)
+        )
+        return Sizes(least=least, best=(height, width), most=most)
 
     def network(self) -> onnx.ModelProto:
         """The ONNX graph in the precision that is asked for."""
@@ -154,9 +180,33 @@ def _export(request: Request, folder: Path) -> dict[str, Any]:
         },
     }
     _write_manifest(folder, manifest)
-    manifest["export"] |= _prove(request, load_bundle(folder), BACKENDS[target.backend])
+    made = load_bundle(folder)
+    if target.backend == "tensorrt" and TensorRtBackend.unavailable():
+        manifest["export"] |= _prove_graph(request, made)
+    else:
+        manifest["export"] |= _prove(request, made, BACKENDS[target.backend])
     _write_manifest(folder, manifest)
     return manifest
+
+
+def _prove_graph(request: Request, made: Bundle) -> dict[str, Any]:
+    """Where no GPU is: the engine's ONNX in ONNX Runtime; the engine itself has not run.
+
+    A plugin's layer is known to TensorRT alone: the network before it is run.
+    """
+    with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
+        graph = Path(folder)
+        onnx.save_model(
+            without_guided_filter(onnx.load(made.folder / "model.onnx")), graph / "m.onnx"
+        )
+        backend = OnnxRuntimeBackend(replace(made, file=graph / "m.onnx"))
+        accuracy = request.reference.compare(backend.infer)
+        check(accuracy, backend.precision)
+        backend.close()
+    return {
+        "engine_ran": False,
+        "accuracy": _told(request, "model.onnx", backend, accuracy),
+    }
 
 
 def _prove(request: Request, made: Bundle, kind: type[Backend]) -> dict[str, Any]:
@@ -168,21 +218,25 @@ def _prove(request: Request, made: Bundle, kind: type[Backend]) -> dict[str, Any
     backend = kind(made)
     accuracy = request.reference.compare(backend.infer)
     check(accuracy, backend.precision)
-    proof: dict[str, Any] = {
-        "accuracy": {
-            "ran": made.file.name,
-            "backend": backend.name,
-            "device": backend.device,
-            "precision": backend.precision,
-            "bound": BOUNDS[backend.precision],
-            "frames_from": [path.name for path in request.frames] or "the demo's portrait",
-            **accuracy.as_dict(),
-        }
-    }
+    proof: dict[str, Any] = {"accuracy": _told(request, made.file.name, backend, accuracy)}
+    if made.file.suffix == ".engine":
+        proof["engine_ran"] = True
     if request.precision == "int8":
         proof["speed"] = _compare_speed(request, backend, kind(request.bundle))
     backend.close()
     return proof
+
+
+def _told(request: Request, ran: str, backend: Backend, accuracy: Accuracy) -> dict[str, Any]:
+    return {
+        "ran": ran,
+        "backend": backend.name,
+        "device": backend.device,
+        "precision": backend.precision,
+        "bound": BOUNDS[backend.precision],
+        "frames_from": [path.name for path in request.frames] or "the demo's portrait",
+        **accuracy.as_dict(),
+    }
 
 
 def _compare_speed(request: Request, ours: Backend, other: Backend) -> dict[str, Any]:
@@ -221,9 +275,33 @@ def _write_openvino(request: Request, folder: Path) -> Artifact:
     return Artifact(files=("model.xml", "model.bin"))
 
 
+def _write_engine(request: Request, folder: Path) -> Artifact:
+    flavour = request.target
+    sizes = request.engine_sizes()
+    network = request.network()
+    model = add_guided_filter(network, request.guided_filter)
+    engine = build_engine(model, flavour, sizes)
+    (folder / "model.engine").write_bytes(engine.plan)
+    onnx.save_model(model, folder / "model.onnx")
+    details = {
+        "engine": {
+            "flavour": flavour,
+            "version": engine.version,
+            "target_architectures": engine.architectures,
+            "profile": asdict(sizes),
+            "guided_filter": request.guided_filter,
+            "kernels": engine.kernels,
+            "activation_bytes": engine.activation_bytes,
+        }
+    }
+    return Artifact(files=("model.engine", "model.onnx"), details=details)
+
+
 TARGETS = {
     "onnx": Target(write=_write_onnx, backend="onnxruntime"),
     "openvino": Target(write=_write_openvino, backend="openvino"),
+    "tensorrt": Target(write=_write_engine, backend="tensorrt"),
+    "tensorrt-rtx": Target(write=_write_engine, backend="tensorrt"),
 }
 """Every format by its name on the command line."""
 
@@ -286,3 +364,15 @@ def parse_size(text: str, multiple: int) -> tuple[int, int]:
     if width % multiple or height % multiple:
         raise UsageError(f"{text}: both sides must be multiples of {multiple}")
     return height, width
+
+
+def parse_sizes(least: str, most: str, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Reads the two ends of a range of sizes.
+
+    Raises:
+        UsageError: one is none, or the first is larger.
+    """
+    low, high = parse_size(least, multiple), parse_size(most, multiple)
+    if low[0] > high[0] or low[1] > high[1]:
+        raise UsageError(f"{least}..{most}: the first is larger than the second")
+    return low, high

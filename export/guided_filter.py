@@ -43,6 +43,23 @@ def add_guided_filter(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     return filtered
 
 
+def without_guided_filter(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network before the guided filter."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    graph = plain.graph
+    kept = [node for node in graph.node if not node.name.startswith("guided_")]
+    for field, values in (
+        (graph.node, kept),
+        (graph.input, [value for value in graph.input if value.name != "guide"]),
+        (graph.output, [v for v in graph.output if v.name not in ("slope", "offset")]),
+    ):
+        values = list(values)
+        del field[:]
+        field.extend(values)
+    return plain
+
+
 def _emitter(graph: onnx.GraphProto, prefix: str) -> Callable[..., str]:
     """A function that appends a node and returns its output's name."""
     numbers = count()

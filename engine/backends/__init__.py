@@ -7,6 +7,7 @@ import logging
 from fusematte.engine.backends.base import Backend, Map, Maps
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
 from fusematte.engine.backends.torch_backend import TorchBackend
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
@@ -16,7 +17,8 @@ __all__ = ["BACKENDS", "Backend", "Map", "Maps", "create_backend"]
 log = logging.getLogger(__name__)
 
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (OpenVinoBackend, OnnxRuntimeBackend, TorchBackend)
+    backend.name: backend
+    for backend in (TensorRtBackend, OpenVinoBackend, OnnxRuntimeBackend, TorchBackend)
 }
 """In the order in which ``auto`` tries them."""
 

@@ -36,6 +36,14 @@ class Bundle:
     default_size: tuple[int, int]
     manifest: dict[str, Any]
 
+    @property
+    def only_size(self) -> tuple[int, int] | None:
+        """The one (height, width) that an engine was built for, if it takes no other."""
+        profile = self.manifest.get("export", {}).get("engine", {}).get("profile")
+        if profile is None or profile["least"] != profile["most"]:
+            return None
+        return profile["best"][0], profile["best"][1]
+
 
 def shipped_models() -> list[str]:
     """Names of the bundles that come with the package."""

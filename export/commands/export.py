@@ -8,7 +8,7 @@ from typing import Any
 
 from fusematte.engine.errors import UsageError
 
-TARGETS = ("onnx", "openvino")
+TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -17,6 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model, a bundle folder or .safetensors")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(%(default)s)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size", metavar="WxH", help="of a TensorRT engine's input (the model's own)"
+    )
+    size.add_argument("--sizes", metavar="WxH..WxH", help="smallest and largest it takes")
+    parser.add_argument(
+        "--guided-filter",
+        default="external",
+        choices=("external", "native", "plugin"),
+        help="after a TensorRT engine, in it from standard layers, or in it as a layer of ours "
+        "(%(default)s)",
+    )
     parser.add_argument(
         "--frames",
         nargs="+",
@@ -32,11 +44,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     try:
-        from fusematte.export.exporter import Request, export, open_source
+        from fusematte.export.exporter import (
+            Request,
+            export,
+            open_source,
+            parse_size,
+            parse_sizes,
+        )
     except ImportError as error:
         raise UsageError(f"export needs {error.name}: pip install 'fusematte[export]'") from error
+    if "tensorrt" not in options.to and (
+        options.size or options.sizes or options.guided_filter != "external"
+    ):
+        raise UsageError(
+            f"--size, --sizes and --guided-filter are for TensorRT; {options.to} takes any size"
+        )
+    bundle = open_source(options.model)
+    low, dots, high = (options.sizes or "").partition("..")
+    if options.sizes and not dots:
+        raise UsageError(f"{options.sizes!r} is no range of sizes: WxH..WxH, as 256x160..1024x576")
     request = Request(
-        bundle=open_source(options.model),
+        bundle=bundle,
+        size=parse_size(options.size, bundle.multiple) if options.size else None,
+        sizes=parse_sizes(low, high, bundle.multiple) if options.sizes else None,
+        guided_filter=options.guided_filter,
         target=options.to,
         precision=options.precision,
         frames=tuple(options.frames),
@@ -56,6 +87,8 @@ def _summary(export: dict[str, Any]) -> str:
         f"{accuracy['frames']} frames, bound {accuracy['bound']}; ran {accuracy['ran']} in "
         f"{accuracy['precision']} on {accuracy['device']}"
     )
+    if export.get("engine_ran") is False:
+        text += "; the engine itself has not run: there is no GPU here"
     if "speed" in export:
         times = (f"{ms} ms in {name}" for name, ms in export["speed"]["median_ms"].items())
         text += f"; {' against '.join(times)}"

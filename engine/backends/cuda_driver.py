@@ -1,0 +1,205 @@
+"""One NVIDIA GPU through PyCUDA: memory, a stream, the kernels of ``cpp_ext``, CUDA graphs."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import cuda
+from fusematte.engine.errors import BackendError
+
+
+def open_libcuda() -> ctypes.CDLL | None:
+    """The driver's library, or None: no NVIDIA driver is installed."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def count_gpus() -> int:
+    """How many NVIDIA GPUs the driver offers."""
+    library, count = open_libcuda(), ctypes.c_int(0)
+    if library is None or library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used from Python here, and what would make it; or None."""
+    if open_libcuda() is None:
+        return "no NVIDIA driver is installed: install one from nvidia.com/drivers"
+    if not count_gpus():
+        return "the NVIDIA driver finds no GPU: check nvidia-smi, and that the driver is not older"
+    if importlib.util.find_spec("pycuda") is None:
+        return "the package pycuda is not installed: pip install 'fusematte[tensorrt]'"
+    return None
+
+
+class CudaDriver:
+    """The first GPU's primary context and one stream; usable from any one thread at a time.
+
+    A ``cuda.Device``: the kernels of ``cpp_ext`` are launched on the stream.
+    """
+
+    def __init__(self) -> None:
+        import pycuda.driver as driver
+
+        self._cuda = driver
+        driver.init()
+        device = driver.Device(0)
+        self.name: str = device.name()
+        self.compute_capability = ".".join(map(str, device.compute_capability()))
+        self.version = str(driver.get_driver_version())
+        self._context = device.retain_primary_context()
+        self._scratch: list[Any] = []
+        self._next_scratch = 0
+        self._functions: dict[str, Any] = {}
+        self._module: Any = None
+        with self.current():
+            self.stream = driver.Stream()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes the GPU's context this thread's; PyCUDA's errors become ours.
+
+        Raises:
+            BackendError: the GPU is out of memory or fails.
+        """
+        self._context.push()
+        try:
+            yield
+        except self._cuda.MemoryError as error:
+            raise BackendError(
+                f"{self.name} is out of memory: close other programs or use a smaller size"
+            ) from error
+        except self._cuda.Error as error:
+            raise BackendError(f"{self.name} failed: {error}") from error
+        finally:
+            self._context.pop()
+
+    def allocate(self, size: int) -> Any:  # noqa: ANN401
+        """Device memory that is freed when its object is; ``int()`` gives its address."""
+        return self._cuda.mem_alloc(max(size, 1))
+
+    def pinned(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        """A float32 array that copies to and from the device without waiting."""
+        return np.asarray(self._cuda.pagelocked_empty(tuple(shape), np.float32))
+
+    def upload(self, source: NDArray[Any], target: int) -> None:
+        """Copies on the stream."""
+        self._cuda.memcpy_htod_async(target, source, self.stream)
+
+    def download(self, source: int, target: NDArray[Any]) -> None:
+        """Copies on the stream."""
+        self._cuda.memcpy_dtoh_async(target, source, self.stream)
+
+    def wait(self) -> None:
+        """Until the stream has done what it was given."""
+        self.stream.synchronize()
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
+    ) -> None:
+        """Runs a kernel of ``cpp_ext`` on the stream."""
+        function = self._function(kernel)
+        function.prepare("".join(map(_format, arguments)))
+        values = map(_value, arguments)
+        function.prepared_async_call((*grid, 1)[:2], (*block, 1), self.stream, *values)
+
+    def scratch(self, size: int) -> int:
+        """Memory of this frame; see ``begin_frame``."""
+        index = self._next_scratch
+        self._next_scratch += 1
+        if index == len(self._scratch):
+            self._scratch.append((size, self.allocate(size)))
+        elif self._scratch[index][0] < size:
+            self._scratch[index] = size, self.allocate(size)
+        return int(self._scratch[index][1])
+
+    def begin_frame(self) -> None:
+        """Scratch memory may be used again: the stream runs frames one after the other."""
+        self._next_scratch = 0
+
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
+        """What ``work`` puts on the stream, as a graph; it does not run now."""
+        return CudaGraph(int(self.stream.handle), work)
+
+    def _function(self, kernel: str) -> Any:  # noqa: ANN401
+        if kernel not in self._functions:
+            if self._module is None:
+                path = cuda.fatbin()
+                if path is None:
+                    raise BackendError(
+                        "the CUDA kernels were not built: reinstall with FUSEMATTE_CUDA=1 and nvcc"
+                    )
+                self._module = self._cuda.module_from_file(str(path))
+            self._functions[kernel] = self._module.get_function(kernel)
+        return self._functions[kernel]
+
+    def close(self) -> None:
+        """Frees what is held; may be called twice."""
+        if self._context is None:
+            return
+        with self.current():
+            self._scratch.clear()
+            self._functions.clear()
+            self._module = None
+            del self.stream
+        self._context.detach()
+        self._context = None
+
+
+class CudaGraph:
+    """Work captured from a stream, which PyCUDA has no call for: one launch replays it."""
+
+    def __init__(self, stream: int, work: Callable[[], None]) -> None:
+        library = open_libcuda()
+        assert library is not None  # there is a stream
+        self._library, self._stream = library, ctypes.c_void_p(stream)
+        graph, self._instance = ctypes.c_void_p(), ctypes.c_void_p()
+        relaxed = 2  # other threads may call CUDA meanwhile
+        self._check(library.cuStreamBeginCapture_v2(self._stream, relaxed))
+        try:
+            work()
+        finally:
+            code = library.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+        self._check(code)
+        instance = ctypes.byref(self._instance)
+        self._check(library.cuGraphInstantiateWithFlags(instance, graph, ctypes.c_ulonglong(0)))
+        library.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        """Puts the work on the stream."""
+        self._check(self._library.cuGraphLaunch(self._instance, self._stream))
+
+    def close(self) -> None:
+        """Frees the graph; may be called twice."""
+        if self._instance:
+            self._library.cuGraphExecDestroy(self._instance)
+            self._instance = ctypes.c_void_p()
+
+    @staticmethod
+    def _check(code: int) -> None:
+        if code:
+            raise BackendError(f"a CUDA graph failed with driver error {code}")
+
+
+def _format(argument: Any) -> str:  # noqa: ANN401
+    """How ``struct`` packs an argument of a kernel, with C's own alignment."""
+    if isinstance(argument, ctypes.Structure):
+        return f"{ctypes.sizeof(argument)}s"
+    return "P" if isinstance(argument, ctypes.c_void_p) else "i"
+
+
+def _value(argument: Any) -> Any:  # noqa: ANN401
+    if isinstance(argument, ctypes.Structure):
+        return bytes(argument)
+    return argument.value or 0

@@ -1,0 +1,368 @@
+"""What of the TensorRT backend can be shown without a GPU.
+
+The runner runs against a library that has exactly the members that were recorded from the wheels of
+TensorRT 10, TensorRT 11 and TensorRT-RTX (record_tensorrt.py): a call that a version does not have,
+or with an argument too many, fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusematte.engine.backends import cuda_driver, tensorrt_backend
+from fusematte.engine.backends.engine_cache import EngineCache, EngineKey
+from fusematte.engine.backends.tensorrt_backend import (
+    EngineRunner,
+    TensorRtBackend,
+    check_compatible,
+)
+from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.models import load_bundle
+
+SURFACES = json.loads(Path(__file__).with_name("tensorrt_surfaces.json").read_text("utf-8"))
+Floats = NDArray[np.float32]
+
+
+class Mode(Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
+class Recorded:
+    """An object of a recorded class: members of ``real``, as far as that version has them."""
+
+    def __init__(self, surface: dict[str, Any], kind: str, real: object) -> None:
+        self._members, self._kind, self._real = surface["classes"][kind], kind, real
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name not in self._members:
+            raise AttributeError(f"{self._kind} of this version has no {name}")
+        value = getattr(self._real, name)
+        overloads = self._members[name]
+        return self._checked(name, value, overloads) if overloads else value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and name not in self._members:
+            raise AttributeError(f"{self._kind} of this version has no {name}")
+        object.__setattr__(self, name, value)
+
+    def _checked(
+        self, name: str, call: Callable[..., Any], overloads: list[list[str]]
+    ) -> Callable[..., Any]:
+        def checked(*arguments: object) -> Any:  # noqa: ANN401
+            fits = [
+                sum(not argument.endswith("?") for argument in overload)
+                <= len(arguments)
+                <= len(overload)
+                for overload in overloads
+            ]
+            assert any(fits), f"{self._kind}.{name}{arguments}"
+            return call(*arguments)
+
+        return checked
+
+
+class Engine:
+    """An engine that computes: alpha is the mean of the image; the others follow from it."""
+
+    names = ("image", "previous", "alpha", "foreground", "background", "beta")
+    num_io_tensors = len(names)
+    least, best, most = (32, 32), (64, 96), (96, 128)
+
+    def __init__(self, surface: dict[str, Any], memory: dict[int, Floats]) -> None:
+        self.surface, self.memory = surface, memory
+        self.contexts: list[Context] = []
+        self.cache = SimpleNamespace(
+            deserialize=lambda blob: blob == b"kernels", serialize=lambda: b"kernels"
+        )
+        self.config = Recorded(
+            surface,
+            "IRuntimeConfig",
+            SimpleNamespace(
+                create_runtime_cache=lambda: Recorded(surface, "IRuntimeCache", self.cache),
+                set_runtime_cache=lambda _: True,
+            ),
+        )
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> Mode:
+        return Mode.INPUT if name in ("image", "previous") else Mode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return 1, 3 if name == "image" else 1, -1, -1
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert profile == 0
+        return [(*self.get_tensor_shape(name)[:2], *s) for s in (self.least, self.best, self.most)]
+
+    def create_runtime_config(self) -> Recorded:
+        return self.config
+
+    def create_execution_context(self, config: object = None) -> Recorded | None:
+        assert (config is not None) == ("CudaGraphStrategy" in self.surface["module"])
+        self.contexts.append(Context(self))
+        return Recorded(self.surface, "IExecutionContext", self.contexts[-1])
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.runs = engine, 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes.get(name, (1, 1, *self.shapes["image"][2:]))
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert stream_handle == 7
+        self.runs += 1
+        memory = self.engine.memory
+        image, previous = (memory[self.addresses[name]] for name in ("image", "previous"))
+        for index, name in enumerate(("alpha", "foreground", "background", "beta")):
+            memory[self.addresses[name]][:] = image.mean() + index * previous.mean()
+        return True
+
+
+class Driver:
+    """Device memory that is host memory, and graphs that are calls."""
+
+    stream = SimpleNamespace(handle=7)
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Floats] = {}
+        self.captured: list[Any] = []
+
+    def allocate(self, size: int) -> int:
+        address = 4096 * (len(self.memory) + 1)
+        self.memory[address] = np.full(size // 4, np.nan, np.float32)
+        return address
+
+    def pinned(self, shape: tuple[int, ...]) -> Floats:
+        return np.full(shape, np.nan, np.float32)
+
+    def upload(self, source: Floats, target: int) -> None:
+        self.memory[target][:] = source.ravel()
+
+    def download(self, source: int, target: Floats) -> None:
+        target[:] = self.memory[source].reshape(target.shape)
+
+    def wait(self) -> None:
+        pass
+
+    def capture(self, work: Callable[[], None]) -> Any:  # noqa: ANN401
+        self.captured.append(SimpleNamespace(launch=work, close=lambda: None))
+        return self.captured[-1]
+
+
+def make(surface: dict[str, Any], jit_cache: bytes | None = None) -> tuple[Any, Engine, Driver]:
+    library = SimpleNamespace(TensorIOMode=Mode)
+    if "CudaGraphStrategy" in surface["module"]:
+        library.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    driver = Driver()
+    engine = Engine(surface, driver.memory)
+    runner = EngineRunner(library, Recorded(surface, "ICudaEngine", engine), driver, jit_cache)
+    return runner, engine, driver
+
+
+def feeds(height: int, width: int) -> dict[str, Floats]:
+    rng = np.random.default_rng(height)
+    return {
+        "image": rng.random((1, 3, height, width), np.float32),
+        "previous": rng.random((1, 1, height, width), np.float32),
+    }
+
+
+@pytest.mark.parametrize("version", SURFACES)
+def test_runner_on_every_recorded_surface(version: str) -> None:
+    runner, engine, driver = make(SURFACES[version])
+    for size in ((64, 96), (32, 32), (64, 96)):
+        given = feeds(*size)
+        results = runner.run(given)
+        assert set(results) == {"alpha", "foreground", "background", "beta"}
+        image, previous = given["image"].mean(), given["previous"].mean()
+        np.testing.assert_allclose(results["alpha"], image, rtol=1e-6)
+        np.testing.assert_allclose(results["beta"], image + 3 * previous, rtol=1e-5)
+        assert results["alpha"].shape == (1, 1, *size)
+    assert len(engine.contexts) == 2  # one a size
+    own_graphs = "tensorrt_rtx" not in version
+    assert len(driver.captured) == (2 if own_graphs else 0)
+    assert (runner.jit_cache() is None) == own_graphs
+    runner.close()
+    runner.close()
+
+
+def test_rtx_captures_graphs_itself_and_keeps_its_kernels() -> None:
+    surface = next(s for name, s in SURFACES.items() if "rtx" in name)
+    runner, engine, _ = make(surface, b"kernels")
+    assert engine.config.cuda_graph_strategy == "whole"
+    assert runner.jit_cache() == b"kernels"
+
+
+def test_foreign_compiled_kernels_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    surface = next(s for name, s in SURFACES.items() if "rtx" in name)
+    make(surface, b"another machine's")
+    assert "compiled anew" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(128, 96), (64, 160), (16, 32)])
+def test_a_size_outside_the_profile(size: tuple[int, int]) -> None:
+    runner, _, driver = make(next(iter(SURFACES.values())))
+    with pytest.raises(BackendError, match=r"32x32 to 128x96: export it again with --sizes"):
+        runner.run(feeds(*size))
+    assert not driver.memory
+
+
+def test_no_memory_for_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "create_execution_context", lambda *_: None)
+    runner, _, _ = make(next(iter(SURFACES.values())))
+    with pytest.raises(BackendError, match="no memory for the engine: close other programs"):
+        runner.run(feeds(64, 96))
+
+
+def test_a_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
+    runner, _, _ = make(next(iter(SURFACES.values())))
+    with pytest.raises(BackendError, match="TensorRT failed"):
+        runner.run(feeds(64, 96))
+
+
+def test_builder_calls_exist_in_every_version() -> None:
+    """The exporter's builder is run for real with TensorRT-RTX; here its calls, by name."""
+    used = {
+        "Builder": ("create_network", "create_builder_config", "create_optimization_profile",
+                    "build_serialized_network"),
+        "IBuilderConfig": ("profiling_verbosity", "add_optimization_profile"),
+        "INetworkDefinition": ("num_inputs", "get_input"),
+        "OnnxParser": ("parse", "num_errors", "get_error"),
+        "IOptimizationProfile": ("set_shape",),
+        "IPluginRegistry": ("get_creator", "register_creator"),
+        "Runtime": ("deserialize_cuda_engine",),
+    }  # fmt: skip
+    for version, surface in SURFACES.items():
+        for kind, members in used.items():
+            missing = set(members) - set(surface["classes"][kind])
+            assert not missing, f"{version}: {kind}"
+
+
+def test_another_versions_engine_is_refused(tmp_path: Path) -> None:
+    bundle = load_bundle()
+    export = {"target": "tensorrt", "engine": {"version": "10.3.0"}}
+    made = replace(bundle, file=tmp_path / "m.engine", manifest={"export": export})
+    check_compatible(made, "tensorrt", "10.3.1")
+    with pytest.raises(ModelError, match=r"built by tensorrt 10\.3\.0, but 11\.4\.0 .* again"):
+        check_compatible(made, "tensorrt", "11.4.0")
+
+
+# --- why it cannot run ----------------------------------------------------------------------------
+
+
+def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_backend, "installed", list)
+    assert "pip install tensorrt" in str(TensorRtBackend.unavailable())
+    monkeypatch.setattr(tensorrt_backend, "installed", lambda: ["tensorrt-rtx"])
+    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: None)
+    assert "install one from nvidia.com/drivers" in str(TensorRtBackend.unavailable())
+
+    class NoGpu:
+        def cuInit(self, flags: int) -> int:
+            return 100 + flags
+
+    monkeypatch.setattr(cuda_driver, "open_libcuda", NoGpu)
+    assert "nvidia-smi" in str(TensorRtBackend.unavailable())
+    monkeypatch.setattr(cuda_driver, "count_gpus", lambda: 1)
+    monkeypatch.setattr(cuda_driver.importlib.util, "find_spec", lambda _: None)
+    assert "pip install 'fusematte[tensorrt]'" in str(TensorRtBackend.unavailable())
+
+
+def test_arguments_are_packed_as_c_has_them() -> None:
+    import ctypes
+    import struct
+
+    from fusematte.cpp_ext import cuda
+
+    class Whole(ctypes.Structure):
+        _fields_ = (
+            ("job", cuda.ForegroundJob), ("radius", ctypes.c_int), ("sums", ctypes.c_void_p)
+        )  # fmt: skip
+
+    job = cuda.ForegroundJob(height=3, width=4, alpha=77)
+    arguments = [job, ctypes.c_int(5), ctypes.c_void_p(99)]
+    layout = "".join(cuda_driver._format(argument) for argument in arguments)
+    packed = struct.pack(layout, *(cuda_driver._value(argument) for argument in arguments))
+    assert packed == bytes(Whole(*arguments))
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+KEY = EngineKey(
+    flavour="tensorrt",
+    version="10.16.1",
+    gpu="NVIDIA GeForce RTX 4090",
+    compute_capability="8.9",
+    driver="13000",
+    model_sha256="0" * 64,
+    precision="f16",
+)
+
+
+def test_the_cache_keeps_engines_apart(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    assert cache.load(KEY) is None
+    cache.store(KEY, b"plan\nof many lines\n")
+    assert cache.load(KEY) == b"plan\nof many lines\n"
+    for name in inspect.signature(EngineKey).parameters:
+        assert cache.load(replace(KEY, **{name: "other"})) is None
+    assert len(list(cache.folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "foreign", "empty"])
+def test_a_damaged_or_foreign_engine_is_refused(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = EngineCache(tmp_path)
+    cache.store(KEY, b"plan" * 100)
+    path = tmp_path / KEY.file_name
+    data = path.read_bytes()
+    if damage == "foreign":  # another machine's file, under this one's name
+        other = replace(KEY, gpu="NVIDIA T4")
+        cache.store(other, b"plan" * 100)
+        (tmp_path / other.file_name).replace(path)
+    else:
+        flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+        path.write_bytes({"short": data[:-1], "flipped": flipped, "empty": b""}[damage])
+    assert cache.load(KEY) is None
+    assert "built anew" in caplog.text
+
+
+def test_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    cache = EngineCache(tmp_path)
+    cache.store(KEY, b"plan")
+    assert "cannot be kept" in caplog.text
+    assert not list(tmp_path.iterdir())
