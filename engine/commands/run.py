@@ -31,6 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="where the result goes; .mp4, .mkv, ..., out_%%05d.png, .exr; stdout: -, pipe:ts",
     )
+    add_background(parser)
+    add_output_options(parser)
+    add_encoding_options(parser)
+    add_input_options(parser)
+    add_long_job_options(parser)
+    add_model_options(parser)
+
+
+def add_background(parser: argparse.ArgumentParser) -> None:
+    """What people are put on."""
     parser.add_argument(
         "--background",
         "-b",
@@ -38,14 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BG",
         help="green, #rrggbb, blur[:sigma], transparent, a picture or a video, which loops (green)",
     )
-    add_output_options(parser)
-    add_input_options(parser)
-    add_long_job_options(parser)
-    add_model_options(parser)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Further outputs, and how OUT is encoded."""
+    """Further outputs."""
     parser.add_argument("--alpha-output", metavar="PATH", help="also write the alpha, in gray")
     parser.add_argument(
         "--foreground-output", metavar="PATH", help="also write the people's own colours, uncut"
@@ -55,6 +61,10 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="also write these colours with the alpha: .mov, .webm, .mkv or pictures",
     )
+
+
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """How the output is encoded."""
     parser.add_argument("--codec", help="video encoder of OUT (libx264; libvpx-vp9 for .webm)")
     parser.add_argument("--pixel-format", metavar="FMT", help="of OUT, as libav names it")
     parser.add_argument("--crf", type=int, help="constant quality; lower is better (by codec)")

@@ -17,6 +17,7 @@ from fusematte.engine.errors import INTERRUPTED, FuseMatteError
 
 COMMANDS = {
     "run": ("fusematte.engine.commands.run", "replace the background of a video"),
+    "batch": ("fusematte.engine.commands.batch", "replace the backgrounds of many videos"),
     "matte": (
         "fusematte.engine.commands.matte",
         "write the alpha of still pictures as 8-bit PNG",

@@ -1,0 +1,65 @@
+"""``fusematte batch``: many videos in, one bad one stops no other."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fusematte.engine.batch import Result, find_items, run_batch, table
+from fusematte.engine.commands.options import add_long_job_options, add_model_options
+from fusematte.engine.commands.run import add_background, add_encoding_options
+from fusematte.engine.progress import ProgressReport
+
+OPTIONS = (
+    "background", "codec", "pixel_format", "crf", "bitrate", "preset", "alpha_mode", "audio",
+    "model", "backend", "threads", "report",
+)  # fmt: skip
+"""Those that are handed on for each file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="FOLDER|MANIFEST",
+        help="a folder of videos, or a text file with a path or a JSON object per line",
+    )
+    parser.add_argument(
+        "--output-dir", "-o", type=Path, required=True, metavar="DIR", help="also for report.json"
+    )
+    parser.add_argument(
+        "--extension", default=".mp4", metavar=".EXT", help="kind of the outputs (%(default)s)"
+    )
+    add_background(parser)
+    add_encoding_options(parser)
+    add_long_job_options(parser)
+    add_model_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code of the first file that failed, else 0."""
+    items = find_items(options.source, options.output_dir, options.extension)
+    progress = None if options.quiet or options.cluster else ProgressReport()
+
+    def tell(result: Result) -> None:
+        if progress is not None:
+            progress.clear()
+        if result.error:
+            print(f"fusematte: {result.error}", file=sys.stderr)
+        elif not options.quiet:
+            print(f"{result.output}: {result.frames} frames in {result.seconds:.1f} s")
+
+    results = run_batch(
+        items,
+        options.output_dir,
+        resume=options.resume,
+        cluster=options.cluster,
+        tell=tell,
+        progress=progress,
+        **{name: getattr(options, name) for name in OPTIONS},
+    )
+    if not options.quiet:
+        print("\n".join(["", *table(results)]))
+    return next((result.code for result in results if result.code), 0)
