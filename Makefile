@@ -26,6 +26,7 @@ lint: $(VENV)/.develop typing  ## ruff and mypy
 bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
 	$(BIN)/python benchmarks/bench_job.py
 	$(BIN)/python benchmarks/bench_kernels.py
+	$(BIN)/python benchmarks/bench_latency.py
 	$(BIN)/python benchmarks/tables.py
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers

@@ -25,6 +25,8 @@ from fusematte.engine.encode import Writer
 from fusematte.engine.job import Report, run
 
 RESULTS = Path(__file__).parent / "results" / "job.json"
+SIZES = ("1280x720", "1920x1080", "3840x2160")
+"""Of the same clip, scaled."""
 SOURCE = Path(__file__).parents[2] / "shared" / "clips" / "m1.mp4"
 
 
@@ -90,11 +92,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clip", type=Path, default=SOURCE, help="a video of people")
-    parser.add_argument("--sizes", nargs="+", default=["1280x720"], metavar="WxH")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WxH")
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--background", default="green")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "background": args.background, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -105,8 +108,8 @@ def main() -> None:
             options = {"background": args.background, "threads": args.threads}
             results["sizes"][size] = measure(clip, Path(folder), args.repeats, **options)
             print(size, json.dumps(results["sizes"][size]), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    args.output.parent.mkdir(exist_ok=True)
+    args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@
 
 Every kernel runs in turn with a memcpy in the same loop, over a ring of pictures larger than the
 last-level cache, as pictures arrive in a pipeline.  The figures are medians of the thread's CPU
-time, which other processes disturb least.  The memcpy moves as many bytes as the kernel must:
-what it must read plus what it must write, so it copies half of that sum (a memcpy of the whole sum
-takes twice as long).  Writes benchmarks/results/kernels.json.
+time, which other processes disturb least.  For ``composite`` the memcpy moves as many bytes as the
+kernel must: what it must read plus what it must write, so it copies half of that sum (a memcpy of
+the whole sum takes twice as long).  For ``resize_to_tensor`` it copies the planes that are read.
+``handover`` is ``composite`` and the picture for the encoder: into pooled memory that the encoder
+reads where it is, and into fresh memory that is copied.  Writes benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte import cpp_ext
+from fusematte.engine.buffers import new_planes
+from fusematte.engine.frame import PIXEL_FORMATS, Frame
+from fusematte.engine.pictures import new_picture
 
 Planes = list[NDArray[Any]]
 Job = Callable[[], object]
@@ -103,9 +108,9 @@ def seconds(job: Job) -> float:
 
 
 def copies(size: int) -> Iterator[Job]:
-    """memcpys of ``size`` bytes each, round a ring."""
+    """memcpys of ``size`` bytes each, round a ring of memory that has been written before."""
     count = 1 + RING_BYTES // size // 2
-    pairs = [(np.zeros(size, np.uint8), np.ones(size, np.uint8)) for _ in range(count)]
+    pairs = [(np.full(size, 2, np.uint8), np.ones(size, np.uint8)) for _ in range(count)]
     return cycle([lambda a=a, b=b: np.copyto(a, b) for a, b in pairs])
 
 
@@ -212,6 +217,28 @@ def bench_low(repeats: int) -> dict[str, Any]:
     return {name: {"kernel_ms": round(1e3 * value, 3)} for name, value in medians.items()}
 
 
+def bench_handover(height: int, width: int, repeats: int) -> dict[str, Any]:
+    """From the kernel's planes to libav's picture, with the pool and without."""
+    job = scene(height, width)
+    like = Frame(planes=tuple(job.frames[0]), format=PIXEL_FORMATS["yuv420p"])
+
+    def turn(frame: Planes, background: Planes, out: Sequence[NDArray[Any]] | None) -> None:
+        planes = cpp_ext.composite(
+            frame, job.slope, job.offset, background, levels=LEVELS, shift=job.shift, out=out
+        )
+        new_picture(tuple(planes), "yuv420p")
+
+    ring = list(zip(job.frames, job.backgrounds, strict=True))
+    medians = measure(
+        {
+            "copied": cycle([lambda f=f, b=b: turn(f, b, None) for f, b in ring]),
+            "pooled": cycle([lambda f=f, b=b: turn(f, b, new_planes(like)) for f, b in ring]),
+        },
+        repeats,
+    )
+    return {"ms": {name: round(1e3 * value, 3) for name, value in medians.items()}}
+
+
 def report(medians: dict[str, float], kernel: str, moved: int) -> dict[str, Any]:
     """Milliseconds, each as a multiple of the memcpy, and the factor over OpenCV."""
     return {
@@ -244,21 +271,29 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=60)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    repeats = args.repeats
     cv2.setNumThreads(1)
     results = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "threads": 1,
+        "memcpy": {
+            "composite": "copies (bytes read + bytes written) / 2: as many bytes move",
+            "resize": "copies the planes that are read",
+        },
         "composite_1080p": bench_composite(1080, 1920, repeats),
         "composite_2160p": bench_composite(2160, 3840, repeats),
         "resize_1080p": bench_resize(1080, 1920, repeats),
         "resize_2160p": bench_resize(2160, 3840, repeats),
         "low_resolution": bench_low(repeats),
+        "handover_1080p": bench_handover(1080, 1920, repeats),
+        "handover_2160p": bench_handover(2160, 3840, repeats),
     }
     text = json.dumps(results, indent=2)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text + "\n")
+    args.output.parent.mkdir(exist_ok=True)
+    args.output.write_text(text + "\n")
     print(text)
 
 

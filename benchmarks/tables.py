@@ -37,6 +37,43 @@ def memory_line(results: dict[str, Any]) -> str:
     )
 
 
+def latency_line(results: dict[str, Any]) -> str:
+    """A live session's latency."""
+    ms = results["latency_ms"]
+    return (
+        f"\nLive, {results['size']} at {results['rate']} frames per second for "
+        f"{results['seconds']:.0f} s, from frame to composite: median {ms['p50']:.0f} ms, 95 % "
+        f"within {ms['p95']:.0f} ms, 99 % within {ms['p99']:.0f} ms; {results['dropped']} of "
+        f"{results['frames']} frames dropped.\n"
+    )
+
+
+def kernel_table(results: dict[str, Any]) -> str:
+    """The pixel kernels beside memcpy and OpenCV."""
+    lines = [
+        "",
+        f"The pixel kernels on one core, with {results['machine']['instruction_set']}:",
+        "",
+        "| kernel | time | memcpy | ratio | faster than OpenCV and NumPy by |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, (title, key) in _KERNELS.items():
+        row = results[name]
+        lines.append(
+            f"| {title} | {row['ms'][key]:.2f} ms | {row['ms']['memcpy']:.2f} ms "
+            f"| {row['ratio_to_memcpy'][key]:.1f} | {row['factor_over_opencv']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+_KERNELS = {
+    "composite_1080p": ("`composite`, 1920x1080", "with_shift"),
+    "composite_2160p": ("`composite`, 3840x2160", "with_shift"),
+    "resize_1080p": ("`resize_to_tensor`, 1920x1080 to 512x288", "kernel"),
+    "resize_2160p": ("`resize_to_tensor`, 3840x2160 to 512x288", "kernel"),
+}
+
+
 def quality_table(results: dict[str, Any]) -> str:
     """IoU and MAD per source."""
     model = results["model"]
@@ -80,7 +117,10 @@ def _replace(document: Path, table: str) -> None:
 
 def main() -> None:
     """Rewrites the generated parts."""
-    _replace(ROOT / "README.md", job_table(_load("job")) + memory_line(_load("memory")))
+    measured = job_table(_load("job")) + kernel_table(_load("kernels"))
+    if (ROOT / "benchmarks" / "results" / "latency.json").exists():
+        measured += latency_line(_load("latency"))
+    _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
     _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
 
 
