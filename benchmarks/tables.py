@@ -92,6 +92,79 @@ def quality_table(results: dict[str, Any]) -> str:
         f"Mean alpha over {rooms['samples']} pictures without people: "
         f"median {rooms['median_alpha']:.4f}, 95th percentile {rooms['p95_alpha']:.4f}.",
     ]
+    if "rows" in results:
+        lines += ["", *stage_lines(results), "", *scene_lines(results)]
+    return "\n".join(lines) + "\n"
+
+
+METRICS = ("sad", "mse", "mad", "grad", "conn")
+
+
+def stage_lines(results: dict[str, Any]) -> list[str]:
+    """The rows of the paper's tables, in the whole picture and in the transition region."""
+    lines = [
+        "| alpha | region | SAD | MSE | MAD | gradient | connectivity |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row, regions in results["rows"].items():
+        for region, scores in regions.items():
+            cells = " | ".join(f"{scores[name]:.4f}" for name in METRICS)
+            lines.append(f"| {row} | {region} | {cells} |")
+    share = results["bracketed"]
+    lines += ["", f"{share:.0%} of the true alphas in the transition lie between 1 - B and F."]
+    return lines
+
+
+def scene_lines(results: dict[str, Any]) -> list[str]:
+    """Pictures with known alpha: composed over rooms, still and moving."""
+    seen = "kept out of training" if results["rooms"]["unseen"] else "seen in training"
+    composed = results["composed"]["joint refined"]["mse"]
+    lines = [
+        f"The same people over {results['rooms']['samples']} rooms {seen}: MSE in the transition "
+        f"{composed:.4f}. Moving before them:",
+        "",
+        "| moving | dtSSD | MESSDdt | MSE in the transition |",
+        "| --- | --- | --- | --- |",
+    ]
+    for way, row in results["moving"].items():
+        lines.append(f"| {way} | {row['dtssd']:.4f} | {row['messddt']:.5f} | {row['mse']:.4f} |")
+    return lines
+
+
+def ablation_table(results: dict[str, dict[str, Any]]) -> str:
+    """What parts of the design are worth: one line per ``quality*.json``, and the filter off."""
+    lines = [
+        "| design | IoU | MAD | MSE in the transition | gradient | dtSSD, moving |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, scored in results.items():
+        rows = {name: "joint refined"}
+        if name == "edge":
+            rows["edge, guided filter off"] = "joint raw"
+        moving = scored["moving"]["with the frame before"]["dtssd"]
+        for design, row in rows.items():
+            whole, soft = (scored["rows"][row][region] for region in ("whole", "transition"))
+            refined = row == "joint refined"
+            iou = f"{scored['people']['all']['iou']:.3f}" if refined else "-"
+            flicker = f"{moving:.4f}" if refined else "-"
+            lines.append(
+                f"| {design} | {iou} | {whole['mad']:.4f} | {soft['mse']:.4f} "
+                f"| {whole['grad']:.4f} | {flicker} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def speed_table(results: dict[str, Any]) -> str:
+    """Training speed by picture size."""
+    lines = [
+        f"{_where(results['machine'])}, network `{results['network']}`, samples per second:",
+        "",
+        "| size | batch | samples made | learnt from | both, as in a run |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in results["samples_per_second"]:
+        cells = " | ".join(f"{row[name]:.1f}" for name in ("load", "learn", "run"))
+        lines.append(f"| {row['size']} | {row['batch']} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
@@ -122,6 +195,22 @@ def main() -> None:
         measured += latency_line(_load("latency"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
     _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
+    _replace(ROOT / "docs" / "training.md", _training_tables())
+
+
+def _training_tables() -> str:
+    """Speed and ablations, as far as they were measured."""
+    folder = ROOT / "benchmarks" / "results"
+    tables = []
+    if (folder / "training.json").exists():
+        tables.append(speed_table(_load("training")))
+    designs = {
+        path.stem.removeprefix("quality-").replace("quality", "edge"): _load(path.stem)
+        for path in sorted(folder.glob("quality*.json"))
+    }
+    if len(designs) > 1:
+        tables.append(ablation_table(designs))
+    return "\n".join(tables) or "Not measured yet.\n"
 
 
 if __name__ == "__main__":

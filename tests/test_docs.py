@@ -24,8 +24,10 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert content(tmp_path / "out.mp4").times == content(clip).times
 
 
-def test_the_commands_of_the_readme_parse() -> None:
-    commands = re.findall(r"^fusematte (.*?)(?: +#.*)?$", README, re.MULTILINE)
+def test_the_commands_of_the_documents_parse() -> None:
+    documents = [README, *(path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    text = "\n".join(documents)
+    commands = re.findall(r"^(?:torchrun .* -m )?fusematte (.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         build_parser(command.split()).parse_args(command.split())
