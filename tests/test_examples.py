@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.helpers import first_frame, make_clip
+from tests.helpers import content, first_frame, make_clip
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
@@ -126,3 +126,17 @@ def test_the_camera_for_obs_says_what_is_missing(tmp_path: Path) -> None:
     line = done.stderr.splitlines()[-1]
     assert line.startswith("fusematte: virtual camera")
     assert "v4l2loopback" in line or "fusematte[live]" in line
+
+
+@needs_shell
+@needs_ffmpeg
+def test_the_pipe_of_ffmpeg_keeps_frames_and_audio(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", width=640, height=480, frames=8, audio=True)
+    output = tmp_path / "out.mp4"
+    command = ["sh", EXAMPLES / "ffmpeg_pipe.sh", clip, output, "#ff0000"]
+    subprocess.run(command, env=ENVIRONMENT, check=True, stdin=subprocess.DEVNULL)
+    before, after = content(clip), content(output)
+    assert len(after.times) == len(before.times) == 8
+    assert [packet[1] for packet in after.packets] == [packet[1] for packet in before.packets]
+    assert (first_frame(output).width, first_frame(output).height) == (480, 360)
+    assert np.abs(mean_color(output) - (255, 0, 0)).max() < 40

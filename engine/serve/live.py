@@ -26,7 +26,7 @@ from fusematte.engine.webrtc import MattingTrack
 
 MOST = 4
 """Cameras at once."""
-HEARTBEAT = 5.0
+HEARTBEAT = 10.0
 """Seconds after which a silent page is asked whether it is still there; it has half of that again
 to answer."""
 REPORT_INTERVAL = 0.5
@@ -116,6 +116,8 @@ class Live:
                 await self._answer(message.data)
             except Refusal as refusal:
                 await _tell(self._socket, refusal)
+        if self._socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+            log.info("a page went away without a word")
 
     async def hang_up(self, refusal: Refusal | None = None) -> None:
         """Ends ``run``, telling the page why."""

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from fusematte.engine.composite import DEFAULT_BLUR
 from fusematte.engine.errors import UsageError
+from fusematte.engine.matte import Matter
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
 from fusematte.engine.serve.jobs import Job, Jobs
 from fusematte.engine.serve.live import Lives
@@ -59,6 +60,7 @@ def serve(port: int, **options: Any) -> None:  # noqa: ANN401
 
     Raises:
         UsageError: the port cannot be listened on.
+        ModelError, BackendError: the model or the backend cannot be used.
     """
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_serve(port, options))
@@ -74,8 +76,8 @@ async def _serve(port: int, options: dict[str, Any]) -> None:
         runner = web.AppRunner(
             make_app(token, Path(folder), options), access_log=None, shutdown_timeout=SHUTDOWN
         )
-        await runner.setup()
         try:
+            await runner.setup()
             url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
             print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
             await asyncio.Event().wait()
@@ -185,8 +187,11 @@ class Service:
         self.library = Library(pictures)
         self.jobs = Jobs(uploads, self._options)
         self.lives = Lives(self.library, self._options)
-        yield
-        await self.jobs.close()
+        try:
+            with Matter(**self._options):  # compiled once, for every session and job to share
+                yield
+        finally:
+            await self.jobs.close()
 
     async def hang_up(self, _: web.Application) -> None:
         """Ends the live sessions, which would hold up the shutdown."""

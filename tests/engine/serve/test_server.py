@@ -281,6 +281,12 @@ def test_a_port_in_use_is_said(server: Server, capfd: pytest.CaptureFixture[str]
     assert "70000" in capfd.readouterr().err
 
 
+def test_a_model_that_cannot_be_used_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "0", "--model", "huge"]) == 7
+    said = capfd.readouterr()
+    assert "huge" in said.err and said.out == ""
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_cleanly_in_the_middle_of_a_job(kind: int, tmp_path: Path) -> None:
     server = Server(tmp_path / "tmp")
