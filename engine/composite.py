@@ -23,6 +23,7 @@ from fusematte.engine.buffers import new_plane, new_planes
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
 from fusematte.engine.frame import Frame, Matte, PixelFormat, Plane, Planes
+from fusematte.engine.look import PLAIN, Look, despilled, wrapped
 from fusematte.engine.recolor import as_float, convert_planes, frame_from_rgb
 from fusematte.engine.refine import coefficients
 from fusematte.engine.sources import is_sequence, is_url
@@ -349,6 +350,7 @@ def compose(
     matte: Matte,
     background: Background,
     *,
+    look: Look = PLAIN,
     with_alpha: bool = False,
     with_foreground: bool = False,
 ) -> Composite:
@@ -356,14 +358,15 @@ def compose(
 
     In the edges the people's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.  Where the frame has an alpha of its own, the two multiply.
+    Their own colours are without the new background's light.
     """
     transparent = isinstance(background, TransparentBackground)
     with_foreground = with_foreground or transparent
     needs_alpha = with_alpha or with_foreground or frame.alpha is not None
     alpha = new_plane(frame) if needs_alpha else None
     planes = new_planes(frame)
-    shift = _foreground_shift(frame, matte)
     behind = background.behind(frame, matte)
+    own, lit = _foreground_shifts(frame, matte, None if transparent else behind, look)
     slope, offset = coefficients(matte)
     kernels.composite(
         frame.planes,
@@ -371,13 +374,13 @@ def compose(
         offset,
         behind,
         levels=frame.levels,
-        shift=shift,
+        shift=lit,
         out=planes,
         alpha=alpha,
     )
     foreground = None
     if alpha is not None and with_foreground:
-        foreground = replace(frame, planes=_own_colors(frame, shift, alpha))
+        foreground = replace(frame, planes=_own_colors(frame, own, alpha))
     if alpha is not None and frame.alpha is not None:
         planes = _show_through(planes, behind, frame.alpha, frame.format)
         alpha = _product(alpha, frame.alpha, frame.format)
@@ -444,31 +447,62 @@ def _show_through(planes: Planes, behind: Behind, own: Plane, format: PixelForma
     return shown[0], shown[1], shown[2]
 
 
-def _foreground_shift(frame: Frame, matte: Matte) -> Map:
-    """What to add to the frame's planes to get the people's own colour: [3, h, w], code values."""
+def _foreground_shifts(
+    frame: Frame, matte: Matte, behind: Behind | None, look: Look
+) -> tuple[Map, Map]:
+    """What to add to the frame's planes to get the people's own colour, and that colour in the
+    light of what is behind: [3, h, w], code values."""
     # Colours vary slowly: half the network's resolution is enough, at a quarter of the time.
     color = np.stack([_shrink(plane, 2) for plane in matte.color])
     alpha = _shrink(matte.alpha, 2)
     radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
-    estimate = kernels.estimate_foreground(color, alpha, radii, bounds=YCBCR_BOUNDS)
-    return (estimate.foreground - color) * _spans(frame)[:, None, None]
+    people, room = kernels.estimate_foreground(color, alpha, radii, bounds=YCBCR_BOUNDS)
+    if look.despill:
+        people = despilled(people, room, alpha, look.despill)
+    lit = people
+    if look.light_wrap and behind is not None:
+        lit = wrapped(people, _light(behind, frame, alpha.shape), alpha, look.light_wrap)
+    spans = _spans(frame)[:, None, None]
+    own_shift = (people - color) * spans
+    return own_shift, own_shift if lit is people else (lit - color) * spans
+
+
+def _light(behind: Behind, frame: Frame, size: tuple[int, int]) -> Map:
+    """What is behind as a small picture, [3, *size], Y'CbCr."""
+    if not isinstance(behind, np.ndarray) and isinstance(behind[0], np.ndarray):
+        return kernels.resize_to_tensor(
+            behind, *size, matrix=frame.matrix, levels=frame.levels
+        ).ycbcr
+    black, _, neutral, _ = frame.levels
+    origin = np.array([black, neutral, neutral], np.float32)[:, None, None]
+    codes = np.asarray(behind, np.float32).reshape(3, *np.shape(behind)[1:] or (1, 1))
+    small = [cv2.resize(code, size[::-1], interpolation=cv2.INTER_LINEAR) for code in codes]
+    return np.asarray((np.stack(small) - origin) / _spans(frame)[:, None, None], np.float32)
 
 
 _cached_background = functools.lru_cache(maxsize=4)(open_background)
 
 
 def composite(
-    frame: Frame, matte: Matte, background: str | PathLike[str] | Background = "green"
+    frame: Frame,
+    matte: Matte,
+    background: str | PathLike[str] | Background = "green",
+    *,
+    light_wrap: float = 0.0,
+    despill: float = 0.0,
 ) -> Frame:
     """The people of a frame over another background, in the frame's own size and layout.
 
     Over ``transparent`` the frame gets an alpha, and its colours are the people's own.
 
     A background given by name or path is opened on its first use and kept for the next frames.
+    light_wrap, despill: see ``engine.look.Look``.
 
     Raises:
         BackgroundError: the background is unknown or cannot be read.
+        UsageError: light_wrap or despill is no number in 0..1.
     """
+    look = Look(light_wrap=light_wrap, despill=despill)
     if not isinstance(background, Background):
         background = _cached_background(fspath(background))
-    return compose(frame, matte, background).frame
+    return compose(frame, matte, background, look=look).frame

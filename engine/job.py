@@ -23,6 +23,7 @@ from fusematte.engine.encode import Writer, is_stdout
 from fusematte.engine.errors import TruncatedInputError, UsageError
 from fusematte.engine.formats import Content, Encoding
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.look import Look
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.outputs import AnyWriter, open_output
@@ -73,6 +74,8 @@ def run(
     output: StrPath,
     *,
     background: StrPath = "green",
+    light_wrap: float = 0.0,
+    despill: float = 0.0,
     alpha_output: StrPath | None = None,
     foreground_output: StrPath | None = None,
     rgba_output: StrPath | None = None,
@@ -109,6 +112,8 @@ def run(
             standard input.
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, a picture or a video;
             over ``transparent`` the output is the people's own colours with their alpha.
+        light_wrap: how much of the background's light shines over the people's edges, 0 to 1.
+        despill: how much of the old background's hue is taken off the people, 0 to 1.
         alpha_output: where to write the alpha as a gray video of the same frames.
         foreground_output: where to write the people's own colours, with nothing cut out.
         rgba_output: where to write those colours with their alpha.
@@ -127,6 +132,7 @@ def run(
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
     """
+    look = Look(light_wrap=light_wrap, despill=despill)
     check_paths(input, output, alpha_output, foreground_output, rgba_output, background=background)
     encoding = Encoding(
         codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
@@ -161,7 +167,7 @@ def run(
         if parts is not None:
             frames = join(reader, writers.files(), parts, audio=True)
             return Report(frames=frames, seconds=0.0, busy={})
-        return _process(reader, tools, writers, span, observe, progress)
+        return _process(reader, tools, writers, look, span, observe, progress)
 
 
 @contextmanager
@@ -224,6 +230,7 @@ def _process(
     reader: Reader,
     tools: Tools,
     writers: Writers,
+    look: Look,
     span: Span | None,
     observe: Observe | None,
     progress: Progress | None,
@@ -241,6 +248,7 @@ def _process(
         return compose(
             *item,
             background,
+            look=look,
             with_alpha=writers.alpha is not None,
             with_foreground=with_foreground,
         )

@@ -142,6 +142,8 @@ def main(options: argparse.Namespace) -> int:
             options.input,
             options.output,
             background=options.background,
+            light_wrap=options.light_wrap,
+            despill=options.despill,
             alpha_output=options.alpha_output,
             foreground_output=options.foreground_output,
             rgba_output=options.rgba_output,
