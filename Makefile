@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/csrc/*)
 
-.PHONY: demo test develop lint typing bench sanitize clean
+.PHONY: demo test develop lint typing bench gpu-check sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -28,6 +28,10 @@ bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
 	$(BIN)/python benchmarks/bench_kernels.py
 	$(BIN)/python benchmarks/bench_latency.py
 	$(BIN)/python benchmarks/tables.py
+
+gpu-check: $(VENV)/.develop  ## on a CUDA machine: GPU tests, kernels, device time; needs FUSEMATTE_CUDA=1
+	$(BIN)/pip install --quiet -e '.[tensorrt]'
+	$(BIN)/python benchmarks/gpu_check.py
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
 	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q

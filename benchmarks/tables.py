@@ -168,6 +168,24 @@ def speed_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def backends_table(results: dict[str, Any]) -> str:
+    """Time, size and accuracy of every export and backend."""
+    lines = [
+        f"{_where(results['machine'])}; network input {results['size']}, difference of alpha from "
+        "the fp32 PyTorch network:",
+        "",
+        "| model | export | backend | computes in | per frame | size | mean | band | largest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(results["rows"], key=lambda row: row["median_ms"]):
+        lines.append(
+            f"| {row['model']} {results['version']} | {row['export']} | {row['backend']} "
+            f"| {row['precision']} | {row['median_ms']:.1f} ms | {row['megabytes']:.1f} MB "
+            f"| {row['mean']:.5f} | {row['band_mean']:.4f} | {row['max']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _where(machine: dict[str, Any]) -> str:
     return (
         f"On {machine['cores']} cores of an {machine['cpu']} ({machine['precision']}), "
@@ -195,6 +213,8 @@ def main() -> None:
         measured += latency_line(_load("latency"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
     _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
+    if (ROOT / "benchmarks" / "results" / "backends.json").exists():
+        _replace(ROOT / "docs" / "export.md", backends_table(_load("backends")))
     _replace(ROOT / "docs" / "training.md", _training_tables())
 
 

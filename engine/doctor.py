@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
 import sys
+from importlib.util import find_spec
 
 import av
 import cv2
 import numpy as np
+from av.codec.hwaccel import hwdevices_available
 
 from fusematte.cpp_ext import instruction_sets
 from fusematte.cpp_ext.cuda import fatbin
 from fusematte.engine.backends import BACKENDS, create_backend
+from fusematte.engine.backends.cuda_driver import count_gpus, describe_gpus, why_no_gpu
+from fusematte.engine.backends.tensorrt_library import MODULES, REMEDIES, installed, load_library
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
 
@@ -40,7 +43,7 @@ def report() -> tuple[list[str], bool]:
         *_models(),
         *backends,
         *_encoders(),
-        f"GPU         {_gpu()}",
+        *_gpu(),
     ]
     return lines, usable
 
@@ -92,7 +95,7 @@ def _encoders() -> list[str]:
     lines = []
     for name in ENCODERS:
         known = name in av.codecs_available and av.codec.Codec(name, "w") is not None
-        needs_gpu = name.endswith("_nvenc") and not _cuda_devices()
+        needs_gpu = name.endswith("_nvenc") and not count_gpus()
         state = "ok" if known else "NOT usable: not in this build of av"
         if known and needs_gpu:
             state = "NOT usable: needs an NVIDIA GPU and its driver"
@@ -100,19 +103,28 @@ def _encoders() -> list[str]:
     return lines
 
 
-def _cuda_devices() -> int:
+def _gpu() -> list[str]:
+    """The GPU, its driver, and the pieces of its fast path; what would make each missing one."""
+    gpus = describe_gpus()
+    lines = [f"GPU         {gpu}" for gpu in gpus]
+    if not gpus:
+        lines = [f"GPU         none: {why_no_gpu()}; the network runs on the CPU"]
+    for flavour in MODULES:
+        lines.append(f"TensorRT    {flavour}: {_tensorrt(flavour)}")
+    pycuda = "ok" if find_spec("pycuda") else "missing: pip install 'fusematte[tensorrt]'"
+    lines.append(f"CUDA        pycuda: {pycuda}")
+    decodes = "cuda" in hwdevices_available()
+    state = "NOT usable: not in this build of av"
+    if decodes:
+        state = "in this build of av" if gpus else "NOT usable: needs an NVIDIA GPU and its driver"
+    return [*lines, f"decoder     NVDEC: {state}; this version decodes on the CPU"]
+
+
+def _tensorrt(flavour: str) -> str:
+    if flavour not in installed():
+        return f"missing: {REMEDIES[flavour]}"
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
-
-
-def _gpu() -> str:
-    devices = _cuda_devices()
-    if not devices:
-        return "no NVIDIA GPU or driver found; the network runs on the CPU"
-    return f"{devices} NVIDIA GPU(s) found; this version has no GPU backend, it runs on the CPU"
+        version = load_library(flavour).__version__
+    except FuseMatteError as error:
+        return f"NOT usable: {error}"
+    return f"{version}, builds engines" + ("" if count_gpus() else "; to run them it needs a GPU")

@@ -164,7 +164,18 @@ def export(request: Request, folder: Path) -> dict[str, Any]:
 
 def _export(request: Request, folder: Path) -> dict[str, Any]:
     target = TARGETS[request.target]
-    artifact = target.write(request, folder)
+    manifest = describe(request, target.write(request, folder), folder)
+    made = load_bundle(folder)
+    if target.backend == "tensorrt" and TensorRtBackend.unavailable():
+        manifest["export"] |= _prove_graph(request, made)
+    else:
+        manifest["export"] |= _prove(request, made, BACKENDS[target.backend])
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def describe(request: Request, artifact: Artifact, folder: Path) -> dict[str, Any]:
+    """Writes the manifest of what was made, and returns it; nothing is proved yet."""
     hashes = {name: _sha256(folder / name) for name in artifact.files}
     main, *others = artifact.files
     manifest = request.bundle.manifest | {
@@ -179,12 +190,6 @@ def _export(request: Request, folder: Path) -> dict[str, Any]:
             **artifact.details,
         },
     }
-    _write_manifest(folder, manifest)
-    made = load_bundle(folder)
-    if target.backend == "tensorrt" and TensorRtBackend.unavailable():
-        manifest["export"] |= _prove_graph(request, made)
-    else:
-        manifest["export"] |= _prove(request, made, BACKENDS[target.backend])
     _write_manifest(folder, manifest)
     return manifest
 

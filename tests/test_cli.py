@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -200,6 +201,19 @@ def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().out
     for part in ("openvino: ok", "edge: ok", "libx264: ok", "GPU", "python", "baseline", "CUDA: "):
         assert part in said
+
+
+def test_bench(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    assert main(["bench", "-q", "--sizes", "96x64", "--frames", "5", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    row = result["sizes"]["96x64"]
+    assert result["backend"] and result["device"] and result["precision"]
+    assert row["fps"] > 0
+    assert {"decode", "network", "composite", "encode"} == set(row["stage_ms"])
+    assert 0 < row["matte_ms"]["median"] <= row["matte_ms"]["p95"]
+    for bad in (["--sizes", "95x64"], ["--sizes", "wide"], ["--frames", "1"]):
+        assert main(["bench", *bad]) == 2
 
 
 def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,44 @@ def count_gpus() -> int:
     return count.value
 
 
-def why_no_cuda() -> str | None:
-    """Why CUDA cannot be used from Python here, and what would make it; or None."""
+def describe_gpus() -> list[str]:
+    """Name, compute capability and the driver's CUDA version of each GPU."""
+    library, count = open_libcuda(), count_gpus()
+    if library is None or not count:
+        return []
+    version, described = ctypes.c_int(0), []
+    library.cuDriverGetVersion(ctypes.byref(version))
+    for index in range(count):
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        library.cuDeviceGet(ctypes.byref(device), index)
+        library.cuDeviceGetName(name, len(name), device)
+        capability = []
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            value = ctypes.c_int(0)
+            library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            capability.append(str(value.value))
+        cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        described.append(
+            f"{name.value.decode()}, compute capability {'.'.join(capability)}, driver for CUDA "
+            f"{cuda_version}"
+        )
+    return described
+
+
+def why_no_gpu() -> str | None:
+    """Why no GPU can be used, and what would make it; or None."""
     if open_libcuda() is None:
         return "no NVIDIA driver is installed: install one from nvidia.com/drivers"
     if not count_gpus():
-        return "the NVIDIA driver finds no GPU: check nvidia-smi, and that the driver is not older"
-    if importlib.util.find_spec("pycuda") is None:
-        return "the package pycuda is not installed: pip install 'fusematte[tensorrt]'"
+        return "the NVIDIA driver finds no GPU: see what nvidia-smi says, or update the driver"
     return None
+
+
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used from Python here, and what would make it; or None."""
+    if find_spec("pycuda") is None and why_no_gpu() is None:
+        return "the package pycuda is not installed: pip install 'fusematte[tensorrt]'"
+    return why_no_gpu()
 
 
 class CudaDriver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
@@ -115,6 +116,15 @@ class EngineRunner:
             self._driver.download(int(shape.device[name]), shape.host[name])
         self._driver.wait()
         return {name: shape.host[name] for name in self.outputs}
+
+    def device_work(
+        self, size: tuple[int, int]
+    ) -> tuple[Callable[[], None], Callable[[], None] | None]:
+        """One frame of a (height, width) that has run, without copies: launched kernel by kernel,
+        and as a graph where the runner holds one; for benchmarks."""
+        shape = self._shapes[size]
+        graph = None if shape.graph is None else shape.graph.launch
+        return lambda: self._execute(shape.context), graph
 
     def _prepare(self, height: int, width: int) -> _Shape:
         least, most = self.size_range()

@@ -28,6 +28,7 @@ COMMANDS = {
         "a page on this machine, for the camera and for video files",
     ),
     "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
+    "bench": ("fusematte.engine.commands.bench", "measure how fast this machine is"),
     "export": (
         "fusematte.export.commands.export",
         "write a model for another runtime, proved on real frames",

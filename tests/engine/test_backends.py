@@ -26,7 +26,10 @@ def bundle() -> Bundle:
     return load_bundle()
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.gpu] * (n == "tensorrt")) for n in BACKENDS],
+)
 def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Backend]:
     reason = BACKENDS[request.param].unavailable()
     if reason:

@@ -291,7 +291,7 @@ def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_driver, "open_libcuda", NoGpu)
     assert "nvidia-smi" in str(TensorRtBackend.unavailable())
     monkeypatch.setattr(cuda_driver, "count_gpus", lambda: 1)
-    monkeypatch.setattr(cuda_driver.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(cuda_driver, "find_spec", lambda _: None)
     assert "pip install 'fusematte[tensorrt]'" in str(TensorRtBackend.unavailable())
 
 

@@ -1,0 +1,115 @@
+"""Model x backend x precision: time, size and accuracy of everything that runs here.
+
+    python benchmarks/bench_backends.py --frames VIDEO... [--output PATH] [--model MODEL]
+
+Each export is made, proved on the frames and timed beside the shipped model in turns; int8 that is
+no faster is measured all the same.  Writes benchmarks/results/backends.json; tables.py renders it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+
+from fusematte.engine.backends import BACKENDS, Backend
+from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.models import Bundle, load_bundle
+from fusematte.export import exporter
+from fusematte.export.verify import Reference
+from fusematte.training.weights import load_network
+
+RESULTS = Path(__file__).parent / "results" / "backends.json"
+RUNS, WARM = 40, 5
+
+
+def candidates(bundle: Bundle, frames: list[Path], folder: Path) -> list[tuple[str, Bundle, str]]:
+    """What is compared: a label, a model, a backend; exports land in ``folder``."""
+    found = [("shipped", bundle, name) for name, kind in BACKENDS.items() if not kind.unavailable()]
+    for target in ("openvino", "onnx"):
+        for precision in exporter.PRECISIONS:
+            label = f"{target} {precision}"
+            request = exporter.Request(
+                bundle=bundle, target=target, precision=precision, frames=tuple(frames)
+            )
+            place = folder / label.replace(" ", "-")
+            place.mkdir()
+            try:
+                artifact = exporter.TARGETS[target].write(request, place)
+                exporter.describe(request, artifact, place)
+            except FuseMatteError as error:
+                print(f"{label}: {error}")
+                continue
+            found.append((label, load_bundle(place), exporter.TARGETS[target].backend))
+    return found
+
+
+def measure(
+    made: list[tuple[str, Bundle, str]], reference: Reference, runs: int
+) -> list[dict[str, Any]]:
+    """A row for each candidate; the runs go around them, so that noise meets all alike."""
+    backends = [BACKENDS[name](model) for _, model, name in made]
+    image, previous, _, _ = reference.cases[0]
+    times: list[list[float]] = [[] for _ in backends]
+    for turn in range(WARM + runs):
+        for backend, row in zip(backends, times, strict=True):
+            begun = time.perf_counter()
+            backend.infer(image, previous)
+            if turn >= WARM:
+                row.append(1e3 * (time.perf_counter() - begun))
+    return [
+        _row(label, model, backend, reference, statistics.median(row))
+        for (label, model, _), backend, row in zip(made, backends, times, strict=True)
+    ]
+
+
+def _row(
+    label: str, model: Bundle, backend: Backend, reference: Reference, ms: float
+) -> dict[str, Any]:
+    files = [model.file, *(model.folder / name for name in model.manifest.get("files", {}))]
+    accuracy = reference.compare(backend.infer)
+    backend.close()
+    return {
+        "model": model.name,
+        "export": label,
+        "backend": backend.name,
+        "precision": backend.precision,
+        "median_ms": round(ms, 2),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
+        **accuracy.as_dict(),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", nargs="+", type=Path, required=True)
+    parser.add_argument("--model", default="edge")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    bundle = load_bundle(args.model)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = exporter.load_samples(args.frames, bundle, exporter.FRAMES)
+        reference = Reference(load_network(bundle), samples[1::2])
+        rows = measure(candidates(bundle, args.frames, Path(folder)), reference, args.runs)
+    height, width = reference.cases[0][0].shape[2:]
+    results = {
+        "machine": machine(),
+        "version": bundle.version,
+        "size": f"{width}x{height}",
+        "rows": rows,
+    }
+    args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

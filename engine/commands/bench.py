@@ -1,0 +1,48 @@
+"""``fusematte bench``: how fast this machine is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from fusematte.engine.bench import bench, lines
+from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.errors import UsageError
+
+SIZES = ["1280x720", "1920x1080"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "--sizes", nargs="+", default=SIZES, metavar="WxH", help=f"of the video ({' '.join(SIZES)})"
+    )
+    parser.add_argument("--frames", type=int, default=120, metavar="N", help="(%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_model_options(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    if options.frames < 3:
+        raise UsageError(f"--frames {options.frames}: at least 3 are needed")
+    result = bench(
+        [_size(text) for text in options.sizes],
+        model=options.model,
+        backend=options.backend,
+        threads=options.threads,
+        frames=options.frames,
+    )
+    print(json.dumps(result, indent=2) if options.json else "\n".join(lines(result)))
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Reads ``WxH``, both even, as H.264 wants them; returns (height, width)."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 16 for side in sides):
+        raise UsageError(f"{text!r} is no size: WIDTHxHEIGHT, as in 1280x720")
+    width, height = map(int, sides)
+    if width % 2 or height % 2:
+        raise UsageError(f"{text}: both sides must be even")
+    return height, width
