@@ -186,10 +186,12 @@ def estimate_foreground(
         raise ValueError("alpha: has values outside 0..1")
     color = _floats("color", color, 3)
     _check_match("color", color, alpha)
-    if not radii:
+    _check_sequence("radii", radii)
+    if not len(radii):
         raise ValueError("radii: is empty")
     for radius in radii:
         _check_radius("radii", radius, alpha)
+    _check_sequence("bounds", bounds)
     pairs = [_reals("bounds", pair, 2) for pair in bounds]
     if len(pairs) != 3 or any(low >= high for low, high in pairs):
         raise ValueError(f"bounds: {bounds!r} is not three (least, greatest) pairs")
@@ -244,6 +246,8 @@ def composite(
         shift = _floats("shift", shift, 3)
     small = _floats("background", background, 3) if isinstance(background, np.ndarray) else None
     behind = [] if isinstance(background, np.ndarray) else _background(background, planes)
+    if out is not None:
+        _check_sequence("out", out)
     written = [np.empty(plane.shape, plane.dtype) for plane in planes] if out is None else list(out)
     _check_like("out", written, planes)
     targets = [("out", plane) for plane in written]
@@ -263,7 +267,13 @@ def _is_real(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def _check_sequence(name: str, value: object) -> None:
+    if not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name}: {_kind(value)} is not a sequence")
+
+
 def _reals(name: str, values: Sequence[float], count: int) -> tuple[float, ...]:
+    _check_sequence(name, values)
     if len(values) != count or not all(_is_real(v) and math.isfinite(v) for v in values):
         raise ValueError(f"{name}: {values!r} is not {count} finite numbers")
     return tuple(float(value) for value in values)
@@ -349,6 +359,7 @@ def _check_plane(name: str, plane: Plane, dtype: np.dtype[Any], shape: tuple[int
 
 
 def _check_planes(name: str, planes: Sequence[Plane]) -> None:
+    _check_sequence(name, planes)
     if isinstance(planes, np.ndarray) or len(planes) not in (2, 3):
         raise ValueError(f"{name}: is not 3 planes, or 2 for NV12 and P010")
     luma = planes[0]
@@ -392,6 +403,7 @@ def _background(
     background: Sequence[Plane] | tuple[int, int, int], planes: Sequence[Plane]
 ) -> list[Plane]:
     """Planes like the frame's; a constant becomes one row that repeats."""
+    _check_sequence("background", background)
     if any(isinstance(plane, np.ndarray) for plane in background):
         _check_like("background", background, planes)  # type: ignore[arg-type]
         return list(background)  # type: ignore[arg-type]
