@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -362,9 +362,7 @@ def compose(
     """
     transparent = isinstance(background, TransparentBackground)
     with_foreground = with_foreground or transparent
-    needs_alpha = with_alpha or with_foreground or frame.alpha is not None
-    alpha = new_plane(frame) if needs_alpha else None
-    planes = new_planes(frame)
+    alpha, planes = new_plane(frame), new_planes(frame)
     behind = background.behind(frame, matte)
     own, lit = _foreground_shifts(frame, matte, None if transparent else behind, look)
     slope, offset = coefficients(matte)
@@ -378,10 +376,15 @@ def compose(
         out=planes,
         alpha=alpha,
     )
+    if look == PLAIN:
+        _keep_solid(planes, frame, alpha)
     foreground = None
-    if alpha is not None and with_foreground:
-        foreground = replace(frame, planes=_own_colors(frame, own, alpha))
-    if alpha is not None and frame.alpha is not None:
+    if with_foreground:
+        colors = _own_colors(frame, own)
+        if not look.despill:
+            _keep_solid(colors, frame, alpha)
+        foreground = replace(frame, planes=colors)
+    if frame.alpha is not None:
         planes = _show_through(planes, behind, frame.alpha, frame.format)
         alpha = _product(alpha, frame.alpha, frame.format)
     if foreground is not None:
@@ -389,38 +392,47 @@ def compose(
     picture = replace(frame, planes=planes, alpha=None)
     if transparent and foreground is not None:
         picture = foreground
-    return Composite(picture, alpha, foreground)
+    return Composite(picture, alpha if with_alpha else None, foreground)
 
 
 _SOLID = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
 """Coefficients of an alpha of 1 everywhere."""
 
 
-def _own_colors(frame: Frame, shift: Map, alpha: Plane) -> Planes:
-    """The people's colours, unmixed; where alpha is full those of the frame, to the last bit."""
+def _own_colors(frame: Frame, shift: Map) -> Planes:
+    """The people's colours, unmixed."""
     planes = new_planes(frame)
     kernels.composite(
         frame.planes, *_SOLID, (0, 0, 0), levels=frame.levels, shift=shift, out=planes
     )
-    full = alpha == frame.format.peak
-    for plane, source in zip(planes, frame.planes, strict=True):
-        np.copyto(plane, source, where=_covered(full, plane.shape, frame.format))
     return planes
 
 
+def _keep_solid(planes: Planes, frame: Frame, alpha: Plane) -> None:
+    """Gives samples under full alpha their own value back.
+
+    The estimated colour is interpolated from a small picture, and reaches a little into the solid.
+    """
+    peak: Any = frame.format.peak  # OpenCV's types know nothing of numbers here
+    solid = np.asarray(cv2.compare(alpha, peak, cv2.CMP_EQ), np.uint8)
+    for plane, source in zip(planes, frame.planes, strict=True):
+        upward = source.strides[0] < 0  # which OpenCV does not take
+        mask = _covered(solid, plane.shape, frame.format)
+        cv2.copyTo(source.copy() if upward else source, mask, plane)
+
+
 def _covered(
-    full: NDArray[np.bool_], shape: tuple[int, ...], format: PixelFormat
-) -> NDArray[np.bool_]:
-    """Which chroma samples lie under luma samples that are all in the mask."""
-    if full.shape == shape:
-        return full
-    x, y = 1 << format.x_shift, 1 << format.y_shift
-    padded = np.pad(full, ((0, -full.shape[0] % y), (0, -full.shape[1] % x)), mode="edge")
-    covered: NDArray[np.bool_] = padded[::y, ::x].copy()
-    for row in range(y):
-        for column in range(x):
-            covered &= padded[row::y, column::x]
-    return covered
+    solid: NDArray[np.uint8], shape: tuple[int, ...], format: PixelFormat
+) -> NDArray[np.uint8]:
+    """The mask for chroma samples: those whose luma samples all lie in it."""
+    if solid.shape == shape:
+        return solid
+    down, right = -solid.shape[0] % (1 << format.y_shift), -solid.shape[1] % (1 << format.x_shift)
+    if down or right:
+        solid = np.pad(solid, ((0, down), (0, right)), mode="edge")
+    mean = cv2.resize(solid, shape[::-1], interpolation=cv2.INTER_AREA)
+    full: Any = 255
+    return np.asarray(cv2.compare(mean, full, cv2.CMP_EQ), np.uint8)
 
 
 def _product(alpha: Plane, other: Plane, format: PixelFormat) -> Plane:

@@ -338,7 +338,7 @@ class Writer:
         able, streams = codecs_of(self._container), {}
         refused: list[str] = list(self._like.left_out)
         for template in self._like.subtitle_streams:
-            codec = template.codec_context.name
+            codec = template.codec_context.codec.canonical_name
             if codec in able:
                 streams[template.index] = self._add_copy(template)
             else:

@@ -1,0 +1,103 @@
+"""Debian's ffprobe and ffmpeg, decoders that are not ours, as the tests' second opinion."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusematte.engine.frame import Frame, Matte
+from tests.helpers import matte_of
+
+
+def tool(name: str) -> str:
+    """The path of a program; the test is skipped where it is missing."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"no {name} here: apt-get install ffmpeg")
+    return path
+
+
+def run_tool(name: str, *arguments: str | Path, input: bytes | None = None) -> bytes:
+    """What a program writes to standard output."""
+    command = [tool(name), "-v", "error", *map(str, arguments)]
+    done = subprocess.run(command, input=input, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """Format, streams and chapters of a file."""
+    shown = "-show_format", "-show_streams", "-show_chapters"
+    found: dict[str, Any] = json.loads(run_tool("ffprobe", *shown, "-of", "json", path))
+    return found
+
+
+def times(path: Path) -> list[Fraction]:
+    """When each frame is shown, in seconds."""
+    entries = "stream=time_base:frame=best_effort_timestamp"
+    selection = "-select_streams", "v:0", "-show_entries", entries, "-of", "json"
+    found = json.loads(run_tool("ffprobe", *selection, path))
+    unit = Fraction(found["streams"][0]["time_base"])
+    return [int(frame["best_effort_timestamp"]) * unit for frame in found["frames"]]
+
+
+def packets(path: Path, stream: str) -> list[tuple[Fraction, str]]:
+    """Time and hash of each packet of a stream such as ``a:0``."""
+    shown = "-show_entries", "stream=time_base:packet=pts,data_hash", "-show_data_hash", "md5"
+    found = json.loads(run_tool("ffprobe", "-select_streams", stream, *shown, "-of", "json", path))
+    unit = Fraction(found["streams"][0]["time_base"])
+    return [(int(packet["pts"]) * unit, packet["data_hash"]) for packet in found["packets"]]
+
+
+def pixels(path: Path | str, format: str, *options: str, size: tuple[int, int]) -> NDArray[Any]:
+    """All frames as ffmpeg decodes them: [frames, height, width, channels]; gray and RGB kinds.
+
+    size: width, height.  options: what comes before the input.
+    """
+    width, height = size
+    raw = run_tool(
+        "ffmpeg", "-noautorotate", *options, "-i", path, "-fps_mode", "passthrough", "-pix_fmt",
+        format, "-f", "rawvideo", "-",
+    )  # fmt: skip
+    dtype = np.dtype("<u2") if "16" in format or "48" in format or "64" in format else np.uint8
+    if format.endswith(("10le", "12le")):
+        dtype = np.dtype("<u2")
+    return np.frombuffer(raw, dtype).reshape(-1, height, width, _CHANNELS.get(format, 1))
+
+
+_CHANNELS = {"rgb24": 3, "rgba": 4, "rgba64le": 4, "rgb48le": 3}
+
+
+def planes(path: Path, format: str, *options: str, size: tuple[int, int]) -> list[NDArray[Any]]:
+    """The planes of all frames in a planar layout, each [frames, height, width]."""
+    gray = "gray10le" if format.endswith("10le") else "gray"
+    alone = {"y": "Y", "u": "U", "v": "V"} | ({"a": "A"} if format.startswith("yuva") else {})
+    found = []
+    for letter in alone:
+        raw = run_tool(
+            "ffmpeg", "-noautorotate", *options, "-i", path, "-fps_mode", "passthrough", "-vf",
+            f"format={format},extractplanes={letter}", "-pix_fmt", gray, "-f", "rawvideo", "-",
+        )  # fmt: skip
+        samples = np.frombuffer(raw, "<u2" if gray == "gray10le" else np.uint8)
+        width, height = size
+        if letter in "uv":
+            width = -(-width // (1 if "444" in format else 2))
+            height = -(-height // (2 if "420" in format else 1))
+        found.append(samples.reshape(-1, height, width))
+    return found
+
+
+class EdgeMatter:
+    """People in the left half of every picture, with a soft edge; no network: for outputs alone."""
+
+    def __call__(self, frame: Frame) -> Matte:
+        ramp = np.clip(1.5 - np.linspace(0, 3, 24), 0, 1)
+        return matte_of(frame, np.tile(ramp.astype(np.float32), (18, 1)))
