@@ -244,9 +244,12 @@ class Reader:
 
     def _set_range(self, start: Fraction | float | None, end: Fraction | float | None) -> None:
         """The times on the file's own clock between which frames are wanted."""
-        begin = Fraction(self._container.start_time or 0, av.time_base)
-        self._from = None if start is None else begin + Fraction(start)
-        self._until = None if end is None else begin + Fraction(end)
+        begin = Fraction(max(0, self._container.start_time or 0), av.time_base)
+        if self._video.start_time is not None and self._video.time_base:
+            begin = self._video.start_time * self._video.time_base  # sound may begin before
+        # As it is written: 0.8 in binary lies a little behind the frame at 4/5.
+        self._from = None if start is None else begin + Fraction(str(start))
+        self._until = None if end is None else begin + Fraction(str(end))
         self._begin = begin
 
     def _describe_stream(self) -> None:

@@ -366,7 +366,7 @@ class Writer:
             [
                 {
                     "id": number,
-                    "start": round((chapter.start - self._like.origin) * 1000),
+                    "start": max(0, round((chapter.start - self._like.origin) * 1000)),
                     "end": round((chapter.end - self._like.origin) * 1000),
                     "time_base": Fraction(1, 1000),
                     "metadata": chapter.metadata,
@@ -436,6 +436,9 @@ class Writer:
 
     def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
         picture.time_base, picture.pts = self._time_base, self._pts(frame)
+        # ProRes takes the tags of each picture, and not those of the stream.
+        picture.colorspace, picture.color_range = self._color.matrix, range_of(self._color)
+        picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
         duration = round(frame.duration * frame.time_base / self._time_base)
         self._durations[picture.pts] = duration
         try:

@@ -99,5 +99,5 @@ class EdgeMatter:
     """People in the left half of every picture, with a soft edge; no network: for outputs alone."""
 
     def __call__(self, frame: Frame) -> Matte:
-        ramp = np.clip(1.5 - np.linspace(0, 3, 24), 0, 1)
+        ramp = np.clip(3.5 - 6 * np.linspace(0, 1, 24), 0, 1)
         return matte_of(frame, np.tile(ramp.astype(np.float32), (18, 1)))
