@@ -16,6 +16,7 @@ from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.recolor import enlarge, viewable
+from fusematte.engine.temporal import Continuity
 
 
 def network_size(
@@ -78,12 +79,14 @@ class Matter:
     """Mattes the frames of one video, in their order.
 
     The only owner of temporal state: the alpha of the last frame, which is the network's fourth
-    input.  ``reset`` before a frame that does not follow the last one.
+    input.  It resets itself at a cut, after a long gap and where the frames' size changes;
+    ``reset`` before any other frame that does not follow the last one.
 
     scale: the network's area as a part of the model's own, 1 at first; it may change between two
     frames, which then keep their continuity.
     previous: that alpha, [h, w], float32, 0..1; None before the first frame.  Set it to go on where
     another Matter stopped.
+    follows: whether the frame matted last went on from the one before it.
 
     Args:
         model: a shipped model's name or a bundle folder.
@@ -108,6 +111,8 @@ class Matter:
         self._lease = Lease(backend, self.bundle, threads=threads)
         self._shape: tuple[object, ...] = ()
         self.previous: Map | None = None
+        self.follows = False
+        self._continuity = Continuity()
 
     @property
     def backend(self) -> Backend:
@@ -126,6 +131,9 @@ class Matter:
         self._shape = shape
         turns = frame.rotation // 90
         image, color = network_input(frame, *self.size_for(frame))
+        if self._continuity.breaks(color[0], frame.time):
+            self.previous = None
+        self.follows = self.previous is not None
         maps = self._infer(image)
         self.previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background, beta = (
@@ -172,6 +180,7 @@ class Matter:
     def reset(self) -> None:
         """Forgets the last frame."""
         self.previous = None
+        self._continuity.reset()
 
     def close(self) -> None:
         """Frees the network, unless others in the process use the same one."""

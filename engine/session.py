@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -28,12 +29,15 @@ from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pictures import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.pipeline import Mailbox, Relay, Stopped
 from fusematte.engine.refine import refine
+from fusematte.engine.temporal import Lookahead, Smoother
 
 log = logging.getLogger(__name__)
 
 Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 """What ``push`` takes; the last is anything with ``__dlpack__``."""
 
+MAX_LOOKAHEAD = 30
+"""Frames."""
 CLOCK = Fraction(1, 90000)
 """The time base of pictures that come without one."""
 
@@ -123,6 +127,8 @@ class Session:
             smaller network while the machine is busy; None leaves the network as it is.
         mirror: turn the picture's left to its right before anything else.
         max_pending: frames, 1 or more.
+        lookahead: frames by which results are held back, so that flicker can be told from movement
+            by what comes after; without, by what came before alone.
         on_result: called with each result from the session's thread, instead of ``get``.  It holds
             up the next frame while it runs.
 
@@ -140,10 +146,13 @@ class Session:
         budget_ms: float | None = None,
         mirror: bool = False,
         max_pending: int = 1,
+        lookahead: int = 0,
         on_result: Callable[[Result], None] | None = None,
     ) -> None:
         if max_pending < 1:
             raise UsageError(f"max_pending must be 1 or more, not {max_pending}")
+        if not 0 <= lookahead <= MAX_LOOKAHEAD:
+            raise UsageError(f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {lookahead}")
         if budget_ms is not None and budget_ms <= 0:
             raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
         self.mirror = mirror
@@ -162,11 +171,14 @@ class Session:
         self._prepared_for: object = None
         self._unprepared: list[float] = []
         self._latest: Frame | None = None
+        self._lookahead = lookahead
+        self._smoother = self._new_smoother()
+        self._held: deque[_Job] = deque()
         self._blended: Frame | None = None
         self._pushed = self._finished = 0
         self._closed = False
         self._results: Mailbox[Result] = Mailbox(max_pending)
-        stages = ("network", self._find_matte), ("composite", self._finish)
+        stages = ("network", self._find_matte), ("composite", self._finish_all)
         self._relay = Relay(*stages, waiting=max_pending)
 
     def __enter__(self) -> Self:
@@ -220,8 +232,8 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether frames are under way."""
-        return self._finished < self._pushed
+        """Whether frames are under way, those apart that are held back to look ahead."""
+        return self._finished + len(self._held) < self._pushed
 
     @property
     def background(self) -> str | PathLike[str]:
@@ -314,7 +326,8 @@ class Session:
     def _scales(self) -> tuple[float, ...]:
         return (1.0,) if self._governor is None else self._governor.levels
 
-    def _find_matte(self, job: _Job) -> _Job:
+    def _find_matte(self, job: _Job) -> list[_Job]:
+        """The jobs that are ready to be blended: this one, or by then an older one, or none."""
         begun = time.perf_counter()
         with self._matter_lock:
             try:
@@ -325,7 +338,24 @@ class Session:
                 job.error = self._explain("no matte", error)
                 self._matter.reset()
         job.stages["network"] = time.perf_counter() - begun
-        return job
+        return self._smooth(job)
+
+    def _new_smoother(self) -> Smoother | Lookahead:
+        return Lookahead(self._lookahead) if self._lookahead else Smoother()
+
+    def _smooth(self, job: _Job) -> list[_Job]:
+        if job.matte is None:  # what was held back comes first; the next frame starts anew
+            held = [*self._held, job]
+            self._held.clear()
+            self._smoother = self._new_smoother()
+            return held
+        self._held.append(job)
+        smoothed = self._smoother(job.matte, follows=self._matter.follows)
+        if smoothed is None:
+            return []
+        ready = self._held.popleft()
+        ready.matte = smoothed
+        return [ready]
 
     def _matte(self, job: _Job) -> Matte:
         frame, matter = job.frame, self._matter
@@ -351,6 +381,10 @@ class Session:
             return self._governor.levels[0]
         job.level = self._governor.level
         return job.level
+
+    def _finish_all(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            self._finish(job)
 
     def _finish(self, job: _Job) -> None:
         begun = time.perf_counter()

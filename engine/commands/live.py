@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget-ms", type=float, metavar="MS",
         help="latency to hold by a smaller network when the machine is busy (one frame)",
     )  # fmt: skip
+    parser.add_argument(
+        "--lookahead", type=int, default=0, metavar="N",
+        help="hold N frames back, and flicker less (0)",
+    )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="turn left to right")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
     parser.add_argument("--fps", type=_rate, metavar="N", help="frame rate to ask a camera for")
@@ -71,14 +75,17 @@ def main(options: argparse.Namespace) -> int:
         camera = open_camera(options.camera, size=options.size, rate=options.fps)
         opened.callback(camera.close)
         outlets = list(_open_outlets(options, camera, opened))
+        delay = float(options.lookahead * 1000 / camera.rate)
+        budget = options.budget_ms or float(1000 / camera.rate) + delay
         session = stack.enter_context(
             Session(
                 backgrounds[0],
                 model=options.model,
                 backend=options.backend,
                 threads=options.threads,
-                budget_ms=options.budget_ms or float(1000 / camera.rate),
+                budget_ms=budget,
                 mirror=options.mirror,
+                lookahead=options.lookahead,
             )
         )
         keys = stack.enter_context(terminal_keys())

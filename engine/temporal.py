@@ -1,0 +1,132 @@
+"""What is known of the frames around: whether they belong together, and what they say of flicker.
+
+Smoothing works where the two decoders disagree (F + B is far from 1) and the picture stands still:
+there a change of alpha from one frame to the next is the network's doubt and no movement.  Anywhere
+else the network's alpha stays as it is, so that nothing lags behind the people.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+from fusematte.engine.backends import Map
+from fusematte.engine.frame import Matte
+from fusematte.engine.recolor import enlarge
+
+GAP = Fraction(1, 2)
+"""Seconds between two frames from which on the first tells nothing of the second."""
+CUT = 0.1
+"""Mean change of luma, coarsely seen, that is a cut: moving cameras stay below 0.02, cuts between
+two scenes are at 0.17 and above."""
+_COARSE = 32, 18
+"""Size at which two frames are compared for a cut."""
+
+HOLD = 0.7
+"""The most that the frame before counts for in a smoothed alpha."""
+DOUBT = 0.1
+"""Disagreement of the decoders that is full doubt."""
+STILL = 0.02
+"""Change of luma at which stillness has fallen to 1/e."""
+_NEARBY = 5, 3
+"""Windows over which stillness and doubt are averaged, in pixels of the network."""
+
+
+class Continuity:
+    """Tells whether a frame goes on from the one before it."""
+
+    def __init__(self) -> None:
+        self._before: tuple[Map, Fraction] | None = None
+
+    def breaks(self, luma: Map, time: Fraction) -> bool:
+        """Whether there is a cut or a long gap before this frame; takes note of it.
+
+        Shape:
+            luma: [h, w], 0..1, of any size.
+        """
+        coarse = np.asarray(cv2.resize(luma, _COARSE, interpolation=cv2.INTER_AREA), np.float32)
+        before, self._before = self._before, (coarse, time)
+        if before is None:
+            return False
+        if not 0 <= time - before[1] <= GAP:
+            return True
+        return float(np.abs(coarse - before[0]).mean()) > CUT
+
+    def reset(self) -> None:
+        """Forgets the frame before."""
+        self._before = None
+
+
+class Smoother:
+    """Holds alpha where it flickers, from each frame to the next."""
+
+    def __init__(self) -> None:
+        self._before: Matte | None = None
+
+    def __call__(self, matte: Matte, *, follows: bool) -> Matte:
+        """The matte with its alpha smoothed.
+
+        follows: it goes on from the one before.
+        """
+        before = self._before if follows else None
+        if before is not None:
+            held = HOLD * stillness(matte, before) * doubt(matte)
+            alpha = matte.alpha + held * (_sized(before.alpha, matte) - matte.alpha)
+            matte = replace(matte, alpha=alpha)
+        self._before = matte
+        return matte
+
+
+class Lookahead:
+    """Smooths with the frames that come after as well, at the price of ``frames`` frames' delay."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+        self._around: deque[tuple[Matte, bool]] = deque(maxlen=2 * frames + 1)
+
+    def __call__(self, matte: Matte, *, follows: bool) -> Matte | None:
+        """The matte of ``frames`` frames ago, smoothed; None while there is none.
+
+        follows: ``matte`` goes on from the one before it.
+        """
+        self._around.append((matte, follows))
+        index = len(self._around) - 1 - self._frames
+        return self._smoothed(index) if index >= 0 else None
+
+    def _smoothed(self, index: int) -> Matte:
+        matte = self._around[index][0]
+        total, weights = matte.alpha.copy(), np.ones_like(matte.alpha)
+        for other in self._scene_of(index):
+            still = stillness(matte, other)
+            total += still * _sized(other.alpha, matte)
+            weights += still
+        unsure = doubt(matte)
+        return replace(matte, alpha=matte.alpha + unsure * (total / weights - matte.alpha))
+
+    def _scene_of(self, index: int) -> list[Matte]:
+        """The others around it that belong to the same scene."""
+        items = list(self._around)
+        first = max((i for i in range(index + 1) if not items[i][1]), default=0)
+        last = min((i for i in range(index + 1, len(items)) if not items[i][1]), default=len(items))
+        return [items[i][0] for i in range(first, last) if i != index]
+
+
+def stillness(matte: Matte, other: Matte) -> Map:
+    """Where the picture is the same in both: [h, w], 1 where it is, falling to 0."""
+    change = cv2.blur(np.abs(matte.color[0] - _sized(other.color[0], matte)), _NEARBY[:1] * 2)
+    return np.asarray(np.exp(-((change / STILL) ** 2)), np.float32)
+
+
+def doubt(matte: Matte) -> Map:
+    """Where the two decoders disagree: [h, w], 0 where they do not, up to 1."""
+    gap = cv2.blur(np.abs(matte.foreground + matte.background - 1), _NEARBY[1:] * 2)
+    return np.asarray(np.clip(gap / DOUBT, 0, 1), np.float32)
+
+
+def _sized(plane: Map, matte: Matte) -> Map:
+    """A map of another frame at this one's size; the network's may change in between."""
+    return plane if plane.shape == matte.alpha.shape else enlarge(plane, *matte.alpha.shape)

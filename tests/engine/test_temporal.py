@@ -1,0 +1,122 @@
+"""Cuts, gaps and flicker: on made-up mattes, and on a real video with a cut in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fusematte.engine.decode import Reader
+from fusematte.engine.frame import Matte
+from fusematte.engine.matte import Matter
+from fusematte.engine.temporal import Continuity, Lookahead, Smoother
+
+HEIGHT, WIDTH = 36, 64
+
+
+def scene(seed: int) -> NDArray[np.float32]:
+    coarse = np.random.default_rng(seed).random((6, 8), np.float32)
+    return coarse.repeat(6, 0).repeat(8, 1)
+
+
+def matte(alpha: float, *, doubt: float, luma: NDArray[np.float32] | None = None) -> Matte:
+    plane = np.full((HEIGHT, WIDTH), alpha, np.float32)
+    picture = np.full((HEIGHT, WIDTH), 0.5, np.float32) if luma is None else luma
+    return Matte(
+        alpha=plane,
+        foreground=np.full_like(plane, 0.5 + doubt / 2),
+        background=np.full_like(plane, 0.5 + doubt / 2),
+        beta=plane,
+        color=np.stack([picture] * 3),
+        pts=0,
+        time_base=Fraction(1),
+    )
+
+
+def test_a_cut_and_a_gap_break_and_movement_does_not() -> None:
+    continuity = Continuity()
+    one, other = scene(1), scene(2)
+    assert not continuity.breaks(one, Fraction(0))
+    assert not continuity.breaks(np.roll(one, 2, 1), Fraction(1, 30))
+    assert not continuity.breaks(np.clip(np.roll(one, 2, 1) * 1.05, 0, 1), Fraction(2, 30))
+    assert continuity.breaks(other, Fraction(3, 30))
+    assert not continuity.breaks(other, Fraction(4, 30))
+    assert continuity.breaks(other, Fraction(2))
+    assert continuity.breaks(other, Fraction(1))  # back in time: another video
+    continuity.reset()
+    assert not continuity.breaks(one, Fraction(9))
+
+
+def run(smoother: Smoother | Lookahead, mattes: list[Matte]) -> list[NDArray[np.float32]]:
+    done = [smoother(matte, follows=index > 0) for index, matte in enumerate(mattes)]
+    return [matte.alpha for matte in done if matte is not None]
+
+
+@pytest.mark.parametrize("make", [Smoother, lambda: Lookahead(2)])
+def test_doubtful_flicker_in_a_still_picture_is_held(make: type[Smoother]) -> None:
+    mattes = [matte(0.4 + 0.2 * (index % 2), doubt=0.5) for index in range(12)]
+    alphas = run(make(), mattes)[3:-3]
+    assert np.ptp(alphas) < 0.1  # of 0.2
+    assert abs(np.mean(alphas) - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("make", [Smoother, lambda: Lookahead(2)])
+def test_what_the_decoders_agree_on_is_left_alone(make: type[Smoother]) -> None:
+    mattes = [matte(0.4 + 0.2 * (index % 2), doubt=0) for index in range(6)]
+    for got, given in zip(run(make(), mattes), mattes, strict=False):
+        np.testing.assert_allclose(got, given.alpha, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [Smoother, lambda: Lookahead(2)])
+def test_what_moves_does_not_lag(make: type[Smoother]) -> None:
+    # A person enters: the picture changes, alpha with it, and the decoders are in doubt.
+    dark, bright = (np.full((HEIGHT, WIDTH), value, np.float32) for value in (0.3, 0.6))
+    mattes = [matte(0.0, doubt=0.5, luma=dark)] * 4 + [matte(1.0, doubt=0.5, luma=bright)] * 4
+    alphas = run(make(), mattes)
+    assert alphas[3].max() < 1e-3
+    assert alphas[4].min() > 1 - 1e-3
+
+
+def test_lookahead_delays_and_stays_within_the_scene() -> None:
+    ahead = Lookahead(2)
+    before, after = matte(0.2, doubt=0.5), matte(0.8, doubt=0.5)
+    given = [(before, False), (before, True), (after, False), (after, True), (after, True)]
+    done = [ahead(item, follows=follows) for item, follows in given]
+    assert done[:2] == [None, None]
+    for got, expected in zip(done[2:], (0.2, 0.2, 0.8), strict=True):
+        assert got is not None
+        np.testing.assert_allclose(got.alpha, expected, atol=1e-6)
+
+
+def test_smoothing_survives_a_change_of_the_networks_size() -> None:
+    smoother = Smoother()
+    smoother(matte(0.4, doubt=0.5), follows=False)
+    half = matte(0.6, doubt=0.5)
+    small = replace(
+        half,
+        **{k: getattr(half, k)[..., ::2, ::2] for k in ("alpha", "foreground", "background")},
+        color=half.color[:, ::2, ::2],
+    )
+    done = smoother(small, follows=True)
+    assert done.alpha.shape == (HEIGHT // 2, WIDTH // 2)
+    assert np.all((done.alpha > 0.41) & (done.alpha < 0.55))
+
+
+def test_a_cut_between_two_real_scenes_resets_and_the_scenes_do_not(shared_clips: Path) -> None:
+    with Matter() as matter:
+        matter.scale = 0.31
+        breaks = []
+        for number, name in enumerate(("m1.mp4", "juggle.mp4")):
+            with Reader(shared_clips / name) as reader:
+                for index, frame in zip(range(6), reader, strict=False):
+                    # One after the other, as one video.
+                    count = number * 6 + index
+                    shown = replace(frame, pts=count, time_base=Fraction(1, 30))
+                    matter(shown)
+                    if not matter.follows:
+                        breaks.append(count)
+    assert breaks == [0, 6]
