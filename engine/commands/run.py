@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the result goes; .mp4, .mkv, ..., out_%%05d.png, .exr; stdout: -, pipe:ts",
     )
     add_background(parser)
+    add_look_options(parser)
     add_output_options(parser)
     add_encoding_options(parser)
     add_input_options(parser)
@@ -47,6 +48,24 @@ def add_background(parser: argparse.ArgumentParser) -> None:
         default="green",
         metavar="BG",
         help="green, #rrggbb, blur[:sigma], transparent, a picture or a video, which loops (green)",
+    )
+
+
+def add_look_options(parser: argparse.ArgumentParser) -> None:
+    """How the people sit in their new surroundings."""
+    parser.add_argument(
+        "--light-wrap",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="let the background's light shine over their edges, 0 to 1 (0)",
+    )
+    parser.add_argument(
+        "--despill",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="take the old background's hue off them, 0 to 1 (0)",
     )
 
 
