@@ -166,6 +166,17 @@ class Tab:
             objectId=element["result"]["objectId"],
         )
 
+    async def drop(self, selector: str, *paths: Path) -> None:
+        """Drags files from the desktop onto an element."""
+        box = await self.run(
+            f"document.querySelector('{selector}').getBoundingClientRect().toJSON()"
+        )
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            await self.send(
+                "Input.dispatchDragEvent", type=kind, x=box["x"] + 9, y=box["y"] + 9, data=data
+            )
+
     async def press(self, key: str, code: int, text: str = "") -> None:
         """Presses a key, as the user's keyboard would."""
         common = {"key": key, "code": key, "windowsVirtualKeyCode": code}

@@ -159,7 +159,8 @@ def test_a_file_is_dropped_matted_and_downloaded(
 
     async def stay(tab: Tab) -> None:
         await tab.run(CHOOSE % "green")
-        await tab.choose_file("#job-file", clip, bad)
+        await tab.drop("#drop", clip)
+        await tab.choose_file("#job-file", bad)
         await tab.until("document.querySelector('#jobs .failed')")
         said = await tab.run("document.querySelector('#jobs .failed .detail').textContent")
         assert said.startswith("noise.mp4: ") and "/" not in said
@@ -181,6 +182,29 @@ def test_a_file_is_dropped_matted_and_downloaded(
 
     visit(browser, server.url, stay)
     assert server.files() == []
+
+
+def test_a_camera_that_is_missing_or_unplugged_is_said(server: Server, browser: Browser) -> None:
+    async def stay(tab: Tab) -> None:
+        await tab.run("document.getElementById('start').click()")
+        await tab.until(TEXT % "state" + " == 'Live'")
+        # What the browser does when the device goes; there is no way to pull a fake one out.
+        await tab.run(
+            "document.getElementById('camera').srcObject.getTracks()[0]"
+            ".dispatchEvent(new Event('ended'))"
+        )
+        assert "unplugged" in await tab.run(TEXT % "notice")
+        assert await tab.run(TEXT % "state") == "Camera off"
+        await tab.until("fetch('state').then(r => r.json()).then(s => s.live == 0)")
+
+        await tab.run(
+            "navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('none found'))"
+        )
+        await tab.run("document.getElementById('start').click()")
+        await tab.until(TEXT % "notice" + " == 'The camera cannot be used: none found'")
+        assert await tab.run(TEXT % "state") == "Camera off"
+
+    visit(browser, server.url, stay)
 
 
 def test_a_wrong_token_shows_no_page(server: Server, browser: Browser) -> None:
