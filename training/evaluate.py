@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fusematte.engine.frame import Matte
 from fusematte.engine.matte import Matter
+from fusematte.engine.models import Bundle
 from fusematte.engine.recolor import enlarge, frame_from_rgb
 from fusematte.engine.refine import refine
 from fusematte.engine.stills import matte_picture
@@ -215,19 +216,32 @@ def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:
     }
 
 
+def keeps_rooms_out(bundle: Bundle) -> bool:
+    """Whether a model comes from a run that held rooms out; older runs say nothing of a stream."""
+    training = bundle.manifest.get("provenance", {}).get("training", {})
+    return "stream" in training.get("config", {})
+
+
 class Evaluation:
     """All scores of a model: ``add`` pictures, then take the ``results``.
 
     Args:
-        rooms: pictures without people that training kept out, to compose over; may be none.
+        rooms: pictures without people to compose over; may be none.
+        unseen: the model was not trained on them.
         earlier: models of the training's earlier steps, by their row: FG_BG and FUSION.  Without,
             FG_BG is made of this model's own decoders, and FUSION is left out.
     """
 
     def __init__(
-        self, matter: Matter, rooms: list[Picture], earlier: Mapping[str, Matter] | None = None
+        self,
+        matter: Matter,
+        rooms: list[Picture],
+        earlier: Mapping[str, Matter] | None = None,
+        *,
+        unseen: bool = False,
     ) -> None:
         self.matter, self.rooms, self.earlier = matter, rooms, earlier or {}
+        self.unseen = unseen
         self.rows, self.agreement, self.decoders = Means(), Means(), Means()
         self.composed, self.moving = Means(), Means()
         self.best: list[Scored] = []
@@ -283,7 +297,6 @@ class Evaluation:
     def results(self) -> dict[str, Any]:
         """Everything as nested tables, for JSON."""
         bundle = self.matter.bundle
-        training = bundle.manifest.get("provenance", {}).get("training", {})
         results: dict[str, Any] = {
             "model": {"name": bundle.name, "version": bundle.version},
             "precision": self.matter.backend.precision,
@@ -295,9 +308,7 @@ class Evaluation:
             **self.decoders.table(),
         }
         if self.rooms:
-            # Runs from before rooms were held out say nothing of a stream.
-            unseen = "stream" in training.get("config", {})
-            results["rooms"] = {"samples": len(self.rooms), "unseen": unseen}
+            results["rooms"] = {"samples": len(self.rooms), "unseen": self.unseen}
             results["backgrounds"] = score_backgrounds(self.matter, self.rooms)
             results["composed"] = self.composed.table()
             results["moving"] = self.moving.table()

@@ -263,13 +263,17 @@ def load_backgrounds(sources: Iterable[Source], long_side: int) -> list[Picture]
     return _load(sources, make, "backgrounds")
 
 
-def load_held_out(sources: Iterable[Source], long_side: int) -> list[Picture]:
-    """Decodes the pictures without people that training keeps out, [H, W, 3] RGB each."""
+def load_rooms(sources: Iterable[Source], *, held_out_only: bool) -> list[Picture]:
+    """Decodes the pictures without people to evaluate over, at their full size, [H, W, 3] RGB each:
+    all of them, or those that training keeps out."""
 
     def make(name: str, fields: Fields) -> Picture | None:
-        return make_background(name, fields, long_side) if is_held_out(name) else None
+        return make_background(name, fields, 1 << 14) if wanted(name) else None
 
-    return _load(sources, make, "backgrounds held out of training")
+    def wanted(name: str) -> bool:
+        return is_held_out(name) or not held_out_only
+
+    return _load(sources, make, "backgrounds held out of training" if held_out_only else "rooms")
 
 
 def _load(

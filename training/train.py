@@ -20,13 +20,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import cv2
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.pipeline import Pipeline
 from fusematte.training.config import Phase, TrainConfig, differences, phase_at
 from fusematte.training.data import Batches, SampleStream
@@ -220,7 +222,11 @@ class Run:
             self.average[name].copy_(state[name])
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint; the file under ``path`` is always a whole one."""
+        """Writes the checkpoint; the file under ``path`` is always a whole one.
+
+        Raises:
+            OutputError: it cannot be written; the last one is kept.
+        """
         if self.world.rank:
             return
         tensors = {f"network.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
@@ -235,8 +241,12 @@ class Run:
             "samples": str(self.samples),
         }
         partial = path.with_suffix(".part")
-        save_file(tensors, partial, header)
-        partial.replace(path)
+        try:
+            save_file(tensors, partial, header)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"{path}: the checkpoint cannot be written: {error}") from error
 
     def load(self, path: Path) -> None:
         """Continues from a checkpoint of the same configuration.
@@ -306,10 +316,14 @@ def train(
     Raises:
         DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
         DivergedError: the loss is not finite; the last checkpoint is kept.
+        OutputError: nothing can be written to ``output``.
         KeyboardInterrupt: after Ctrl-C, once the step at hand is done and saved.
     """
     run = Run(config, World.join())
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made: {error.strerror}") from error
     if resume:
         run.load(output / CHECKPOINT)
     elif (output / CHECKPOINT).exists():
@@ -386,6 +400,7 @@ def _run_phase(
         stream,
         batch_sampler=batches,
         num_workers=workers,
+        worker_init_fn=_begin_worker,
         pin_memory=run.world.device.type == "cuda",
     )
     assert run.plan is not None
@@ -419,6 +434,11 @@ def _run_phase(
     finally:
         if report is not None:
             report.close()
+
+
+def _begin_worker(number: int) -> None:  # noqa: ARG001
+    """OpenCV's threads do not come along into another process."""
+    cv2.setNumThreads(0)
 
 
 def _portions(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

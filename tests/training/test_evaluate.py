@@ -19,7 +19,6 @@ from fusematte.training.evaluate import (
     FUSION,
     RAW,
     REFINED,
-    Evaluation,
     Means,
     bracketed,
     half_way,
@@ -132,19 +131,32 @@ def test_the_whole_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert picture is not None and picture.shape[0] == picture.shape[1] // 4
 
 
-def test_people_cut_out_are_scored_over_rooms() -> None:
-    image, _ = person(3)
+def test_people_cut_out_are_scored_over_rooms(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image, alpha = person(3)
     name, files = sample(3, webp=None)
-    case = make_case(name, files | {"fg.png": encode(image)}, "cut")
-    room = np.full((30, 30, 3), 90, np.uint8)
-    with Matter() as matter:
-        evaluation = Evaluation(matter, [room])
-        evaluation.add(case)
-        results = evaluation.results
+    write_shard(tmp_path / "val-00.tar", [(name, files | {"fg.png": encode(image)})])
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    for index in range(2):
+        cv2.imwrite(str(rooms / f"{index}.png"), np.full((30, 40, 3), 90, np.uint8))
+    figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
+    command = ["evaluate", "-q", "edge", str(tmp_path), "--json", str(figures)]
+    assert main(command) == 3
+    assert "people cut out need rooms" in capfd.readouterr().err
+    assert not figures.exists()
+    assert main([*command, "--sheet", str(sheet), "--backgrounds", str(rooms)]) == 0
+    results = json.loads(figures.read_text())
     assert results["people"]["all"]["samples"] == 1
     assert results["composed"] == {}  # it is composed in the rows already
-    shown = evaluation.best[0].image
-    assert (shown[case.alpha == 0] == 90).all()
+    # Whoever names rooms says that they are new to the model: all are used.
+    assert results["rooms"] == {"samples": 2, "unseen": True}
+    shown = cv2.imread(str(sheet))
+    assert shown is not None
+    top, left = (192 - alpha.shape[0]) // 2, (192 - alpha.shape[1]) // 2
+    tile = shown[top : top + alpha.shape[0], left : left + alpha.shape[1]]
+    assert (tile[alpha == 0] == 90).all()
 
 
 def test_explanations_show_the_maps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

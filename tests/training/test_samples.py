@@ -17,8 +17,8 @@ from fusematte.training.samples import (
     foreground_colour,
     is_held_out,
     load_backgrounds,
-    load_held_out,
     load_portraits,
+    load_rooms,
     make_portrait,
     read_shard,
     shard_sources,
@@ -100,7 +100,8 @@ def test_one_room_in_twenty_is_kept_out_of_training(tmp_path: Path) -> None:
     room = {"webp": encode(np.full((8, 8, 3), 9, np.uint8), ".webp")}
     chosen = [*held_out[:2], *[name for name in names if name not in held_out][:3]]
     shard = source(write_shard(tmp_path / "b.tar", [(name, room) for name in chosen]))
-    assert (len(load_held_out([shard], 64)), len(load_backgrounds([shard], 64))) == (2, 3)
+    assert len(load_backgrounds([shard], 64)) == 3
+    assert [len(load_rooms([shard], held_out_only=only)) for only in (True, False)] == [2, 5]
 
 
 def test_make_portrait_decodes_what_the_sample_holds() -> None:

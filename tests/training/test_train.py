@@ -25,7 +25,7 @@ pytest.importorskip("tensorboard")
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from fusematte.engine.errors import UsageError  # noqa: E402
+from fusematte.engine.errors import OutputError, UsageError  # noqa: E402
 from fusematte.training.config import Phase, StreamConfig, TrainConfig  # noqa: E402
 from fusematte.training.errors import CheckpointError, DataError, DivergedError  # noqa: E402
 from fusematte.training.layouts import find_sources  # noqa: E402
@@ -103,6 +103,24 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
     for name, tensor in whole.items():
         assert torch.equal(second[name], tensor), name
     assert not torch.equal(half["network.fusion.head.weight"], whole["network.fusion.head.weight"])
+
+
+def test_loader_processes_make_the_same_samples(trained: Path, data: Path, tmp_path: Path) -> None:
+    made = load_file(run_training(CONFIG, data, tmp_path, workers=2))
+    for name, tensor in load_file(trained).items():
+        assert torch.equal(made[name], tensor), name
+
+
+def test_what_cannot_be_written_is_said(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file/run: cannot be made"):
+        run_training(CONFIG, data, tmp_path / "file" / "run")
+    run = fresh()
+    run.save(tmp_path / "a.safetensors")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OutputError, match="taken: the checkpoint cannot be written"):
+        run.save(tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "file", "taken"]
 
 
 def test_a_finished_run_is_left_alone(trained: Path, data: Path, tmp_path: Path) -> None:

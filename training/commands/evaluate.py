@@ -21,14 +21,12 @@ from fusematte.training.evaluate import (
     Evaluation,
     contact_sheet,
     format_table,
+    keeps_rooms_out,
     load_cases,
 )
 from fusematte.training.explain import explain
 from fusematte.training.layouts import background_source, find_sources
-from fusematte.training.samples import load_held_out
-
-WHOLE_SIZE = 1 << 14
-"""No picture is shrunk."""
+from fusematte.training.samples import load_rooms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="pictures of no people",
+        help="unseen rooms",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N pictures")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
@@ -115,9 +113,13 @@ def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matte
     people = [source for source in sources if source.split == "val" and source.kind == "people"]
     if not people:
         raise DataError(f"{options.data}: no test pictures in it (val-*.tar, or a set's test part)")
-    rooms = [source for source in sources if source.kind == "backgrounds"]
-    rooms += [background_source(folder) for folder in options.backgrounds]
-    evaluation = Evaluation(matter, load_held_out(rooms, WHOLE_SIZE) if rooms else [], earlier)
+    own = [source for source in sources if source.kind == "backgrounds"]
+    others = [background_source(folder) for folder in options.backgrounds]
+    # Whoever names rooms knows that they are new to the model; of its own data some are kept out.
+    rooms = load_rooms(own, held_out_only=True) if own and not others else []
+    rooms += load_rooms(others, held_out_only=False) if others else []
+    unseen = bool(others) or keeps_rooms_out(matter.bundle)
+    evaluation = Evaluation(matter, rooms, earlier, unseen=unseen)
     skipped: list[str] = []
     for number, case in enumerate(islice(load_cases(people, skipped), options.limit), start=1):
         evaluation.add(case)
