@@ -57,5 +57,5 @@ $(VENV)/.demo: $(PROJECT) | $(BIN)/python
 
 $(VENV)/.develop: $(PROJECT) | $(BIN)/python
 	$(BIN)/pip install --quiet '$(TORCH)'
-	$(BIN)/pip install --quiet -e '.[demo,live,serve,cluster,train,export,tensorrt-rtx,dev]'
+	$(BIN)/pip install --quiet -e '.[demo,sequences,live,serve,cluster,train,export,tensorrt-rtx,dev]'
 	touch $@
