@@ -79,8 +79,10 @@ class Lives:
         try:
             await live.run()
         finally:
-            await live.close()
-            self._live.discard(live)
+            try:
+                await live.close()
+            finally:
+                self._live.discard(live)
         return socket
 
     async def close(self) -> None:
@@ -144,7 +146,7 @@ class Live:
         if kind == "offer":
             await self._accept(message)
         elif kind == "settings":
-            self._set(message)
+            await self._set(message)
         else:
             raise Refusal("bad_request", f"messages of type {kind!r} are unknown")
 
@@ -164,14 +166,14 @@ class Live:
             )
         except FuseMatteError as error:
             raise Refusal("internal", str(error)) from error
-        self._set(message)
+        await self._set(message)
         self._connection.addTrack(self._track)
         await self._connection.setLocalDescription(await self._connection.createAnswer())
         answer = self._connection.localDescription
         await self._socket.send_json({"type": "answer", "sdp": answer.sdp})
         self._start(self._report(self._track))
 
-    def _set(self, message: dict[str, Any]) -> None:
+    async def _set(self, message: dict[str, Any]) -> None:
         """Changes what the message names of background, blur and view."""
         if self._track is None:
             raise Refusal("bad_request", "settings come after the offer")
@@ -183,7 +185,9 @@ class Live:
             self._blur = parse_blur(message["blur"])
         if "background" in message or "blur" in message:
             self._background = str(message.get("background", self._background))
-            self._track.session.background = self._library[self._background].spec_with(self._blur)
+            spec = self._library[self._background].spec_with(self._blur)
+            # A large picture takes a while to read.
+            await asyncio.to_thread(setattr, self._track.session, "background", spec)
 
     async def _report(self, track: MattingTrack) -> None:
         """Tells the page how it goes."""
