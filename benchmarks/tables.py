@@ -206,11 +206,37 @@ def _replace(document: Path, table: str) -> None:
     document.write_text(f"{before}{BEGIN}{table}{END}{after}", "utf-8")
 
 
+def live_table(results: dict[str, Any]) -> str:
+    """A paced live source, alone and beside a process that takes a core."""
+    lines = [
+        f"\nA live session, {results['size']} at {results['rate']} frames a second:",
+        "",
+        "| machine | latency p50, p95, p99 | budget | dropped | network sizes, seconds | processor "
+        "| resident memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    names = {"alone": "idle", "loaded": "a core taken", "loaded_ungoverned": "the same, no budget"}
+    for key, name in names.items():
+        row = results[key]
+        ms, sizes = row["latency_ms"], row["seconds_at_size"]
+        budget = "-" if row["budget_ms"] is None else f"{row['budget_ms']:.0f} ms"
+        lines.append(
+            f"| {name} | {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
+            f"| {row['dropped']} of {row['pushed']} "
+            f"| {', '.join(f'{size} {seconds}' for size, seconds in sizes.items())} "
+            f"| {100 * row['processor_share']:.0f} % "
+            f"| {row['resident_mb_start']} to {row['resident_mb_end']} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Rewrites the generated parts."""
     measured = job_table(_load("job")) + kernel_table(_load("kernels"))
     if (ROOT / "benchmarks" / "results" / "latency.json").exists():
         measured += latency_line(_load("latency"))
+    if (ROOT / "benchmarks" / "results" / "live.json").exists():
+        measured += live_table(_load("live"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
     _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
     if (ROOT / "benchmarks" / "results" / "backends.json").exists():
