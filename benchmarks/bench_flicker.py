@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,14 @@ def changes(mattes: Sequence[Matte]) -> list[Map]:
     lumas = [matte.color[0] for matte in mattes]
     return [
         np.asarray(cv2.blur(np.abs(later - earlier), (5, 5)), np.float32)
-        for earlier, later in zip(lumas, lumas[1:], strict=False)
+        for earlier, later in pairwise(lumas)
     ]
 
 
 def flicker(mattes: Sequence[Matte]) -> float:
     """See the module."""
     steps = []
-    for (earlier, later), change in zip(
-        zip(mattes, mattes[1:], strict=False), changes(mattes), strict=True
-    ):
+    for (earlier, later), change in zip(pairwise(mattes), changes(mattes), strict=True):
         still = (later.alpha - earlier.alpha)[change < STANDS]
         steps.append(np.sqrt(np.mean(still**2)) if still.size else 0.0)
     return round(1e3 * float(np.mean(steps)), 2)
