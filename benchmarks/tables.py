@@ -74,6 +74,90 @@ _KERNELS = {
 }
 
 
+def warmup_table(results: dict[str, Any]) -> str:
+    """What is left of the difference after a warm-up."""
+    lines = [
+        f"Mean difference of alpha over the 30 frames after the warm-up, in values of 255, at "
+        f"{results['places']} places of {results['clips']} clips:",
+        "",
+        "| frames of warm-up | median | 95 % of places below | worst | places within 1 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for frames, row in results["warm_ups"].items():
+        lines.append(
+            f"| {frames} | {row['median']:.3f} | {row['p95']:.2f} | {row['worst']:.2f} "
+            f"| {100 * row['share_within_one']:.0f} % |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def cluster_line(results: dict[str, Any]) -> str:
+    """Two machines against one."""
+    lossy = results["killed_worker"]
+    exact = "was" if lossy["frame_exact"] else "was NOT"
+    return (
+        f"\n{_where(results['machine'])}, as Ray machines of one processor each: "
+        f"{results['frames']} frames in {results['one_machine_s']:.0f} s on one, in "
+        f"{results['two_machines_s']:.0f} s on two, {results['speed_up']:.2f} times as fast with "
+        f"twice the processors; without Ray in {results['without_cluster_s']:.0f} s. With a worker "
+        f"killed in the middle: {lossy['wall_s']:.0f} s; the output {exact} that of one machine in "
+        "frames, timestamps and sound.\n"
+    )
+
+
+def kill_line(results: dict[str, Any]) -> str:
+    """Killed and resumed."""
+    kinds = ("frames", "timestamps", "sound")
+    same = [kind for kind in kinds if results[f"same_{kind}"]]
+    return (
+        f"\nA job of {results['frames']} frames killed {len(results['kills'])} times at random and "
+        f"resumed: the same {', '.join(same) or 'nothing'} as an unbroken one, "
+        f"{results['stretches_lost']} finished stretches lost.\n"
+    )
+
+
+def sync_line(results: dict[str, Any]) -> str:
+    """Picture and sound."""
+    return (
+        f"\n{results['minutes']:.0f} minutes of variable frame rate, {results['frames']} frames, "
+        f"{results['sound_packets']} sound packets, read by {results['read_by']}: the pictures "
+        f"move by {results['picture_shift_ms']:g} ms at most, the sound by "
+        f"{results['sound_shift_ms']:g} ms.\n"
+    )
+
+
+def growth_table(results: dict[str, Any]) -> str:
+    """Time and memory by length and size."""
+    lines = [
+        "",
+        f"{_where(results['machine'])}:",
+        "",
+        "| size | seconds | frames | wall time | fps | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["rows"]:
+        lines.append(
+            f"| {row['size']} | {row['seconds']:g} | {row['frames']} | {row['wall_s']:.0f} s "
+            f"| {row['fps']:.1f} | {row['peak_mb']} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+LONG_JOBS = {
+    "warmup": warmup_table,
+    "cluster": cluster_line,
+    "kill": kill_line,
+    "sync": sync_line,
+    "growth": growth_table,
+}
+
+
+def long_jobs_tables() -> str:
+    """All that has been measured of long jobs."""
+    there = {name: render for name, render in LONG_JOBS.items() if _path(name).exists()}
+    return "".join(render(_load(name)) for name, render in there.items())
+
+
 def quality_table(results: dict[str, Any]) -> str:
     """IoU and MAD per source."""
     model = results["model"]
@@ -193,9 +277,12 @@ def _where(machine: dict[str, Any]) -> str:
     )
 
 
+def _path(name: str) -> Path:
+    return ROOT / "benchmarks" / "results" / f"{name}.json"
+
+
 def _load(name: str) -> dict[str, Any]:
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    results: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    results: dict[str, Any] = json.loads(_path(name).read_text("utf-8"))
     return results
 
 
@@ -257,6 +344,7 @@ def _training_tables() -> str:
     if len(designs) > 1:
         tables.append(ablation_table(designs))
     return "\n".join(tables) or "Not measured yet.\n"
+    _replace(ROOT / "docs" / "long-jobs.md", long_jobs_tables())
 
 
 if __name__ == "__main__":

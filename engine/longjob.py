@@ -235,15 +235,18 @@ class LongJob:
         if cluster is None:
             yield from self._work_here(plan, missing, meter)
             return
-        tasks = [self._task(index, plan.spans[index]) for index in missing]
+        tasks = [
+            self._task(index, plan.spans[index], threads=self.options.get("threads") or 1)
+            for index in missing
+        ]
         with self.open() as reader:
             for record in cluster.map(work, tasks, self.options):
                 meter.add(record.frames, reader)
                 yield record
 
-    def _task(self, index: int, span: Span) -> tuple[Any, ...]:
+    def _task(self, index: int, span: Span, **chosen: int) -> tuple[Any, ...]:
         names = {name: fspath(path.resolve()) for name, path in self._names(index).items()}
-        options = {k: v for k, v in self.options.items() if k not in names}
+        options = {k: v for k, v in self.options.items() if k not in names} | chosen
         return fspath(Path(self.input).resolve()), names, options, index, span, self.measured
 
     def _work_here(self, plan: Plan, missing: list[int], meter: _Meter) -> Iterator[Record]:
