@@ -155,7 +155,8 @@ LONG_JOBS = {
 def long_jobs_tables() -> str:
     """All that has been measured of long jobs."""
     there = {name: render for name, render in LONG_JOBS.items() if _path(name).exists()}
-    return "".join(render(_load(name)) for name, render in there.items())
+    tables = "".join(render(_load(name)) for name, render in there.items())
+    return tables or "Not measured yet.\n"
 
 
 def quality_table(results: dict[str, Any]) -> str:
@@ -329,6 +330,7 @@ def main() -> None:
     if (ROOT / "benchmarks" / "results" / "backends.json").exists():
         _replace(ROOT / "docs" / "export.md", backends_table(_load("backends")))
     _replace(ROOT / "docs" / "training.md", _training_tables())
+    _replace(ROOT / "docs" / "long-jobs.md", long_jobs_tables())
 
 
 def _training_tables() -> str:
@@ -344,7 +346,6 @@ def _training_tables() -> str:
     if len(designs) > 1:
         tables.append(ablation_table(designs))
     return "\n".join(tables) or "Not measured yet.\n"
-    _replace(ROOT / "docs" / "long-jobs.md", long_jobs_tables())
 
 
 if __name__ == "__main__":
