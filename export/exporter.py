@@ -30,6 +30,7 @@ from fusematte.export.frames import Sample, load_samples
 from fusematte.export.graph import simplify, to_half
 from fusematte.export.guided_filter import add_guided_filter, without_guided_filter
 from fusematte.export.quantise import quantise_onnx, quantise_openvino
+from fusematte.export.torch_tensorrt_export import write_program
 from fusematte.export.verify import BOUNDS, Accuracy, Reference, check
 from fusematte.training.weights import load_averaged_network, load_network
 
@@ -302,11 +303,28 @@ def _write_engine(request: Request, folder: Path) -> Artifact:
     return Artifact(files=("model.engine", "model.onnx"), details=details)
 
 
+def _write_program(request: Request, folder: Path) -> Artifact:
+    if request.precision == "int8":
+        raise UsageError("torch-tensorrt exports are fp32 or fp16; int8 is for the other formats")
+    if request.sizes is not None or request.guided_filter != "external":
+        raise UsageError("torch-tensorrt exports take one --size and no --guided-filter")
+    sizes = request.engine_sizes()
+    version = write_program(
+        load_network(request.bundle),
+        folder / "model.pt2",
+        size=sizes.best,
+        half=request.precision == "fp16",
+    )
+    details = {"flavour": "torch-tensorrt", "version": version, "profile": asdict(sizes)}
+    return Artifact(files=("model.pt2",), details={"engine": details})
+
+
 TARGETS = {
     "onnx": Target(write=_write_onnx, backend="onnxruntime"),
     "openvino": Target(write=_write_openvino, backend="openvino"),
     "tensorrt": Target(write=_write_engine, backend="tensorrt"),
     "tensorrt-rtx": Target(write=_write_engine, backend="tensorrt"),
+    "torch-tensorrt": Target(write=_write_program, backend="torch"),
 }
 """Every format by its name on the command line."""
 

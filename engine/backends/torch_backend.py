@@ -42,6 +42,9 @@ class TorchBackend(Backend):
         self.device = torch.cuda.get_device_name() if self._on_gpu else "CPU, PyTorch"
         self.device += f" {torch.__version__}"
         self.precision = "f16" if self._on_gpu else "f32"
+        if bundle.file.suffix == ".pt2":
+            halved = bundle.manifest.get("export", {}).get("precision") == "fp16"
+            self.precision = "f16" if halved else "f32"
         self._network = self._program() if bundle.file.suffix == ".pt2" else self._code()
         self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
 

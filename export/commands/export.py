@@ -8,7 +8,7 @@ from typing import Any
 
 from fusematte.engine.errors import UsageError
 
-TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
+TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch-tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
+from fusematte.engine.backends.tensorrt_plugin import run_plugin
 
 from .strategies import LAYOUTS, MATRICES, Case, cases
 
@@ -161,6 +162,18 @@ def test_guided_coefficients(
     expected = reference.guided_coefficients(guide, alpha, radius, 1e-4)
     np.testing.assert_allclose(slope, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(offset, expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_layer_of_tensorrt(device: HostDevice) -> None:
+    """The plugin's launches, for a batch: what an engine calls it with, on the CPU."""
+    random = np.random.default_rng(0)
+    guide, alpha = (random.random((2, 1, 33, 70), np.float32) for _ in range(2))
+    slope = np.full_like(alpha, np.nan)
+    addresses = [guide.ctypes.data, alpha.ctypes.data]
+    run_plugin(device, 2, 1e-3, guide.shape, addresses, slope.ctypes.data)
+    for index in range(2):
+        expected, _ = reference.guided_coefficients(guide[index, 0], alpha[index, 0], 2, 1e-3)
+        np.testing.assert_allclose(slope[index, 0], expected, atol=1e-5)
 
 
 @relaxed

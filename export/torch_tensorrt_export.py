@@ -1,0 +1,49 @@
+"""Programs of PyTorch with TensorRT engines within, by Torch-TensorRT; made where they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fusematte.engine.errors import ExportError
+from fusematte.export.to_onnx import RuntimeNetwork
+from fusematte.training.network import LateFusionNetwork
+
+
+def write_program(
+    network: LateFusionNetwork, file: Path, *, size: tuple[int, int], half: bool
+) -> str:
+    """Compiles ``network`` for one (height, width) into ``file``; returns Torch-TensorRT's version.
+
+    half: fp16 where autocast allows it.
+
+    Raises:
+        ExportError: there is no CUDA GPU, Torch-TensorRT is not installed, or it fails.
+    """
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "torch-tensorrt compiles on the GPU that will run it, and PyTorch finds none here: "
+            "export there, with a CUDA build of PyTorch"
+        )
+    try:
+        import torch_tensorrt
+    except (ImportError, OSError) as error:
+        raise ExportError(f"pip install torch-tensorrt: it cannot be loaded: {error}") from error
+    channels = (3, 1) if network.config.previous_alpha else (3,)
+    inputs = tuple(torch.rand(1, count, *size, device="cuda") for count in channels)
+    try:
+        program = torch.export.export(RuntimeNetwork(network).eval().cuda(), inputs)
+        compiled = torch_tensorrt.dynamo.compile(
+            program,
+            inputs,
+            enable_autocast=half,
+            autocast_low_precision_type=torch.float16 if half else None,
+        )
+        torch_tensorrt.save(
+            compiled, str(file), output_format="exported_program", arg_inputs=list(inputs)
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"torch-tensorrt cannot compile the network: {reason}") from error
+    return str(torch_tensorrt.__version__)
