@@ -70,6 +70,11 @@ class World:
             distributed.init_process_group("nccl" if cuda else "gloo")
         return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
 
+    def leave(self) -> None:
+        """Parts from the other processes, once the work is done."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
         if self.size > 1:
@@ -342,7 +347,8 @@ def train(
         )
         if run.plan is None:
             run.plan = config.plan(len(loaded[0]), run.world.size)
-        log.info(
+        log.log(
+            logging.INFO if run.world.rank == 0 else logging.DEBUG,
             "phase %d/%d: %s, %d steps on %d portraits and %d backgrounds at %d px",
             index + 1,
             len(config.phases),
@@ -366,6 +372,7 @@ def train(
         following = config.phases[index + 1].objective if index + 1 < len(config.phases) else None
         if following not in (None, phase.objective):
             run.save(output / f"{phase.objective}.safetensors")
+    run.world.leave()
     return output / CHECKPOINT
 
 
