@@ -87,6 +87,7 @@ class Lookahead:
     def __init__(self, frames: int) -> None:
         self._frames = frames
         self._around: deque[tuple[Matte, bool]] = deque(maxlen=2 * frames + 1)
+        self._smoother = Smoother()
 
     def __call__(self, matte: Matte, *, follows: bool) -> Matte | None:
         """The matte of ``frames`` frames ago, smoothed; None while there is none.
@@ -95,7 +96,9 @@ class Lookahead:
         """
         self._around.append((matte, follows))
         index = len(self._around) - 1 - self._frames
-        return self._smoothed(index) if index >= 0 else None
+        if index < 0:
+            return None
+        return self._smoother(self._smoothed(index), follows=self._around[index][1])
 
     def _smoothed(self, index: int) -> Matte:
         matte = self._around[index][0]
