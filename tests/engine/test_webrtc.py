@@ -25,24 +25,17 @@ from fusematte.webrtc import MattingTrack
 
 
 class ClipTrack(MediaStreamTrack):
-    """The pictures of a clip, ``pace`` seconds apart."""
+    """The pictures of a clip, four a second."""
 
     kind = "video"
 
-    def __init__(self, clip: Path, count: int, pace: float) -> None:
+    def __init__(self, clip: Path) -> None:
         super().__init__()
-        self._container = av.open(str(clip))
-        self._pictures = self._container.decode(video=0)
-        self._left, self._pace = count, pace
+        self._pictures = av.open(str(clip)).decode(video=0)
         self.sent: list[av.VideoFrame] = []
 
     async def recv(self) -> av.VideoFrame:
-        await asyncio.sleep(self._pace)
-        self._left -= 1
-        if self._left < 0:
-            self.stop()
-            self._container.close()
-            raise MediaStreamError
+        await asyncio.sleep(0.25)
         self.sent.append(next(self._pictures))
         return self.sent[-1]
 
@@ -58,10 +51,9 @@ async def all_of(track: MattingTrack) -> list[av.VideoFrame]:
 
 def test_people_come_back_over_the_background(shared_clips: Path) -> None:
     async def whole() -> None:
-        source = ClipTrack(shared_clips / "m1.mp4", 12, 0.3)
+        source = ClipTrack(shared_clips / "m1.mp4")
         track = MattingTrack(source, background="#0000ff")
-        pictures = await all_of(track)
-        assert len(pictures) >= 2
+        pictures = [await asyncio.wait_for(track.recv(), 60) for _ in range(3)]
         times = {picture.pts: picture for picture in source.sent}
         for picture in pictures:
             before = times[picture.pts].to_ndarray(format="rgb24").astype(int)
