@@ -70,6 +70,10 @@ def run(
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
     """
+    if report is not None and fspath(input).startswith(("-", "pipe:")):
+        raise UsageError(
+            f"--report reads the input again, which {input} does not allow; give a file"
+        )
     folder = None if report is None else check_folder(report)
     job = LongJob(input, output, options, measured=folder is not None)
     done = _run(job, resume, cluster, progress)

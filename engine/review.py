@@ -169,10 +169,11 @@ class Review:
         return {"input": self.input, "output": self.output, **known}
 
     def _shots(self, measures: Sequence[Measure], indices: Sequence[int]) -> dict[int, _Shot]:
-        """The frames of input and output, side by side."""
+        """The frames of the input and, if it is a file, of the output, side by side."""
         with Reader(self.input) as reader:
             times = [measures[index].pts * reader.time_base for index in indices]
-        rows = [_pictures(path, times) for path in (self.input, self.output)]
+        files = [self.input, *([self.output] if self.output.is_file() else [])]
+        rows = [_pictures(path, times) for path in files]
         return {
             index: _Shot(index, times[number], [row[number] for row in rows if row])
             for number, index in enumerate(indices)

@@ -97,4 +97,7 @@ def test_a_report_that_cannot_be_written_is_told_first(
     assert main([*command, str(tmp_path / "file")]) == 5
     (line,) = capfd.readouterr().err.splitlines()
     assert "no report can be written" in line
+    assert main(["run", "-q", "-", str(tmp_path / "out.mp4"), "--report", str(tmp_path)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "reads the input again" in line
     assert not (tmp_path / "out.mp4").exists()
