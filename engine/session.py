@@ -23,6 +23,7 @@ from fusematte.engine.composite import compose, open_background
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.governor import Governor
+from fusematte.engine.look import Look
 from fusematte.engine.matte import Matter
 from fusematte.engine.meter import LiveStatistics, Meter
 from fusematte.engine.models import DEFAULT_MODEL
@@ -129,6 +130,7 @@ class Session:
         max_pending: frames, 1 or more.
         lookahead: frames by which results are held back, so that flicker can be told from movement
             by what comes after; without, by what came before alone.
+        light_wrap, despill: see ``engine.look.Look``.
         on_result: called with each result from the session's thread, instead of ``get``.  It holds
             up the next frame while it runs.
 
@@ -147,6 +149,8 @@ class Session:
         mirror: bool = False,
         max_pending: int = 1,
         lookahead: int = 0,
+        light_wrap: float = 0.0,
+        despill: float = 0.0,
         on_result: Callable[[Result], None] | None = None,
     ) -> None:
         if max_pending < 1:
@@ -157,6 +161,7 @@ class Session:
             raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
         self.mirror = mirror
         self._spec, self._model, self._backend, self._threads = background, model, backend, threads
+        self._look = Look(light_wrap=light_wrap, despill=despill)
         self._on_result = on_result
         self._scene = open_background(background)
         try:
@@ -411,7 +416,7 @@ class Session:
             self._blended = job.frame
             if job.matte is not None:
                 try:
-                    return compose(job.frame, job.matte, self._scene).frame
+                    return compose(job.frame, job.matte, self._scene, look=self._look).frame
                 except Exception as error:
                     job.error = self._explain("no composite", error)
             return closed_frame(job.frame, self._scene)

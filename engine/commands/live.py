@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fusematte.engine.camera import URL, Camera, list_cameras, open_camera
 from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.commands.run import add_look_options
 from fusematte.engine.errors import UsageError
 from fusematte.engine.keyboard import terminal_keys
 from fusematte.engine.live import KEYS, Live
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", action="store_true", help="turn left to right")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
     parser.add_argument("--fps", type=_rate, metavar="N", help="frame rate to ask a camera for")
+    add_look_options(parser)
     add_model_options(parser)
     keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
     parser.epilog = f"keys, in the terminal or the window: {keys}\n\n{parser.epilog}"
@@ -86,6 +88,8 @@ def main(options: argparse.Namespace) -> int:
                 budget_ms=budget,
                 mirror=options.mirror,
                 lookahead=options.lookahead,
+                light_wrap=options.light_wrap,
+                despill=options.despill,
             )
         )
         keys = stack.enter_context(terminal_keys())

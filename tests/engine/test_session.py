@@ -114,7 +114,13 @@ def test_refuses_what_is_no_frame(bad: object) -> None:
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
-    for options in ({"max_pending": 0}, {"budget_ms": 0}, {"threads": 0}, {"lookahead": -1}):
+    for options in (
+        {"max_pending": 0},
+        {"budget_ms": 0},
+        {"threads": 0},
+        {"lookahead": -1},
+        {"despill": 2},
+    ):
         with pytest.raises(UsageError):
             Session("green", **options)  # type: ignore[arg-type]
     with pytest.raises(BackgroundError):
