@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     import openvino
 
 
+COMPILED = 12
+"""Input sizes that stay compiled: those of four cameras of different shapes, at three scales each.
+Every one of them holds threads and memory of its own."""
+
+
 class OpenVinoBackend(Backend):
     """The network on the CPU, in bf16 where the processor computes in it, else in f32.
 
     Each input size is compiled once, with static shapes: OpenVINO plans memory and picks kernels
-    for the size it knows.
+    for the size it knows.  Of more than ``COMPILED``, the one not used for longest goes.
     """
 
     name: ClassVar[str] = "openvino"
@@ -63,18 +68,24 @@ class OpenVinoBackend(Backend):
         return options
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
-        if shape not in self._requests:
-            model = self._model.clone()
-            batch, _, height, width = shape
-            model.reshape(
-                {
-                    port.any_name: [batch, 3 if port.any_name == "image" else 1, height, width]
-                    for port in model.inputs
-                }
-            )
-            compiled = self._core.compile_model(model, "CPU", self._options)
-            self._requests[shape] = compiled.create_infer_request()
-        return self._requests[shape]
+        request = self._requests.pop(shape, None)
+        if request is None:
+            while len(self._requests) >= COMPILED:
+                del self._requests[next(iter(self._requests))]
+            request = self._compile(shape)
+        self._requests[shape] = request  # what was used last comes last
+        return request
+
+    def _compile(self, shape: tuple[int, ...]) -> openvino.InferRequest:
+        model = self._model.clone()
+        batch, _, height, width = shape
+        model.reshape(
+            {
+                port.any_name: [batch, 3 if port.any_name == "image" else 1, height, width]
+                for port in model.inputs
+            }
+        )
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         request = self._request(image.shape)

@@ -7,14 +7,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import openvino
+import psutil
 import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine import backends
-from fusematte.engine.backends import BACKENDS, Backend, Maps, create_backend
+from fusematte.engine.backends import (
+    BACKENDS,
+    Backend,
+    Maps,
+    create_backend,
+    openvino_backend,
+)
 from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.models import Bundle, load_bundle
 
@@ -107,6 +115,34 @@ def test_backends_agree(backend: Backend, bundle: Bundle) -> None:
     for ours, theirs in zip(backend.infer(image, none), expected, strict=True):
         assert np.abs(ours - theirs).mean() < 0.005
         assert np.abs(ours - theirs).max() < 0.1
+
+
+def test_openvino_lets_go_of_the_size_not_used_for_longest(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    compiled: list[object] = []
+    compile_model = openvino.Core.compile_model
+
+    def count(*arguments: Any) -> Any:  # noqa: ANN401
+        compiled.append(arguments)
+        return compile_model(*arguments)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", count)
+    monkeypatch.setattr(openvino_backend, "COMPILED", 2)
+    made = create_backend("openvino", bundle)
+    first = made.infer(*inputs(32, 32)).alpha
+    made.infer(*inputs(32, 64))
+    full = psutil.Process().num_threads()
+    made.infer(*inputs(32, 32))
+    made.infer(*inputs(32, 96))  # in the place of 64
+    made.infer(*inputs(32, 32))
+    assert len(compiled) == 3
+    for width in (128, 160, 192):
+        made.infer(*inputs(32, width))
+    assert psutil.Process().num_threads() <= full
+    np.testing.assert_array_equal(made.infer(*inputs(32, 32)).alpha, first)
+    assert len(compiled) == 7
+    made.close()
 
 
 @pytest.mark.parametrize("name", BACKENDS)

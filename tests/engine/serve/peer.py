@@ -61,14 +61,18 @@ class Peer:
 
 
 @asynccontextmanager
-async def live_peer(url: str, **options: Any) -> AsyncIterator[Peer]:  # noqa: ANN401
+async def live_peer(
+    url: str,
+    pattern: Pattern | None = None,
+    **options: Any,  # noqa: ANN401
+) -> AsyncIterator[Peer]:
     """A peer that has got its first picture back."""
     keep_local()
     async with aiohttp.ClientSession(url) as http, http.ws_connect("live", **options) as socket:
         connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         try:
             peer = Peer(socket, connection)
-            connection.addTrack(Pattern())
+            connection.addTrack(pattern or Pattern())
             await connection.setLocalDescription(await connection.createOffer())
             sdp = connection.localDescription.sdp
             await peer.tell("offer", sdp=sdp, background="green", blur=18)

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from tests.engine.serve.browser import Browser, Tab, until
+from tests.engine.serve.browser import HEIGHT, WIDTH, Browser, Tab, until
 from tests.engine.serve.conftest import Server, Usage
-from tests.engine.serve.peer import live_peer
+from tests.engine.serve.peer import Pattern, live_peer
 
 from fusematte.engine.serve import live
 
@@ -30,9 +30,9 @@ async def nobody(url: str) -> None:
         await until(empty, "the sessions to end")
 
 
-async def come_and_go(server: Server) -> None:
+async def come_and_go(server: Server, pattern: Pattern) -> None:
     """A session from its beginning to its proper end."""
-    async with live_peer(server.url) as peer:
+    async with live_peer(server.url, pattern) as peer:
         assert np.abs(peer.first[:4, :4].mean((0, 1)) - (0, 177, 64)).max() < 40
     await nobody(server.url)
 
@@ -58,10 +58,14 @@ async def crowd(url: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def rest(server: Server) -> Usage:
-    """What the server holds when it has worked and does nothing; its pool of threads is filled."""
+    """What the server holds when it has worked and does nothing.
+
+    Its pool of threads is filled, and the network is compiled, with threads of its own, for the two
+    sizes that come here: the pattern's and the browser's.
+    """
     asyncio.run(crowd(server.url))
-    for _ in range(2):
-        asyncio.run(come_and_go(server))
+    asyncio.run(come_and_go(server, Pattern()))
+    asyncio.run(come_and_go(server, Pattern(width=WIDTH, height=HEIGHT)))
     return server.usage()
 
 
@@ -104,7 +108,6 @@ async def cuts_the_line(server: Server) -> None:
 async def leaves_while_the_model_loads(server: Server) -> None:
     """The page is closed between offer and answer."""
     from aiortc import RTCConfiguration, RTCPeerConnection
-    from tests.engine.serve.peer import Pattern
 
     live.keep_local()
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
