@@ -54,6 +54,10 @@ class Server:
         """What lies in its folder of jobs."""
         return sorted(path.name for path in (self.folder / "jobs").rglob("*"))
 
+    def uploaded(self) -> list[str]:
+        """The backgrounds that came from a page, and what uploads of others left."""
+        return sorted(path.name for path in self.folder.glob("backgrounds/upload-*"))
+
     def stop(self, signal: int = signal.SIGTERM) -> int:
         """Ends it; returns the exit code."""
         self.process.send_signal(signal)

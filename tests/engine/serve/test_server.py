@@ -113,6 +113,7 @@ def test_headers_lock_the_page_in(server: Server) -> None:
 
 def test_mistakes_get_their_fixed_answers(server: Server, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.mp4").read_bytes()
+    uploaded = server.uploaded()
 
     async def conversation(http: Http) -> None:
         await refused(http.get("nowhere"), "not_found")
@@ -133,7 +134,7 @@ def test_mistakes_get_their_fixed_answers(server: Server, tmp_path: Path) -> Non
 
     talk(server, conversation)
     assert server.files() == []
-    assert not list(server.folder.glob("backgrounds/upload-*"))
+    assert server.uploaded() == uploaded
 
 
 async def zeros(size: int, step: int = 1 << 20) -> AsyncIterator[bytes]:
@@ -151,7 +152,7 @@ def test_uploads_have_a_limit(server: Server) -> None:
         )
         assert f"{VIDEO_LIMIT >> 20} MB" in said
 
-    before = server.usage()
+    before, uploaded = server.usage(), server.uploaded()
     talk(server, conversation)
 
     async def unannounced(http: Http) -> None:
@@ -161,7 +162,7 @@ def test_uploads_have_a_limit(server: Server) -> None:
     talk(server, unannounced)
     assert server.usage().memory - before.memory < 60e6
     assert server.files() == []
-    assert not list(server.folder.glob("backgrounds/upload-*"))
+    assert server.uploaded() == uploaded
 
 
 def test_a_video_goes_in_and_comes_out(server: Server, tmp_path: Path) -> None:
