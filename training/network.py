@@ -6,9 +6,9 @@ probability B of every pixel; a fusion network predicts a blending weight beta, 
     alpha = beta * F + (1 - beta) * (1 - B)                                  (equation 2)
 
 ``paper`` is the network of the article (DenseNet-201 encoder, full-resolution decoders).
-``edge`` keeps its structure and spends the arithmetic where a CPU has it: dense 3x3
-convolutions, nothing wide above quarter resolution, and maps that leave the decoders at quarter
-resolution through a pixel shuffle.  It takes the previous frame's alpha as a fourth channel.
+``edge`` keeps its structure and starts, like the paper's, from an encoder that knows ImageNet:
+EfficientNet-Lite0, for a CPU's sake.  Nothing is wide above quarter resolution, and the maps leave
+the decoders there through a pixel shuffle.  It takes the previous frame's alpha as well.
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ class Prediction(NamedTuple):
 class NetworkConfig:
     """Everything that fixes the shape of a network.
 
-    ``encoder``: ``"dense"`` (residual blocks of dense 3x3 convolutions), ``"efficientnet-lite0"``
-    or ``"densenet201"``.
-    ``encoder_widths``/``encoder_depths``: channels and residual blocks per stage, finest first
-    (``dense`` only; the stages run at 1/4, 1/8, 1/16 and 1/32).
+    ``encoder``: ``"efficientnet-lite0"`` or ``"densenet201"``.
     ``decoder_widths``: channels of each decoder block, coarsest first.
     ``output_shuffle``: the last decoder block runs at 1/output_shuffle of the input.
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
@@ -63,8 +60,6 @@ class NetworkConfig:
 
     name: str
     encoder: str
-    encoder_widths: tuple[int, ...] = ()
-    encoder_depths: tuple[int, ...] = ()
     decoder_widths: tuple[int, ...]
     output_shuffle: int
     fusion_widths: tuple[int, ...]
@@ -76,17 +71,6 @@ class NetworkConfig:
 CONFIGS = {
     "edge": NetworkConfig(
         name="edge",
-        encoder="dense",
-        encoder_widths=(32, 64, 128, 224),
-        encoder_depths=(1, 2, 3, 3),
-        decoder_widths=(80, 48, 32),
-        output_shuffle=4,
-        fusion_widths=(16, 16),
-        fusion_shuffle=2,
-        previous_alpha=True,
-    ),
-    "lite": NetworkConfig(
-        name="lite",
         encoder="efficientnet-lite0",
         decoder_widths=(80, 48, 32),
         output_shuffle=4,
@@ -106,33 +90,19 @@ CONFIGS = {
 }
 
 # What the design is worth: one decoder at equal cost, no memory of the frame before.
-CONFIGS["lite-single"] = replace(
-    CONFIGS["lite"], name="lite-single", decoders=1, decoder_widths=(112, 72, 48)
+CONFIGS["edge-single"] = replace(
+    CONFIGS["edge"], name="edge-single", decoders=1, decoder_widths=(112, 72, 48)
 )
-CONFIGS["lite-still"] = replace(CONFIGS["lite"], name="lite-still", previous_alpha=False)
+CONFIGS["edge-still"] = replace(CONFIGS["edge"], name="edge-still", previous_alpha=False)
 
 
-def conv_block(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False),
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity; the second may be dilated."""
-
-    def __init__(self, width: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.first = conv_block(width, width)
-        self.second = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        nn.init.zeros_(self.norm.weight)  # starts as the identity: deep stacks train from scratch
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.norm(self.second(self.first(x))))
 
 
 class GlobalContext(nn.Module):
@@ -147,42 +117,6 @@ class GlobalContext(nn.Module):
         pooled = x.mean(dim=(2, 3), keepdim=True)
         correction: Tensor = self.expand(F.relu(self.squeeze(pooled)))
         return x + correction
-
-
-class DenseEncoder(nn.Module):
-    """Residual stages at 1/4, 1/8, 1/16 and 1/32, with global context at the end.
-
-    Shape:
-        image: [N, 3, H, W]; previous: [N, 1, H, W], which goes in as a fourth channel;
-        output: one [N, widths[i], H / 2^(i+2), W / 2^(i+2)] per stage.
-    """
-
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-
-    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.channels = widths
-        # Space to depth: the first convolution works at 1/2 on four pixels at once.
-        self.stem = conv_block(4 * 4, 24)
-        stages, inputs = [], 24
-        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            coarsest = index == len(widths) - 1
-            blocks: list[nn.Module] = [conv_block(inputs, width, stride=2)]
-            for block in range(depth):
-                blocks.append(ResidualBlock(width, 2 if coarsest and block % 2 else 1))
-            if coarsest:
-                blocks.append(GlobalContext(width))
-            stages.append(nn.Sequential(*blocks))
-            inputs = width
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, image: Tensor, previous: Tensor) -> list[Tensor]:
-        x = self.stem(F.pixel_unshuffle(torch.cat((image, previous), 1), 2))
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
 
 
 def convolve_norm(
@@ -544,14 +478,10 @@ class LateFusionNetwork(nn.Module):
         return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
 
 
-def _build_encoder(
-    config: NetworkConfig,
-) -> DenseEncoder | DenseNet201Encoder | EfficientNetLiteEncoder:
+def _build_encoder(config: NetworkConfig) -> DenseNet201Encoder | EfficientNetLiteEncoder:
     if config.encoder == "densenet201":
         return DenseNet201Encoder()
-    if config.encoder == "efficientnet-lite0":
-        return EfficientNetLiteEncoder(previous_alpha=config.previous_alpha)
-    return DenseEncoder(config.encoder_widths, config.encoder_depths)
+    return EfficientNetLiteEncoder(previous_alpha=config.previous_alpha)
 
 
 def build_network(name: str) -> LateFusionNetwork:

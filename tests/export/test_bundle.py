@@ -30,10 +30,8 @@ TRAINING = {"config": {"network": "small"}, "step": 7, "samples": 14}
 # Every kind of layer of the edge network, fewer of each: the export takes as long as its nodes.
 SMALL = NetworkConfig(
     name="small",
-    encoder="dense",
-    encoder_widths=(8, 16, 16),
-    encoder_depths=(1, 0, 2),
-    decoder_widths=(16, 8),
+    encoder="efficientnet-lite0",
+    decoder_widths=(16, 8, 8),
     output_shuffle=4,
     fusion_widths=(8,),
     fusion_shuffle=2,

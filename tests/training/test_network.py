@@ -79,7 +79,7 @@ def test_probabilities_come_from_the_last_logits(
 @pytest.mark.parametrize(
     ("name", "sides"),
     # Upwards from 1/32; the edge network's last block leaves 1/4 by a pixel shuffle.
-    [("edge", [4, 8, 64]), ("lite", [4, 8, 64]), ("paper", [4, 8, 16, 32, 64])],
+    [("edge", [4, 8, 64]), ("paper", [4, 8, 16, 32, 64])],
 )
 def test_training_gives_side_outputs_of_every_block(
     networks: dict[str, LateFusionNetwork], name: str, sides: list[int]
@@ -101,12 +101,15 @@ def test_edge_takes_any_size_in_steps(
         assert networks["edge"](torch.rand(1, 3, *size)).alpha.shape == (1, 1, *size)
 
 
-def test_previous_alpha_defaults_to_nobody(networks: dict[str, LateFusionNetwork]) -> None:
+def test_previous_alpha_defaults_to_nobody() -> None:
+    network = build_network("edge").eval()
+    assert isinstance(network.encoder, EfficientNetLiteEncoder)
+    nn.init.normal_(network.encoder.previous.weight)  # it starts at zero
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        none = networks["edge"](image).alpha
-        zeros = networks["edge"](image, torch.zeros(1, 1, 64, 96)).alpha
-        ones = networks["edge"](image, torch.ones(1, 1, 64, 96)).alpha
+        none = network(image).alpha
+        zeros = network(image, torch.zeros(1, 1, 64, 96)).alpha
+        ones = network(image, torch.ones(1, 1, 64, 96)).alpha
     assert torch.equal(none, zeros)
     assert not torch.allclose(none, ones)
 
@@ -123,9 +126,9 @@ def test_a_single_decoder_costs_as_much_as_two(
     networks: dict[str, LateFusionNetwork], predictions: dict[str, Prediction]
 ) -> None:
     picture = torch.zeros(1, 3, 288, 512)
-    single, pair = (count_macs(networks[name], picture) for name in ("lite-single", "lite"))
+    single, pair = (count_macs(networks[name], picture) for name in ("edge-single", "edge"))
     assert single == pytest.approx(pair, rel=0.02)
-    prediction = predictions["lite-single"]
+    prediction = predictions["edge-single"]
     torch.testing.assert_close(prediction.background, 1 - prediction.foreground)
     assert prediction.background_logits == []
     assert not torch.equal(prediction.alpha, prediction.foreground)  # it was refined
@@ -149,7 +152,9 @@ def test_every_parameter_is_trained(networks: dict[str, LateFusionNetwork]) -> N
 
 
 def test_unknown_configuration_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"no network configuration 'huge'.*edge, lite, paper"):
+    with pytest.raises(
+        ValueError, match=r"no network configuration 'huge'.*edge, paper, edge-single, edge-still"
+    ):
         build_network("huge")
 
 

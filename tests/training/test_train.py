@@ -360,7 +360,7 @@ def test_checkpoints_of_another_kind_are_refused(trained: Path, tmp_path: Path) 
 
 
 def test_encoder_weights(tmp_path: Path) -> None:
-    network = build_network("lite")
+    network = build_network("edge")
     path = tmp_path / "weights.pth"
     path.write_bytes(b"nothing")
     with pytest.raises(
