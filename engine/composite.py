@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -413,8 +413,7 @@ def _keep_solid(planes: Planes, frame: Frame, alpha: Plane) -> None:
 
     The estimated colour is interpolated from a small picture, and reaches a little into the solid.
     """
-    peak: Any = frame.format.peak  # OpenCV's types know nothing of numbers here
-    solid = np.asarray(cv2.compare(alpha, peak, cv2.CMP_EQ), np.uint8)
+    solid = (alpha == frame.format.peak).view(np.uint8) * np.uint8(255)
     for plane, source in zip(planes, frame.planes, strict=True):
         upward = source.strides[0] < 0  # which OpenCV does not take
         mask = _covered(solid, plane.shape, frame.format)
@@ -431,8 +430,7 @@ def _covered(
     if down or right:
         solid = np.pad(solid, ((0, down), (0, right)), mode="edge")
     mean = cv2.resize(solid, shape[::-1], interpolation=cv2.INTER_AREA)
-    full: Any = 255
-    return np.asarray(cv2.compare(mean, full, cv2.CMP_EQ), np.uint8)
+    return np.asarray(mean == 255).view(np.uint8)
 
 
 def _product(alpha: Plane, other: Plane, format: PixelFormat) -> Plane:
