@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import pytest
+
+SS_DISABLE = 2
+"""Of <signal.h>: no alternate signal stack."""
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of <signal.h>."""
+
+    _fields_ = (
+        ("memory", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("size", ctypes.c_size_t),
+    )
+
+
+@pytest.fixture(autouse=True)
+def signals_on_the_normal_stack() -> None:
+    """Libraries that earlier tests loaded leave an alternate signal stack that is gone or too small
+    for the registers of this processor: the next signal, a Ctrl-C of a test, say, would crash."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(flags=SS_DISABLE)), None)
 
 
 @pytest.fixture(scope="session")
