@@ -83,7 +83,7 @@ def test_export_runs_and_tells_what_it_is(
     assert told["versions"]["onnx"] == onnx.__version__
     accuracy = told["accuracy"]
     assert accuracy["frames"] == 4  # two frames that no calibration saw, each twice
-    assert 0 < accuracy["mean"] <= accuracy["max"]
+    assert 0 <= accuracy["mean"] <= accuracy["max"]  # fp32 may well be exact
     assert accuracy["mean"] <= accuracy["bound"] <= 0.002
     assert accuracy["backend"] == {"onnx": "onnxruntime", "openvino": "openvino"}[target]
     assert not (tmp_path / "out.part").exists()
