@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from fractions import Fraction
 from pathlib import Path
 
 from fusematte.engine.camera import URL, Camera, list_cameras, open_camera
 from fusematte.engine.commands.options import add_model_options
-from fusematte.engine.commands.run import add_look_options
+from fusematte.engine.commands.run import add_look_options, frame_rate
 from fusematte.engine.errors import UsageError
 from fusematte.engine.keyboard import terminal_keys
 from fusematte.engine.live import KEYS, Live
@@ -56,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="turn left to right")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
-    parser.add_argument("--fps", type=_rate, metavar="N", help="frame rate to ask a camera for")
+    parser.add_argument(
+        "--fps", type=frame_rate, metavar="N", help="frame rate to ask a camera for"
+    )
     add_look_options(parser)
     add_model_options(parser)
     keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
@@ -145,13 +146,3 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH")
     return int(match[1]), int(match[2])
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate")
-    return rate
