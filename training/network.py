@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fusematte.training.depthwise import DepthwiseConv2d
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 STRIDE = 32
@@ -119,14 +121,14 @@ class GlobalContext(nn.Module):
         return x + correction
 
 
-def convolve_norm(
-    inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
-) -> list[nn.Module]:
-    """A convolution and its batch norm, as EfficientNet sets them."""
-    return [
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
-    ]
+def normalise(convolution: nn.Conv2d) -> list[nn.Module]:
+    """A convolution without bias and its batch norm, as EfficientNet sets them."""
+    return [convolution, nn.BatchNorm2d(convolution.out_channels, eps=1e-3, momentum=0.01)]
+
+
+def pointwise(inputs: int, outputs: int) -> list[nn.Module]:
+    """A 1x1 convolution and its batch norm."""
+    return normalise(nn.Conv2d(inputs, outputs, 1, bias=False))
 
 
 class InvertedBottleneck(nn.Module):
@@ -137,10 +139,10 @@ class InvertedBottleneck(nn.Module):
         width = inputs * expand
         self.expand = nn.Sequential()
         if expand > 1:
-            self.expand = nn.Sequential(*convolve_norm(inputs, width, 1), nn.ReLU6())
-        filters = convolve_norm(width, width, size, stride=stride, groups=width)
+            self.expand = nn.Sequential(*pointwise(inputs, width), nn.ReLU6())
+        filters = normalise(DepthwiseConv2d(width, size, stride))
         self.depthwise = nn.Sequential(*filters, nn.ReLU6())
-        self.project = nn.Sequential(*convolve_norm(width, outputs, 1))
+        self.project = nn.Sequential(*pointwise(width, outputs))
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,7 +180,8 @@ class EfficientNetLiteEncoder(nn.Module):
 
     def __init__(self, *, previous_alpha: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*convolve_norm(3, 32, 3, stride=2), nn.ReLU6())
+        stem = normalise(nn.Conv2d(3, 32, 3, 2, 1, bias=False))
+        self.stem = nn.Sequential(*stem, nn.ReLU6())
         blocks, inputs = [], 32
         for size, stride, expand, width, count in self.stages:
             for index in range(count):
