@@ -1,8 +1,9 @@
 """Training speed in samples per second: ``python benchmarks/bench_training.py``.
 
-For each picture size: how fast samples are made, how fast the network learns from ready ones, and
-both together, as a run does it.  The material is made here: pictures of the size the trainer keeps.
-Rounds of all three take turns; medians are reported.  Writes benchmarks/results/training.json.
+For each picture size: how fast samples are made, how fast the network learns from ready ones (and
+would, if PyTorch computed the gradients of its depthwise convolutions), and both together, as a run
+does it.  The material is made here: pictures of the size the trainer keeps.
+Rounds of all four take turns; medians are reported.  Writes benchmarks/results/training.json.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine
+from torch import nn
 from torch.utils.data import DataLoader
 
 from fusematte.engine.pipeline import Pipeline
 from fusematte.training.augment import Picture
 from fusematte.training.config import Phase, TrainConfig
 from fusematte.training.data import Batches, SampleStream
+from fusematte.training.depthwise import DepthwiseConv2d
 from fusematte.training.samples import Portrait
 from fusematte.training.train import Run
 
@@ -48,15 +51,34 @@ def material(size: int, count: int = 64) -> tuple[list[Portrait], list[Picture]]
     return portraits, [noise(side, side, 3) for _ in range(count)]
 
 
+def make_plain(network: nn.Module) -> None:
+    """Puts ordinary convolutions in the place of those with gradients of their own."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, DepthwiseConv2d):
+            size, stride = module.kernel_size[0], module.stride[0]
+            plain = nn.Conv2d(
+                module.in_channels,
+                module.out_channels,
+                size,
+                stride,
+                size // 2,
+                groups=module.groups,
+                bias=False,
+            )
+            network.set_submodule(name, plain.to(memory_format=torch.channels_last))
+
+
 class Bench:
     """One network at one size, ready to be timed again and again."""
 
     def __init__(self, network: str, size: int, batch: int) -> None:
         self.phase = Phase((size,), batch, steps=10**6)
         config = TrainConfig(network, (self.phase,))
-        self.run = Run(config)
-        self.run.plan = config.plan(1, 1)
-        self.run.begin(self.phase)
+        self.run, self.plain = Run(config), Run(config)
+        make_plain(self.plain.network)
+        for run in (self.run, self.plain):
+            run.plan = config.plan(1, 1)
+            run.begin(self.phase)
         self.stream = SampleStream(*material(size), self.phase)
 
     def batches(self, steps: int) -> DataLoader[dict[str, torch.Tensor]]:
@@ -74,20 +96,27 @@ class Bench:
 
     def learn(self, steps: int) -> float:
         """Samples per second that the network learns from when they are ready."""
+        return self._learn(self.run, steps)
+
+    def learn_plainly(self, steps: int) -> float:
+        """The same with ordinary depthwise convolutions."""
+        return self._learn(self.plain, steps)
+
+    def _learn(self, run: Run, steps: int) -> float:
         batch = next(iter(self.batches(1)))
-        return self._time(steps, [batch] * (WARM + steps))
+        return self._time(run, steps, [batch] * (WARM + steps))
 
     def together(self, steps: int) -> float:
         """Samples per second of a run."""
         with Pipeline(("load", self.batches(steps))) as batches:
-            return self._time(steps, batches)
+            return self._time(self.run, steps, batches)
 
-    def _time(self, steps: int, batches: Any) -> float:  # noqa: ANN401
+    def _time(self, run: Run, steps: int, batches: Any) -> float:  # noqa: ANN401
         begun = 0.0
         for index, batch in enumerate(batches):
             if index == WARM:
                 begun = time.perf_counter()
-            self.run.train_step([batch])
+            run.train_step([batch])
         return steps * self.phase.batch / (time.perf_counter() - begun)
 
 
@@ -104,7 +133,12 @@ def main() -> None:
     for size in args.sizes:
         bench = Bench(args.network, size, SIZES[size])
         timed: dict[str, list[float]] = {}
-        ways = {"load": bench.load, "learn": bench.learn, "run": bench.together}
+        ways = {
+            "load": bench.load,
+            "learn": bench.learn,
+            "plain": bench.learn_plainly,
+            "run": bench.together,
+        }
         for _ in range(args.rounds):
             for name, way in ways.items():
                 timed.setdefault(name, []).append(way(args.steps))

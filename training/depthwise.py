@@ -42,17 +42,15 @@ class DepthwiseConv2d(nn.Conv2d):
     """One filter per channel, square, without bias; gradients as of any convolution.
 
     Under bf16 autocast on a CPU the backward pass runs in f32: oneDNN has no fast bf16 kernels for
-    it: those of EfficientNet-Lite0 took 2 to 13 times as long, most of all with a stride (measured on
-    an AVX512-BF16 processor).
+    it.  Those of EfficientNet-Lite0 took 2 to 13 times as long, most of all with a stride (measured
+    on an AVX512-BF16 processor).
 
     Shape:
         input: [N, channels, H, W]; output: [N, channels, ceil(H / stride), ceil(W / stride)].
     """
 
     def __init__(self, channels: int, size: int, stride: int = 1) -> None:
-        super().__init__(
-            channels, channels, size, stride, size // 2, groups=channels, bias=False
-        )  # fmt: skip
+        super().__init__(channels, channels, size, stride, size // 2, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         on_cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
