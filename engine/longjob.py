@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from fractions import Fraction
 from importlib.metadata import version
 from inspect import signature
 from os import fspath
@@ -23,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusematte.engine import segments
-from fusematte.engine.backends import Map
 from fusematte.engine.cluster import Cluster
 from fusematte.engine.decode import Reader
 from fusematte.engine.errors import (
@@ -35,6 +35,7 @@ from fusematte.engine.errors import (
 from fusematte.engine.formats import part_of
 from fusematte.engine.job import Progress, Report, StrPath, Tools, open_tools
 from fusematte.engine.job import run as run_once
+from fusematte.engine.matte import Memory
 from fusematte.engine.models import load_bundle
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.review import Measure, Measures, Review, check_folder
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 Options = dict[str, Any]
 """The keywords of ``job.run``."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the journal."""
 _DEFAULTS = {name: keyword.default for name, keyword in signature(run_once).parameters.items()}
 
@@ -261,19 +262,17 @@ class LongJob:
                 span = self._restore(tools, index, plan.spans[index])
                 meter.start()
                 yield work(*self._task(index, span), tools=tools, progress=meter)
-                self._state(index - 1).unlink(missing_ok=True)
+                self._memory(index - 1).unlink(missing_ok=True)
 
     def _restore(self, tools: Tools, index: int, span: Span) -> Span:
         """Gives the network what it knew at the end of the stretch before."""
-        tools.matter.reset()
-        state = self._state(index - 1)
-        if not state.exists():
+        tools.matter.memory = _load_memory(self._memory(index - 1))
+        if tools.matter.memory is None:
             return span
-        tools.matter.previous = np.load(state)
         return span._replace(warm_from=span.begin)
 
-    def _state(self, index: int) -> Path:
-        return state_of(self._names(index)["output"])
+    def _memory(self, index: int) -> Path:
+        return memory_of(self._names(index)["output"])
 
     def _complete(self, plan: Plan, done: dict[int, Record], meter: _Meter) -> Report:
         records = [done[index] for index in range(len(plan.spans))]
@@ -358,8 +357,8 @@ def work(
         for name in map(Path, names.values()):
             if part_of(name).exists():
                 part_of(name).replace(name)
-    if tools is not None and tools.matter.previous is not None:
-        _save_state(state_of(Path(names["output"])), tools.matter.previous)
+    if tools is not None and tools.matter.memory is not None:
+        _save_memory(memory_of(Path(names["output"])), tools.matter.memory)
     return Record(index, counted, busy, damaged, measures.rows if measures else [])
 
 
@@ -368,16 +367,26 @@ def segments_of(output: StrPath) -> Path:
     return Path(f"{output}.segments")
 
 
-def state_of(path: Path) -> Path:
-    """Where the network's state at the end of a stretch lies."""
-    return path.with_suffix(".npy")
+def memory_of(path: Path) -> Path:
+    """Where the network's memory at the end of a stretch lies."""
+    return path.with_suffix(".npz")
 
 
-def _save_state(path: Path, state: Map) -> None:
+def _load_memory(path: Path) -> Memory | None:
+    """What was saved there; None where nothing was."""
+    if not path.exists():
+        return None
+    with np.load(path) as saved:
+        alpha, luma, time = (saved[name] for name in Memory._fields)
+    return Memory(alpha, luma, Fraction(*map(int, time)))
+
+
+def _save_memory(path: Path, memory: Memory) -> None:
     partial = path.with_suffix(".part")
+    time = np.array(memory.time.as_integer_ratio(), np.int64)
     try:
         with partial.open("wb") as file:
-            np.save(file, state)
+            np.savez(file, alpha=memory.alpha, luma=memory.luma, time=time)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

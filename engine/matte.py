@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from os import PathLike
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -75,6 +76,17 @@ def network_input(frame: Frame, height: int, width: int) -> tuple[Map, Map]:
     return np.ascontiguousarray(image[None]), small.ycbcr
 
 
+class Memory(NamedTuple):
+    """What a Matter knows of the last frame: all that the next frame's matte depends on.
+
+    alpha: the network's, [h, w], float32, 0..1, upright; luma: coarsely seen; time: in seconds.
+    """
+
+    alpha: Map
+    luma: Map
+    time: Fraction
+
+
 class Matter:
     """Mattes the frames of one video, in their order.
 
@@ -84,8 +96,6 @@ class Matter:
 
     scale: the network's area as a part of the model's own, 1 at first; it may change between two
     frames, which then keep their continuity.
-    previous: that alpha, [h, w], float32, 0..1; None before the first frame.  Set it to go on where
-    another Matter stopped.
     follows: whether the frame matted last went on from the one before it.
 
     Args:
@@ -110,7 +120,7 @@ class Matter:
         self.scale = 1.0
         self._lease = Lease(backend, self.bundle, threads=threads)
         self._shape: tuple[object, ...] = ()
-        self.previous: Map | None = None
+        self._previous: Map | None = None
         self.follows = False
         self._continuity = Continuity()
 
@@ -118,6 +128,20 @@ class Matter:
     def backend(self) -> Backend:
         """What the network runs on."""
         return self._lease.backend
+
+    @property
+    def memory(self) -> Memory | None:
+        """What it knows of the last frame; set it to go on where another Matter stopped."""
+        if self._previous is None or self._continuity.before is None:
+            return None
+        return Memory(self._previous, *self._continuity.before)
+
+    @memory.setter
+    def memory(self, memory: Memory | None) -> None:
+        self.reset()
+        if memory is not None:
+            self._previous = memory.alpha
+            self._continuity.before = memory.luma, memory.time
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in its display orientation."""
@@ -132,10 +156,10 @@ class Matter:
         turns = frame.rotation // 90
         image, color = network_input(frame, *self.size_for(frame))
         if self._continuity.breaks(color[0], frame.time):
-            self.previous = None
-        self.follows = self.previous is not None
+            self._previous = None
+        self.follows = self._previous is not None
         maps = self._infer(image)
-        self.previous = maps.alpha.copy()  # the matte is the caller's, to change as well
+        self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
         )
@@ -156,14 +180,14 @@ class Matter:
         network's time twice, once, and saves what a video's second frame would show of a jump.
         """
         height, width = image.shape[2:]
-        if self.previous is None:
+        if self._previous is None:
             nothing = np.zeros((1, 1, height, width), np.float32)
             if not self.bundle.takes_previous:
                 return self._lease.infer(image, nothing)
-            self.previous = self._lease.infer(image, nothing).alpha
-        elif self.previous.shape != (height, width):  # the scale has changed
-            self.previous = enlarge(self.previous, height, width)
-        return self._lease.infer(image, self.previous[None, None])
+            self._previous = self._lease.infer(image, nothing).alpha
+        elif self._previous.shape != (height, width):  # the scale has changed
+            self._previous = enlarge(self._previous, height, width)
+        return self._lease.infer(image, self._previous[None, None])
 
     def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
         """Makes the network ready for frames like this one at several scales.
@@ -179,7 +203,7 @@ class Matter:
 
     def reset(self) -> None:
         """Forgets the last frame."""
-        self.previous = None
+        self._previous = None
         self._continuity.reset()
 
     def close(self) -> None:

@@ -37,10 +37,13 @@ _NEARBY = 5, 3
 
 
 class Continuity:
-    """Tells whether a frame goes on from the one before it."""
+    """Tells whether a frame goes on from the one before it.
+
+    before: that frame's luma, coarsely seen, and its time; None where there is none.
+    """
 
     def __init__(self) -> None:
-        self._before: tuple[Map, Fraction] | None = None
+        self.before: tuple[Map, Fraction] | None = None
 
     def breaks(self, luma: Map, time: Fraction) -> bool:
         """Whether there is a cut or a long gap before this frame; takes note of it.
@@ -49,7 +52,7 @@ class Continuity:
             luma: [h, w], 0..1, of any size.
         """
         coarse = np.asarray(cv2.resize(luma, _COARSE, interpolation=cv2.INTER_AREA), np.float32)
-        before, self._before = self._before, (coarse, time)
+        before, self.before = self.before, (coarse, time)
         if before is None:
             return False
         if not 0 <= time - before[1] <= GAP:
@@ -58,7 +61,7 @@ class Continuity:
 
     def reset(self) -> None:
         """Forgets the frame before."""
-        self._before = None
+        self.before = None
 
 
 class Smoother:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,7 @@ def make_clip(
     metadata: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
+    show: Callable[[int, int, int], NDArray[np.uint8]] = picture,
 ) -> Path:
     """Write a clip and return its path.
 
@@ -59,6 +60,7 @@ def make_clip(
     audio: True for one AAC stream, or the encoders of several.
     rotation: degrees clockwise for display.
     color: matrix, primaries, transfer, range as libav numbers them.
+    show: the RGB pictures, for width, height and number.
     """
     unit = time_base or 1 / Fraction(rate)
     shown = list(range(frames) if times is None else times)
@@ -77,7 +79,7 @@ def make_clip(
         names = ("aac",) if audio is True else tuple(audio or ())
         sounds: list[Any] = [container.add_stream(name, rate=SAMPLE_RATE) for name in names]
         for index, time in enumerate(shown):
-            rgb = av.VideoFrame.from_ndarray(picture(width, height, index), format="rgb24")
+            rgb = av.VideoFrame.from_ndarray(show(width, height, index), format="rgb24")
             image = rgb.reformat(format=pixel_format)
             image.pts, image.time_base = time + start, unit
             container.mux(video.encode(image))
