@@ -2,13 +2,14 @@
 
     python benchmarks/bench_kill.py [--kills 10] [--seconds 60] [--stretch 150]
 
-Writes benchmarks/results/kill.json: whether frames, timestamps and sound are those of a job that
-nobody broke off, and how many frames were made more than once.
+Writes benchmarks/results/kill.json: whether frames, timestamps, pictures and sound are those of a
+job that nobody broke off, and how many finished stretches were lost.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from bench_job import SOURCE
@@ -60,16 +61,26 @@ def kill_once(clip: Path, output: Path, stretch: int, longest: float) -> dict[st
     return None
 
 
-def content(path: Path) -> tuple[list[Any], list[Any]]:
-    """Times of the decoded pictures; sound packets with their times."""
-    times, sound = [], []
+class Content(NamedTuple):
+    """Times of the decoded pictures and their digests; sound packets with their times."""
+
+    times: list[Any]
+    pictures: list[bytes]
+    sound: list[Any]
+
+
+def content(path: Path) -> Content:
+    """What is in a file."""
+    found = Content([], [], [])
     with av.open(str(path)) as container:
         for packet in container.demux():
             if packet.stream.type == "video":
-                times += [frame.pts * frame.time_base for frame in packet.decode()]
+                for frame in packet.decode():
+                    found.times.append(frame.pts * frame.time_base)
+                    found.pictures.append(hashlib.sha256(frame.to_ndarray()).digest())
             elif packet.size:
-                sound.append((bytes(packet), packet.pts * packet.time_base))
-    return times, sound
+                found.sound.append((bytes(packet), packet.pts * packet.time_base))
+    return found
 
 
 def main() -> None:
@@ -105,12 +116,13 @@ def main() -> None:
     results = {
         "machine": machine(),
         "seconds": args.seconds,
-        "frames": len(unbroken[0]),
+        "frames": len(unbroken.times),
         "stretch": args.stretch,
         "kills": kills,
-        "same_frames": len(ours[0]) == len(unbroken[0]),
-        "same_timestamps": ours[0] == unbroken[0],
-        "same_sound": ours[1] == unbroken[1],
+        "same_frames": len(ours.times) == len(unbroken.times),
+        "same_timestamps": ours.times == unbroken.times,
+        "same_pictures": ours.pictures == unbroken.pictures,
+        "same_sound": ours.sound == unbroken.sound,
         "stretches_lost": sum(k["stretches"] < k["before"] for k in kills),
     }
     args.results.write_text(json.dumps(results, indent=2) + "\n", "utf-8")

@@ -23,24 +23,25 @@ def make_long_clip(
     seconds: float,
     *,
     size: tuple[int, int] = (640, 360),
+    rate: int = 30,
     key_frames: int = 250,
     variable: bool = False,
 ) -> None:
     """The pictures of ``source`` over and over, with a click each second as AAC sound.
 
-    variable: pictures last 1/60 to 1/8 s, at random; else 1/30 s.
+    variable: pictures last 1/60 to 1/8 s, at random; else 1/rate s.
     """
     width, height = size
     with av.open(str(path), "w", container_options={"video_track_timescale": "90000"}) as output:
         options = {"preset": "veryfast", "g": str(key_frames), "keyint_min": str(key_frames)}
-        video: Any = output.add_stream("libx264", rate=30, options=options)
+        video: Any = output.add_stream("libx264", rate=rate, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.time_base = video.codec_context.time_base = UNIT
         sound: Any = output.add_stream("aac", rate=SAMPLE_RATE)
         clicks = _clicks(seconds)
         heard = next(clicks)
         pictures = _endless(source, 10**9)
-        for time in _times(seconds, variable):
+        for time in _times(seconds, None if variable else rate):
             picture = next(pictures).reformat(width, height, "yuv420p")
             picture.pts, picture.time_base = time, UNIT
             output.mux(video.encode(picture))
@@ -51,11 +52,12 @@ def make_long_clip(
         output.mux(sound.encode(None))
 
 
-def _times(seconds: float, variable: bool) -> Iterator[int]:
+def _times(seconds: float, rate: int | None) -> Iterator[int]:
     generator, time = random.Random(1), 0
     while time < seconds / UNIT:
         yield time
-        time += generator.choice((1500, 3000, 3003, 3750, 11250)) if variable else 3000
+        uneven = generator.choice((1500, 3000, 3003, 3750, 11250))
+        time += uneven if rate is None else UNIT.denominator // rate
 
 
 def _clicks(seconds: float) -> Iterator[av.AudioFrame]:

@@ -107,7 +107,7 @@ def cluster_line(results: dict[str, Any]) -> str:
 
 def kill_line(results: dict[str, Any]) -> str:
     """Killed and resumed."""
-    kinds = ("frames", "timestamps", "sound")
+    kinds = ("frames", "timestamps", "pictures", "sound")
     same = [kind for kind in kinds if results[f"same_{kind}"]]
     return (
         f"\nA job of {results['frames']} frames killed {len(results['kills'])} times at random and "
