@@ -58,12 +58,24 @@ CROPS = {"affine": random_affine, "whole": whole_picture, "transition": transiti
 """Ways to choose what of a picture is seen: each makes a 2x3 matrix for ``warp``."""
 
 
-def warp(picture: Picture, matrix: NDArray[np.float64], size: int) -> Picture:
-    """Applies a 2x3 matrix; beyond its edges the picture is mirrored."""
+def random_place(rng: np.random.Generator, picture: Picture, size: int) -> NDArray[np.float64]:
+    """A 2x3 matrix that puts a thing somewhere into a size x size picture: from a seventh of its
+    side to more than all of it, turned, perhaps flipped, its middle inside."""
+    height, width = picture.shape[:2]
+    scale = size * np.exp(rng.uniform(np.log(0.15), np.log(1.2))) / max(height, width)
+    linear = scale * _turn_and_flip(rng)
+    return np.column_stack([linear, rng.uniform(0, size, 2) - linear @ (width / 2, height / 2)])
+
+
+def warp(
+    picture: Picture,
+    matrix: NDArray[np.float64],
+    size: int,
+    border: int = cv2.BORDER_REFLECT_101,
+) -> Picture:
+    """Applies a 2x3 matrix; beyond its edges the picture is mirrored, or as ``border`` says."""
     return np.asarray(
-        cv2.warpAffine(
-            picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        ),
+        cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border),
         np.uint8,
     )
 

@@ -73,6 +73,7 @@ class StreamConfig:
     negative: nobody in the picture.
     composited: people over another room; cut-out people always are.
     previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's.
+    objects: things that are not people lie in a room, if any are given.
     photometric: colours, blur, noise and compression vary.
     """
 
@@ -80,6 +81,7 @@ class StreamConfig:
     composited: float = 0.5
     previous_dropped: float = 0.5
     previous_foreign: float = 0.06
+    objects: float = 0.35
     photometric: bool = True
 
 

@@ -6,7 +6,7 @@ where its checkpoint left it, with any number of loader workers or processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -20,17 +20,20 @@ from fusematte.training.augment import (
     degrade,
     jitter_colours,
     random_affine,
+    random_place,
     simulate_previous,
     warp,
 )
+from fusematte.training.compose import compose
 from fusematte.training.config import Phase, StreamConfig
-from fusematte.training.samples import Portrait
+from fusematte.training.samples import CutOut, Portrait
 
 
 class SampleStream(Dataset[dict[str, Tensor]]):
     """The endless stream of samples that the seed names; ``stream[number]`` is one of them.
 
     Args:
+        objects: things that are not people, to lie in the rooms.
         first: number of the first sample of the phase.
         step_samples: as many follow one another at the same size, one of ``phase.sizes``.
 
@@ -48,8 +51,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         step_samples: int = 1,
         seed: int = 0,
         config: StreamConfig | None = None,
+        objects: Sequence[CutOut] = (),
     ) -> None:
-        self.portraits, self.backgrounds, self.phase = portraits, backgrounds, phase
+        self.portraits, self.backgrounds, self.objects = portraits, backgrounds, objects
+        self.phase = phase
         self.first, self.step_samples, self.seed = first, step_samples, seed
         self.config = config or StreamConfig()
 
@@ -90,7 +95,29 @@ class SampleStream(Dataset[dict[str, Tensor]]):
 
     def _background(self, rng: np.random.Generator, size: int) -> Picture:
         picture = self.backgrounds[rng.integers(len(self.backgrounds))]
-        return warp(picture, random_affine(rng, picture, size), size)
+        room = warp(picture, random_affine(rng, picture, size), size)
+        if self.objects and rng.random() < self.config.objects:
+            for _ in range(rng.integers(1, 4)):
+                room = self._place_object(rng, room)
+        return room
+
+    def _place_object(self, rng: np.random.Generator, room: Picture) -> Picture:
+        """A thing that is not a person, in front of a room that may be out of focus behind it."""
+        thing = self.objects[int(rng.integers(len(self.objects)))]
+        size = len(room)
+        matrix = random_place(rng, thing.alpha, size)
+        alpha = warp(thing.alpha, matrix, size, cv2.BORDER_CONSTANT)
+        foreground = warp(thing.foreground, matrix, size)
+        if self.config.photometric:
+            room, foreground = self._out_of_focus(rng, room), jitter_colours(rng, foreground)
+        return compose(foreground, alpha, room)
+
+    def _out_of_focus(self, rng: np.random.Generator, room: Picture) -> Picture:
+        """The room as a shallow depth of field shows it, now and then."""
+        if rng.random() >= 0.3:
+            return room
+        sigma = rng.uniform(0.5, 0.03 * len(room))
+        return np.asarray(cv2.GaussianBlur(room, (0, 0), sigma), np.uint8)
 
     def _foreign_alpha(self, rng: np.random.Generator, size: int) -> Picture:
         """Somebody else's matte: after a cut, the previous alpha says nothing of this frame."""
@@ -113,14 +140,11 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     def _composite(self, rng: np.random.Generator, foreground: Picture, alpha: Picture) -> Picture:
         size = len(alpha)
         background = self._background(rng, size)
-        if self.config.photometric and rng.random() < 0.3:  # shallow depth of field
-            background = np.asarray(
-                cv2.GaussianBlur(background, (0, 0), rng.uniform(0.5, 0.03 * size)), np.uint8
-            )
+        if self.config.photometric:
+            background = self._out_of_focus(rng, background)
         if self.config.photometric and rng.random() < 0.5:
             foreground = jitter_colours(rng, foreground)
-        weight = alpha.astype(np.float32)[..., None] / 255
-        return (foreground * weight + background * (1 - weight) + 0.5).astype(np.uint8)
+        return compose(foreground, alpha, background)
 
 
 class Batches(Sampler[list[int]]):

@@ -19,7 +19,7 @@ serve as backgrounds, but only where somebody says so: nobody checks that they s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -122,6 +122,15 @@ def background_source(folder: Path) -> Source:
     if next(_pictures(folder), None) is None:
         raise DataError(f"{folder}: no picture in it ({', '.join(PICTURES)})")
     return Source(folder.name, "backgrounds", "train", partial(_read_backgrounds, folder))
+
+
+def object_source(folder: Path) -> Source:
+    """All pictures in and below a folder, as cut-out things that are not people.
+
+    Raises:
+        DataError: there is no such folder, or no picture in it.
+    """
+    return replace(background_source(folder), kind="objects")
 
 
 def _folders(folder: Path) -> list[Path]:

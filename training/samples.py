@@ -19,7 +19,7 @@ import json
 import logging
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -69,10 +69,18 @@ class Portrait:
 
 
 @dataclass(frozen=True)
+class CutOut:
+    """A thing that is not a person: ``foreground`` [H, W, 3] RGB, ``alpha`` [H, W], 0..255."""
+
+    foreground: Picture
+    alpha: Picture
+
+
+@dataclass(frozen=True)
 class Source:
     """Samples of one shard or of one part of a data set, in an order that never changes.
 
-    kind: ``people`` or ``backgrounds``; split: ``train`` or ``val``.
+    kind: ``people``, ``backgrounds`` or ``objects``; split: ``train`` or ``val``.
     read: yields the samples; raises DataError where they break off.
     """
 
@@ -237,6 +245,20 @@ def make_background(name: str, fields: Fields, long_side: int) -> Picture:
     return shrink(decode_picture(fields, name)[0], long_side)
 
 
+def make_object(name: str, fields: Fields, long_side: int) -> CutOut:
+    """Decodes a cut-out thing, at most ``long_side`` pixels long.
+
+    Raises:
+        DataError: there is no picture, or it has no alpha channel.
+    """
+    data = next((fields[suffix] for suffix in PICTURES if suffix in fields), b"")
+    picture = shrink(_decode(data, cv2.IMREAD_UNCHANGED, name), long_side)
+    if picture.ndim != 3 or picture.shape[2] != 4:
+        raise DataError(f"{name}: not cut out: it has no alpha channel")
+    rgba = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA), np.uint8)
+    return CutOut(rgba[..., :3].copy(), rgba[..., 3].copy())
+
+
 def is_held_out(name: str) -> bool:
     """Whether a room of this name is kept out of training, in whatever folder it lies."""
     return zlib.crc32(name.encode()) % HELD_OUT_SHARE == 0
@@ -261,6 +283,13 @@ def load_backgrounds(sources: Iterable[Source], long_side: int) -> list[Picture]
         return None if is_held_out(name) else make_background(name, fields, long_side)
 
     return _load(sources, make, "backgrounds")
+
+
+def load_objects(sources: Sequence[Source], long_side: int) -> list[CutOut]:
+    """Decodes the cut-out things; none where there are no sources."""
+    if not sources:
+        return []
+    return _load(sources, lambda name, fields: make_object(name, fields, long_side), "objects")
 
 
 def load_rooms(sources: Iterable[Source], *, held_out_only: bool) -> list[Picture]:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -36,7 +36,7 @@ from fusematte.training.errors import CheckpointError, DivergedError
 from fusematte.training.losses import OBJECTIVES
 from fusematte.training.network import LateFusionNetwork, Prediction, build_network
 from fusematte.training.report import PICTURES_EVERY, Report
-from fusematte.training.samples import Source, load_backgrounds, load_portraits
+from fusematte.training.samples import Source, load_backgrounds, load_objects, load_portraits
 from fusematte.training.weights import below, initialise, load_encoder_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -307,6 +307,7 @@ def train(
     init: str | None = None,
     encoder_weights: str | None = None,
     workers: int = 0,
+    objects: Sequence[Source] = (),
     on_step: OnStep | None = None,
 ) -> Path:
     """Runs all phases; returns the path of the last checkpoint.
@@ -317,6 +318,7 @@ def train(
     Args:
         init: a checkpoint or model to start from; encoder_weights: ``imagenet`` or a file.
         workers: processes that make samples; 0 leaves that to a thread.
+        objects: cut-out things that are not people, to lie in the rooms.
 
     Raises:
         DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
@@ -366,6 +368,7 @@ def train(
             step_samples=config.step_samples(phase, run.world.size),
             seed=config.seed,
             config=config.stream,
+            objects=load_objects(objects, phase.long_side),
         )
         run.begin(phase)
         _run_phase(run, stream, steps, output, workers, on_step)

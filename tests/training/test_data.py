@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from fusematte.training.config import Phase, StreamConfig  # noqa: E402
 from fusematte.training.data import Batches, SampleStream  # noqa: E402
-from fusematte.training.samples import Portrait, make_portrait  # noqa: E402
+from fusematte.training.samples import CutOut, Portrait, make_portrait  # noqa: E402
 
 SMALL = Phase((32,), 1, steps=1)
 
@@ -67,6 +67,18 @@ def test_negatives_have_nobody_in_them() -> None:
         assert item["alpha"].max() == 0
         assert item["previous"].max() == 0
         assert item["image"].float().std() < 30  # a flat background, whatever was done to it
+
+
+def test_things_lie_in_rooms_and_are_nobody() -> None:
+    thing = CutOut(np.full((20, 30, 3), 255, np.uint8), np.full((20, 30), 255, np.uint8))
+    config = StreamConfig(negative=1, previous_foreign=0, objects=1, photometric=False)
+    samples = SampleStream(portraits(), backgrounds(), SMALL, config=config, objects=[thing])
+    items = [samples[index] for index in range(20)]
+    assert all(item["alpha"].max() == 0 for item in items)
+    assert sum(bool((item["image"] == 255).any()) for item in items) > 15
+    room = replace(config, objects=0.0)
+    without = SampleStream(portraits(), backgrounds(), SMALL, config=room, objects=[thing])
+    assert all(without[index]["image"].max() < 255 for index in range(20))
 
 
 def test_a_foreign_previous_alpha_may_come_with_a_negative() -> None:

@@ -13,9 +13,10 @@ from tests.training.material import Picture, encode, person
 
 from fusematte.cli import main
 from fusematte.training.errors import DataError
-from fusematte.training.layouts import LAYOUTS, Part, background_source, find_sources
+from fusematte.training.layouts import LAYOUTS, Part, background_source, find_sources, object_source
 from fusematte.training.samples import (
     Source,
+    load_objects,
     load_portraits,
     make_background,
     make_portrait,
@@ -122,6 +123,18 @@ def test_a_folder_of_rooms(tmp_path: Path) -> None:
     assert all(make_background(*sample, 64).shape == (48, 40, 3) for sample in source.read())
 
 
+def test_a_folder_of_things(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image, alpha = person(0)
+    bgra = np.dstack([image[..., ::-1], alpha])
+    (tmp_path / "vase.png").write_bytes(bytes(cv2.imencode(".png", bgra)[1]))
+    write(tmp_path / "whole.png", image)
+    (thing,) = load_objects([object_source(tmp_path)], 64)
+    np.testing.assert_array_equal(thing.foreground, image)
+    np.testing.assert_array_equal(thing.alpha, alpha)
+    assert "whole: not cut out: it has no alpha channel" in caplog.messages[0]
+    assert load_objects([], 64) == []
+
+
 # --- prepare --------------------------------------------------------------------------------------
 
 
@@ -199,6 +212,11 @@ def test_prepare_leaves_nothing_half_done(tmp_path: Path) -> None:
         (["--data", "{}", "-o", "{}/out", "--config", "huge"], 2, "no configuration 'huge'"),
         (["--data", "{}", "-o", "{}/out", "--workers", "-1"], 2, "--workers"),
         (["--data", "{}", "-o", "{}/out", "--resume", "--init", "edge"], 2, "--resume"),
+        (
+            ["--data", "{}/people", "--backgrounds", "{}", "--objects", "{}/gone", "-o", "{}/out"],
+            3,
+            "gone: no such data folder",
+        ),
         (["prepare", "--data", "{}/set", "-o", "{}/file/out"], 5, "cannot be written"),
         (["prepare", "--data", "{}/empty", "-o", "{}/out"], 3, "could be used"),
         (["prepare", "--data", "{}/set", "-o", "{}/out", "--long-side", "3"], 2, "--long-side"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusematte.engine.errors import UsageError
 from fusematte.training.config import load_config
-from fusematte.training.layouts import FRAME_STEP, background_source, find_sources
+from fusematte.training.layouts import FRAME_STEP, background_source, find_sources, object_source
 from fusematte.training.prepare import prepare
 from fusematte.training.samples import Source
 
@@ -30,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encoder-weights", metavar="FILE", help="ImageNet weights to start from; or: imagenet"
+    )
+    parser.add_argument(
+        "--objects",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="cut-out pictures of things that are not people, with an alpha channel",
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that make samples (a thread)"
@@ -111,6 +119,7 @@ def _train(options: argparse.Namespace) -> int:
         init=options.init,
         encoder_weights=options.encoder_weights,
         workers=options.workers,
+        objects=[object_source(folder) for folder in options.objects],
     )
     if not options.quiet:
         print(checkpoint)
