@@ -21,6 +21,7 @@ from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import Frame
+from fusematte.engine.mastering import mastering_of
 from fusematte.engine.pictures import color_of, has_alpha, nearest_format, planes_of
 from fusematte.engine.sources import Source
 
@@ -70,6 +71,7 @@ class Reader:
     width, height: of the coded picture, in pixels, before rotation.
     format: the layout of the frames' planes.
     color: the colour tags of the frames.
+    mastering: what an HDR video tells of the display it was graded on, with its first picture.
     has_alpha: whether frames come with an alpha of their own.
     rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
     aspect: width over height of one pixel.
@@ -440,7 +442,7 @@ class Reader:
         self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
         self.format = nearest_format(picture.format)
         self.has_alpha = has_alpha(picture.format)
-        self.color = color_of(picture)
+        self.color, self.mastering = color_of(picture), mastering_of(picture)
 
     def _timestamp(self, picture: av.VideoFrame) -> int:
         """The container's; where it has none, or one that does not increase, the next possible."""

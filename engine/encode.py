@@ -42,6 +42,7 @@ from fusematte.engine.formats import (
     pixel_format_of,
 )
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.mastering import Mastering, mastering_options
 from fusematte.engine.pictures import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.sources import is_stdin
 
@@ -144,7 +145,7 @@ class Writer:
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._open = self._joins = False
-        options = encoder_options(self._codec, encoding)
+        options = self._with_mastering(encoder_options(self._codec, encoding))
         self._container = self._open_container()
         self._video = self._add_video(options, bitrate)
         self._audio = {s.index: self._add_audio(s) for s in like.audio_streams if audio}
@@ -230,6 +231,23 @@ class Writer:
             return f".{self.name.removeprefix(PIPE)}"
         piped = is_stdin(self._like.name)
         return PIPED.get(self._like.container_name, ".mkv") if piped else ".mkv"
+
+    def _with_mastering(self, options: dict[str, str]) -> dict[str, str]:
+        """The encoder's options with what ``like`` tells of its mastering display."""
+        mastering = self._like.mastering
+        if self._content == "gray" or mastering == Mastering():
+            return options
+        added = mastering_options(self._codec.name, mastering)
+        if added is None:
+            log.warning(
+                "%s: %s cannot tell of the mastering display; libx265, libx264 and libsvtav1 can",
+                self.name, self._codec.name,
+            )  # fmt: skip
+            return options
+        return options | {
+            name: ":".join(filter(None, (options.get(name), value)))
+            for name, value in added.items()
+        }
 
     def _choose_time_base(self) -> Fraction:
         if self._kind.name in _COUNTING and self._like.frame_rate:

@@ -1,0 +1,79 @@
+"""What HDR video tells of the display it was graded on: read from a picture, handed to encoders."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+from av.sidedata.sidedata import Type
+
+_DISPLAY, _LIGHT = struct.Struct("=22i"), struct.Struct("=2I")
+"""libav's AVMasteringDisplayMetadata (ten fractions, two flags) and AVContentLightMetadata."""
+
+_COLOR_UNITS, _LUMINANCE_UNITS = 50_000, 10_000
+"""SMPTE ST 2086 counts colours in 1/50000 and luminance in 1/10000 cd/m2, and so do x264 and x265;
+SVT-AV1 takes plain numbers."""
+
+
+class Mastering(NamedTuple):
+    """SMPTE ST 2086 and CTA-861.3; None for what the video does not tell.
+
+    display: x and y of red, green, blue and white, then the least and the highest luminance of the
+        display, in cd/m2.
+    light: the highest luminance of a pixel, and of a picture's mean, in cd/m2 (MaxCLL, MaxFALL).
+    """
+
+    display: tuple[Fraction, ...] | None = None
+    light: tuple[int, int] | None = None
+
+
+def mastering_of(picture: av.VideoFrame) -> Mastering:
+    """What comes along with a decoded picture."""
+    side_data: Any = picture.side_data
+    display, light = None, None
+    if data := side_data.get(Type.MASTERING_DISPLAY_METADATA):
+        *numbers, has_colors, has_luminance = _DISPLAY.unpack(bytes(data))
+        if has_colors and has_luminance:
+            display = tuple(map(Fraction, numbers[::2], numbers[1::2]))
+    if data := side_data.get(Type.CONTENT_LIGHT_LEVEL):
+        light = _LIGHT.unpack(bytes(data))
+    return Mastering(display, light)
+
+
+def mastering_options(encoder: str, mastering: Mastering) -> dict[str, str] | None:
+    """The private options by which an encoder of libav writes it; None if it cannot."""
+    if encoder not in _WRITERS:
+        return None
+    option, display, light, write = _WRITERS[encoder]
+    parts = []
+    if mastering.display is not None:
+        parts.append(f"{display}={_in_words(mastering.display, write)}")
+    if mastering.light is not None:
+        parts.append("{}={},{}".format(light, *mastering.light))
+    return {option: ":".join(parts)} if parts else {}
+
+
+def _in_words(display: tuple[Fraction, ...], write: Callable[[Fraction, int], str]) -> str:
+    x = [write(value, _COLOR_UNITS) for value in display[:8]]
+    least, most = (write(value, _LUMINANCE_UNITS) for value in display[8:])
+    red, green, blue, white = (f"({x[i]},{x[i + 1]})" for i in (0, 2, 4, 6))
+    return f"G{green}B{blue}R{red}WP{white}L({most},{least})"
+
+
+def _counted(value: Fraction, units: int) -> str:
+    return str(round(value * units))
+
+
+def _plain(value: Fraction, units: int) -> str:  # noqa: ARG001
+    return f"{float(value):.6f}"
+
+
+_WRITERS = {
+    "libx264": ("x264-params", "mastering-display", "cll", _counted),
+    "libx265": ("x265-params", "master-display", "max-cll", _counted),
+    "libsvtav1": ("svtav1-params", "mastering-display", "content-light", _plain),
+}
+"""For each encoder its option for parameters of its own, their names, and how they are written."""
