@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FIRST, LIMIT = 0.25, 2.0
+FIRST, LIMIT = 0.25, 1.0
 """Seconds."""
 
 

@@ -32,11 +32,17 @@ log = logging.getLogger(__name__)
 DRIVERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """libav's name for the system's cameras."""
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-TIMEOUT = 5.0
-"""Seconds without a picture after which a camera or a stream counts as lost."""
+TIMEOUT = 3.0
+"""Seconds without an answer or a picture after which a stream counts as lost.  With the longest
+wait between two tries and the look at its beginning it makes less than five: so soon after a stream
+is back it is seen again, even if its other end vanished without a word."""
 RATE = Fraction(30)
 """Frames per second of what does not tell."""
-_SCHEME_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}}
+_LOOK = {"analyzeduration": "500000"}
+"""libav's microseconds to find out what a stream holds.  By default it takes seconds, and minutes
+of FLV without sound.  What it has looked at is decoded first: there is the key frame."""
+SCHEME_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}}
+"""libav's options of a protocol, in and out."""
 
 
 class Device(NamedTuple):
@@ -185,13 +191,13 @@ class LiveContainer(Camera):
                 return
 
     def _open(self) -> tuple[InputContainer, Iterator[av.VideoFrame]]:
-        options = {**_SCHEME_OPTIONS.get(self.name.partition(":")[0].lower(), {}), **self._options}
+        options = {**SCHEME_OPTIONS.get(self.name.partition(":")[0].lower(), {}), **self._options}
         try:
             container = av.open(
                 _device_file(self.name) if self._driver else self.name,
                 format=self._driver,
                 options=options,
-                container_options={"fflags": "nobuffer"},
+                container_options=_LOOK,
                 timeout=None if self._driver else TIMEOUT,
             )
         except (av.FFmpegError, OSError, ValueError) as error:

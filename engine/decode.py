@@ -20,7 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.mastering import mastering_of
 from fusematte.engine.pictures import color_of, has_alpha, nearest_format, planes_of
 from fusematte.engine.sources import Source
@@ -256,7 +256,7 @@ class Reader:
 
     def _describe_stream(self) -> None:
         video, streams = self._video, self._container.streams
-        self.time_base = video.time_base or Fraction(1, 90000)
+        self.time_base = video.time_base or CLOCK
         self.frame_rate = video.average_rate or video.guessed_rate or None
         self.aspect = video.sample_aspect_ratio or Fraction(1)
         self.audio_streams = tuple(s for s in streams.audio if s.codec_context)

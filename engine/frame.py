@@ -80,6 +80,9 @@ PQ, HLG = 16, 18
 
 UNSPECIFIED = Color()
 
+CLOCK = Fraction(1, 90000)
+"""Seconds: the time base of what comes without one, and of live pictures."""
+
 
 class YuvMatrix(NamedTuple):
     """The luma weights of red and blue that define a YCbCr matrix."""
@@ -119,7 +122,7 @@ class Frame:
     format: PixelFormat
     color: Color = UNSPECIFIED
     pts: int = 0
-    time_base: Fraction = Fraction(1, 90000)
+    time_base: Fraction = CLOCK
     duration: int = 0
     rotation: int = 0
     aspect: Fraction = Fraction(1)

@@ -17,11 +17,11 @@ import numpy as np
 
 from fusematte.engine.camera import Camera
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.meter import LiveStatistics
 from fusematte.engine.outlets import Outlet, Preview, Sender
 from fusematte.engine.pipeline import Feed
-from fusematte.engine.session import CLOCK, Result, Session
+from fusematte.engine.session import Result, Session
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,19 @@ class Controls:
 
 @dataclass
 class _Clock:
-    """Times of what comes out, in units of 1/90000 s: they always increase, and still do in the
-    milliseconds of Matroska and FLV."""
+    """The time since it was made, in units of ``CLOCK``, and the times of what comes out: they
+    always increase, and still do in the milliseconds of Matroska and FLV.
 
+    It begins at 0: FLV's times go round after 25 days, and machines run longer.
+    """
+
+    begun: float = field(default_factory=time.monotonic)
     last: int = -1
+
+    def now(self, like: Frame) -> Frame:
+        return replace(
+            like, pts=round(Fraction(time.monotonic() - self.begun) / CLOCK), time_base=CLOCK
+        )
 
     def stamp(self, frame: Frame, pts: int) -> Frame:
         self.last = max(pts, self.last + _STEP)
@@ -121,7 +130,7 @@ class Live:
         return self.session.statistics
 
     def _feed(self, frame: Frame) -> None:
-        self.session.push(replace(frame, pts=_now(), time_base=CLOCK))
+        self.session.push(self._clock.now(frame))
 
     def _loop(
         self, feed: Feed, controls: Controls, previews: list[Preview], senders: list[Sender]
@@ -149,8 +158,7 @@ class Live:
                 self.report(self.session.statistics)
 
     def _closed(self) -> Frame:
-        now = replace(self.camera.like, pts=_now(), time_base=CLOCK)
-        return self.session.closed_frame(now)
+        return self.session.closed_frame(self._clock.now(self.camera.like))
 
     def _view(self, result: Result, controls: Controls) -> Frame:
         return alpha_view(result) if controls.shows_alpha else result.composite
@@ -180,7 +188,3 @@ def alpha_view(result: Result) -> Frame:
     luma = black + result.alpha() * np.float32(span / peak)
     blue, red = (np.full(plane.shape, neutral, plane.dtype) for plane in source.planes[1:])
     return result.composite.with_planes((luma.astype(source.format.dtype), blue, red))
-
-
-def _now() -> int:
-    return round(Fraction(time.monotonic()) / CLOCK)

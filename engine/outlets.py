@@ -9,6 +9,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,21 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.backoff import BackOff
-from fusematte.engine.camera import URL
+from fusematte.engine.camera import SCHEME_OPTIONS, TIMEOUT
 from fusematte.engine.errors import FuseMatteError, OutputError, UsageError
 from fusematte.engine.frame import Frame
+from fusematte.engine.h264 import LiveEncoder
 from fusematte.engine.pictures import picture_of, range_of, rgb_of
 from fusematte.engine.pipeline import Relay, Stopped
+from fusematte.engine.uplink import LinkError, Uplink
 
 log = logging.getLogger(__name__)
 
 WAITING = 15
 """Frames that may wait for a slow output before it misses some."""
-_TIMEOUT = 5.0
-"""Seconds without an answer after which a stream's other end counts as gone."""
 _FORMATS = {
     **dict.fromkeys(("rtmp", "rtmps"), "flv"),
     **dict.fromkeys(("srt", "udp", "tcp"), "mpegts"),
@@ -39,8 +39,6 @@ _FORMATS = {
     **dict.fromkeys(("http", "https"), "whip"),
 }
 """The container that a protocol carries."""
-_CLOCK = Fraction(1, 90000)
-
 VIRTUAL_CAMERA_HINT = {
     "linux": "install v4l2loopback and load it: sudo modprobe v4l2loopback exclusive_caps=1 "
     "card_label=FuseMatte",
@@ -145,41 +143,6 @@ class Preview(Outlet):
             cv2.destroyWindow(self._title)
 
 
-class _Encoder:
-    """A container with one H.264 stream, being written."""
-
-    def __init__(
-        self, url: str, format: str | None, like: Frame, rate: Fraction, options: dict[str, str]
-    ) -> None:
-        self.container: OutputContainer = av.open(
-            url, "w", format=format, timeout=_TIMEOUT if URL.match(url) else None,
-            container_options={"flush_packets": "1"},  # what is shown is on its way at once
-        )  # fmt: skip
-        try:
-            self._stream = self.container.add_stream("libx264", rate, options)
-            context = self._stream.codec_context
-            context.width, context.height, context.pix_fmt = like.width, like.height, "yuv420p"
-            if like.width % 2 or like.height % 2:
-                context.pix_fmt = "yuv444p"  # H.264 cannot halve the chroma of odd sizes
-            context.time_base = self._stream.time_base = _CLOCK
-            context.gop_size = max(1, round(2 * rate))  # a newcomer waits two seconds at most
-            context.colorspace, context.color_range = like.color.matrix, range_of(like.color)
-            self.container.start_encoding()
-        except BaseException:
-            self.container.close()
-            raise
-
-    def write(self, picture: av.VideoFrame) -> None:
-        self.container.mux(self._stream.encode(picture))
-
-    def close(self) -> None:
-        """Writes what the encoder still holds, and the end."""
-        try:
-            self.container.mux(self._stream.encode(None))
-        finally:
-            self.container.close()
-
-
 class Recording(Outlet):
     """A file, called PATH.part until it is complete.
 
@@ -193,18 +156,17 @@ class Recording(Outlet):
         formats = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".flv": "flv"}
         if path.suffix.lower() not in formats:
             raise UsageError(f"{path}: unknown kind of video file; use one of {', '.join(formats)}")
-        self._scaler = VideoReformatter()
         options = {"preset": "veryfast", "crf": "20"}
         with self._failing():
-            self._encoder = _Encoder(
-                f"file:{self._part}", formats[path.suffix.lower()], like, rate, options
+            self._encoder = LiveEncoder(
+                f"file:{self._part}", formats[path.suffix.lower()], like, rate, options, {}
             )
         self._begin: int | None = None
 
     def show(self, frame: Frame) -> None:
         self._begin = frame.pts if self._begin is None else self._begin
         with self._failing():
-            self._encoder.write(_picture(frame, self._scaler, frame.pts - self._begin))
+            self._encoder.write(replace(frame, pts=frame.pts - self._begin))
 
     def close(self) -> None:
         with self._failing():
@@ -236,58 +198,48 @@ class Stream(Outlet):
     def __init__(
         self, url: str, like: Frame, rate: Fraction, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.name, self._like, self._rate, self._clock = url, like, rate, clock
+        self.name, self._clock = url, clock
         scheme = url.partition(":")[0].lower()
         if scheme not in _FORMATS:
             raise UsageError(f"{url}: unknown protocol; use one of {', '.join(_FORMATS)}")
-        self._format = _FORMATS[scheme]
-        self._scaler = VideoReformatter()
+        options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23",
+                   "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
+        protocol = SCHEME_OPTIONS.get(scheme, {})
+        self._stream = url, _FORMATS[scheme], like, rate, options, protocol
         self._waits = BackOff()
-        self._encoder: _Encoder | None = None
-        self._lost = False
+        self._link = Uplink(TIMEOUT)
+        self._is_open = self._lost = False
 
     def show(self, frame: Frame) -> None:
-        if self._encoder is None and not self._connect():
+        if not self._is_open and not self._waits.is_due(self._clock()):
             return
-        assert self._encoder is not None
         try:
-            self._encoder.write(_picture(frame, self._scaler, frame.pts))
-        except (av.FFmpegError, OSError) as error:
+            if not self._is_open:
+                self._connect()
+            self._link.write(frame)
+        except LinkError as error:
             self._lose(error)
 
     def close(self) -> None:
-        if self._encoder is not None:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                self._encoder.close()
+        self._link.close()
 
-    def _connect(self) -> bool:
-        if not self._waits.is_due(self._clock()):
-            return False
-        options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23",
-                   "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
-        try:
-            self._encoder = _Encoder(self.name, self._format, self._like, self._rate, options)
-        except av.error.ProtocolNotFoundError as error:
+    def _connect(self) -> None:
+        self._link.open(*self._stream)
+        if self._lost:
+            log.warning("%s: is back", self.name)
+        self._is_open, self._lost = True, False
+        self._waits.succeeded()
+
+    def _lose(self, error: LinkError) -> None:
+        if error.is_unknown:
             raise OutputError(
                 f"{self.name}: the libav that PyAV brings here has not this protocol; stream by "
                 "rtmp, or pipe to ffmpeg"
             ) from error
-        except (av.FFmpegError, OSError, ValueError) as error:
-            self._lose(error)
-            return False
-        if self._lost:
-            log.warning("%s: is back", self.name)
-        self._lost = False
-        self._waits.succeeded()
-        return True
-
-    def _lose(self, error: Exception) -> None:
-        self.close()
-        self._encoder = None
+        self._is_open = False
         self._waits.failed(self._clock())
         if not self._lost:
-            reason = getattr(error, "strerror", None) or error
-            log.warning("%s: cannot be reached: %s; trying again", self.name, reason)
+            log.warning("%s: cannot be reached: %s; trying again", self.name, error)
         self._lost = True
 
 
@@ -319,13 +271,3 @@ class Sender:
         except FuseMatteError as error:
             self.error = error
             raise Stopped from error
-
-
-def _picture(frame: Frame, scaler: VideoReformatter, pts: int) -> av.VideoFrame:
-    """The frame as the encoders here take it, in units of their clock."""
-    picture = picture_of(frame)
-    layout = "yuv444p" if frame.width % 2 or frame.height % 2 else "yuv420p"
-    if picture.format.name != layout:
-        picture = scaler.reformat(picture, format=layout)
-    picture.pts, picture.time_base = pts, _CLOCK
-    return picture

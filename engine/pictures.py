@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -13,7 +12,16 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from fusematte.engine.buffers import is_leased
-from fusematte.engine.frame import BT709, PIXEL_FORMATS, Color, Frame, PixelFormat, Plane, Planes
+from fusematte.engine.frame import (
+    BT709,
+    CLOCK,
+    PIXEL_FORMATS,
+    Color,
+    Frame,
+    PixelFormat,
+    Plane,
+    Planes,
+)
 from fusematte.engine.recolor import RGB_FRAME_COLOR
 
 _UNSPECIFIED, LIMITED, FULL = 0, 1, 2  # AVCOL_RANGE_*
@@ -135,7 +143,7 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
         format=format,
         color=color,
         pts=picture.pts or 0,
-        time_base=picture.time_base or Fraction(1, 90000),
+        time_base=picture.time_base or CLOCK,
         duration=picture.duration,
         rotation=round(-picture.rotation / 90) * 90 % 360,  # libav's is counterclockwise
         alpha=alpha,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fusematte.engine.closed import card, closed_frame
 from fusematte.engine.composite import compose, open_background
 from fusematte.engine.errors import UsageError
-from fusematte.engine.frame import Frame, Matte, Plane
+from fusematte.engine.frame import CLOCK, Frame, Matte, Plane
 from fusematte.engine.governor import Governor
 from fusematte.engine.look import Look
 from fusematte.engine.matte import Matter
@@ -39,8 +39,6 @@ Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 
 MAX_LOOKAHEAD = 30
 """Frames."""
-CLOCK = Fraction(1, 90000)
-"""The time base of pictures that come without one."""
 
 
 @dataclass(frozen=True, kw_only=True)

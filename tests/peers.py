@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import socket
 import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -93,6 +96,23 @@ def planes(path: Path, format: str, *options: str, size: tuple[int, int]) -> lis
             height = -(-height // (2 if "420" in format else 1))
         found.append(samples.reshape(-1, height, width))
     return found
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until_listening(process: subprocess.Popen[str], port: int) -> None:
+    """Waits until a process listens; a connection to look would be taken for the peer's."""
+    for _ in range(600):
+        lines = psutil.Process(process.pid).net_connections("tcp")
+        if any(line.laddr.port == port and line.status == "LISTEN" for line in lines):
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(f"{process.args}: does not listen on {port}")
 
 
 class EdgeMatter:

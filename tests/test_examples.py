@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from tests.helpers import content, first_frame, make_clip
+from tests.peers import free_port, until_listening
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
@@ -42,23 +41,6 @@ def running(*command: object) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def until_listening(process: subprocess.Popen[str], port: int) -> None:
-    """Waits until a process listens; a connection to look would be taken for the peer's."""
-    for _ in range(600):
-        lines = psutil.Process(process.pid).net_connections("tcp")
-        if any(line.laddr.port == port and line.status == "LISTEN" for line in lines):
-            return
-        await asyncio.sleep(0.1)
-    pytest.fail(f"{process.args}: does not listen on {port}")
 
 
 def mean_color(path: Path) -> np.ndarray:

@@ -2,138 +2,210 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import re
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import IO
 
 import av
 import pytest
 from tests.helpers import picture
+from tests.peers import free_port, until_listening
 
 from fusematte.engine.camera import LiveContainer
 from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.outlets import Sender, Stream
+from fusematte.engine.frame import CLOCK
+from fusematte.engine.outlets import Outlet, Sender, Stream
+from fusematte.engine.pipeline import Feed
 from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.session import CLOCK
 
 RECOVERY = 5.0
-"""Seconds from the peer's return to pictures."""
-QUIET = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
-
+"""Seconds from the peer's return, when it listens, to pictures."""
+RUN = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
 IMPATIENT = ("-fflags", "nobuffer", "-analyzeduration", "100000", "-probesize", "20000")
 """ffmpeg would look at five seconds of a stream before it begins."""
+TOLD = ("-copyts", "-c", "copy", "-f", "framecrc", "-flush_packets", "1", "-")
+"""A line of text for each packet, at once: ``stream, dts, pts, ...``."""
+LIKE = frame_from_rgb(picture(64, 48, 0))
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is the peer")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def address(protocol: str) -> str:
+    return f"{protocol}://127.0.0.1:{free_port()}{'' if protocol == 'tcp' else '/live/key'}"
+
+
+def port_of(url: str) -> int:
+    return int(re.findall(r":(\d+)", url)[0])
 
 
 @contextmanager
-def ffmpeg(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([*QUIET, *map(str, arguments)])
+def listening(url: str, *command: object) -> Iterator[subprocess.Popen[str]]:
+    """A peer that listens at ``url`` when the block begins, and is killed at its end."""
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
     try:
+        asyncio.run(until_listening(process, port_of(url)))
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
-def stream_until(sender: Sender, done: Any, seconds: float) -> float:  # noqa: ANN401
-    """Sends 25 frames a second, as live as the clock, until ``done``; the seconds it took."""
-    frame, begun = frame_from_rgb(picture(64, 48, 0)), time.monotonic()
-    while not done():
-        assert time.monotonic() - begun < seconds, "nothing arrives"
-        pts = round(Fraction(time.monotonic()) / CLOCK)
-        sender.show(replace(frame, pts=pts, time_base=CLOCK))
-        time.sleep(0.04)
+class Taker:
+    """Notes when the packets come that a peer tells of, and their own times."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.packets: list[tuple[float, int]] = []
+        assert process.stdout is not None
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+
+    def _read(self, lines: IO[str]) -> None:
+        for line in lines:
+            if not line.startswith("#"):
+                self.packets.append((time.monotonic(), int(line.split(",")[2])))
+
+
+@contextmanager
+def streaming(outlet: Outlet) -> Iterator[Sender]:
+    """Sends 25 frames a second, as live as the clock."""
+    sender, stop = Sender(outlet), threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.04):
+            pts = round(Fraction(time.monotonic()) / CLOCK)
+            sender.show(replace(LIKE, pts=pts, time_base=CLOCK))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield sender
+    finally:
+        stop.set()
+        thread.join()
+        sender.close()
+
+
+def wait(done: Callable[[], bool], seconds: float) -> float:
+    """Waits until it is done, no longer than that; the seconds it took."""
+    begun = time.monotonic()
+    while not done() and time.monotonic() - begun < seconds:
+        time.sleep(0.02)
     return time.monotonic() - begun
 
 
-def times_of(path: Path) -> list[float]:
-    """The timestamps of a recording that may still be growing or be cut."""
-    times: list[float] = []
-    try:
-        with av.open(str(path)) as container:
-            for packet in container.demux(video=0):
-                if packet.pts is not None:
-                    times.append(float(packet.pts * packet.time_base))
-    except (av.FFmpegError, OSError, IndexError):
-        pass
-    return times
+TAKE = {
+    "rtmp": lambda url: ("-listen", "1", "-f", "flv", "-i", url),
+    "rtsp": lambda url: ("-rtsp_flags", "listen", "-i", url),
+    "tcp": lambda url: ("-f", "mpegts", "-i", f"{url}?listen=1"),
+}
 
 
-@pytest.mark.parametrize("protocol", ["rtmp", "tcp"])
-def test_a_relay_that_is_killed_gets_the_stream_again(protocol: str, tmp_path: Path) -> None:
-    if protocol == "rtmp":
-        url = f"rtmp://127.0.0.1:{free_port()}/live/key"
-        peer: list[object] = ["-listen", "1", "-f", "flv", "-i", url]
-    else:
-        url = f"tcp://127.0.0.1:{free_port()}"
-        peer = ["-f", "mpegts", "-i", f"{url}?listen=1"]
-    keep = ["-copyts", "-c", "copy", "-flush_packets", "1", "-f", "mpegts", "-mpegts_copyts", "1"]
-    recordings = [tmp_path / "before.ts", tmp_path / "after.ts"]
-    like = frame_from_rgb(picture(64, 48, 0))
-    sender = Sender(Stream(url, like, Fraction(25)))
-    try:
-        for recording in recordings:
-            with ffmpeg(*IMPATIENT, *peer, *keep, recording):
-                time.sleep(0.5)  # until it listens
-                took = stream_until(sender, lambda r=recording: len(times_of(r)) > 20, 30)
-            # Twenty frames are most of a second, and the peer itself needs a while to begin.
-            assert took < RECOVERY + 3
-            stream_until(sender, iter([False] * 15 + [True]).__next__, 10)  # into the void
-    finally:
-        sender.close()
+@pytest.mark.parametrize("protocol", list(TAKE))
+def test_a_relay_that_is_killed_gets_the_stream_again(protocol: str) -> None:
+    url = address(protocol)
+    takers = []
+    with streaming(Stream(url, LIKE, Fraction(25))) as sender:
+        for _ in range(2):
+            with listening(url, *RUN, *IMPATIENT, *TAKE[protocol](url), *TOLD) as peer:
+                takers.append(taker := Taker(peer))
+                assert wait(lambda t=taker: bool(t.packets), 2 * RECOVERY) < RECOVERY
+                wait(lambda t=taker: len(t.packets) > 10, 20)
+            time.sleep(1.5)  # long enough for the longest wait between two tries
     assert sender.error is None
-    before, after = (times_of(recording) for recording in recordings)
-    assert before == sorted(before) and after == sorted(after)
-    assert after[0] > before[-1]
+    before, after = ([pts for _, pts in taker.packets] for taker in takers)
+    assert len(before) > 10 and len(after) > 10
+    times = before + after
+    assert times == sorted(set(times))
 
 
-def test_a_source_that_is_killed_is_read_again() -> None:
-    url = f"tcp://127.0.0.1:{free_port()}"
-    source = ["-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-c:v", "mpeg2video"]
-    serve = [*source, "-g", "5", "-f", "mpegts", "-flush_packets", "1", f"{url}?listen=1"]
-    with ffmpeg(*serve):
-        camera = open_patiently(url)
-        frames = iter(camera)
-        for _ in range(10):
-            assert next(frames).width == 64
-    with ffmpeg(*serve):
+@pytest.mark.parametrize("protocol", ["rtmp", "rtsp"])
+def test_a_server_that_never_answers_holds_up_nobody_else(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, longest = address(protocol), 0.0
+    with (
+        socket.create_server(("127.0.0.1", port_of(url))),
+        streaming(Stream(url, LIKE, Fraction(25))) as sender,
+    ):
+        last = deadline = time.monotonic()
+        while "no answer" not in caplog.text and time.monotonic() - deadline < 20:
+            time.sleep(0.02)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert "no answer for 3 s" in caplog.text
+    assert sender.error is None
+    assert longest < 1  # of three seconds
+
+
+def test_a_stream_is_told_once_that_it_is_lost_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = address("tcp")
+    with streaming(Stream(url, LIKE, Fraction(25))):
+        wait(lambda: "trying again" in caplog.text, 20)
+        with listening(url, *RUN, *IMPATIENT, *TAKE["tcp"](url), *TOLD) as peer:
+            taker = Taker(peer)
+            wait(lambda: bool(taker.packets), 20)
+    said = [record.message for record in caplog.records]
+    assert [url in line for line in said] == [True, True], said
+    assert "refused" in said[0] and said[1].endswith("is back")
+
+
+SOURCE = ("-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-c:v", "libx264", "-bf", "0")
+# Key frames ten seconds apart: what is read to get to know the stream has the only one for long.
+GIVE = {
+    "rtmp": lambda url: (*RUN, *SOURCE, "-g", "250", "-f", "flv", "-listen", "1", url),
+    "tcp": lambda url: (*RUN, *SOURCE, "-g", "250", "-f", "mpegts", f"{url}?listen=1"),
+    "rtsp": lambda url: (
+        sys.executable,
+        "-m",
+        "tests.engine.rtsp_server",
+        url.split(":")[2].split("/")[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", list(GIVE))
+def test_a_source_that_is_killed_is_read_again(protocol: str) -> None:
+    url = address(protocol)
+    came: list[bytes] = []
+    with listening(url, *GIVE[protocol](url)):
         begun = time.monotonic()
-        late = [next(frames) for _ in range(30)]  # some were under way when it died
-        assert time.monotonic() - begun < RECOVERY + 2
+        camera = LiveContainer(url)
+        assert time.monotonic() - begun < RECOVERY
+        feed = Feed(
+            "camera", camera, lambda f: came.append((time.monotonic(), f.planes[0].tobytes()))
+        )
+        wait(lambda: len(came) > 20, 20)
+    time.sleep(1.5)
+    count = len(came)
+    with listening(url, *GIVE[protocol](url)):
+        assert wait(lambda: len(came) > count, 2 * RECOVERY) < RECOVERY
+        wait(lambda: len(came) > count + 20, 20)
     camera.close()
-    assert len({frame.planes[0].tobytes() for frame in late}) > 10
-
-
-def open_patiently(url: str) -> LiveContainer:
-    for _ in range(100):
-        try:
-            return LiveContainer(url)
-        except InputError:
-            time.sleep(0.1)
-    raise AssertionError(f"{url} never answers")
+    feed.close(RECOVERY)
+    assert feed.ended.is_set() and feed.error is None
+    assert len(set(came[count:])) > 10
 
 
 def test_a_protocol_that_libav_has_not_is_told() -> None:
-    like = frame_from_rgb(picture(64, 48, 0))
     try:
         av.open("srt://127.0.0.1:9", timeout=1)
     except av.error.ProtocolNotFoundError:
-        with pytest.raises(OutputError, match="has not this protocol"):
-            Stream("srt://127.0.0.1:9", like, Fraction(25)).show(like)
+        with (
+            contextlib.closing(Stream("srt://127.0.0.1:9", LIKE, Fraction(25))) as stream,
+            pytest.raises(OutputError, match="has not this protocol"),
+        ):
+            stream.show(LIKE)
         with pytest.raises(InputError, match="has not this protocol"):
             LiveContainer("srt://127.0.0.1:9")
     except av.FFmpegError:
@@ -142,15 +214,13 @@ def test_a_protocol_that_libav_has_not_is_told() -> None:
 
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(UsageError, match="gopher"):
-        Stream("gopher://here", frame_from_rgb(picture(64, 48, 0)), Fraction(25))
+        Stream("gopher://here", LIKE, Fraction(25))
 
 
 def test_nobody_at_the_other_end_holds_nothing_up() -> None:
-    sender = Sender(
-        Stream(
-            f"rtmp://127.0.0.1:{free_port()}/x", frame_from_rgb(picture(64, 48, 0)), Fraction(25)
-        )
-    )
-    assert stream_until(sender, iter([False] * 10 + [True]).__next__, 10) < 3
-    sender.close()
+    with streaming(Stream(address("rtmp"), LIKE, Fraction(25))) as sender:
+        time.sleep(1)
+        begun = time.monotonic()
+        sender.show(LIKE)
+        assert time.monotonic() - begun < 0.5
     assert sender.error is None
