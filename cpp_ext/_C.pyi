@@ -47,6 +47,7 @@ def composite(
     slope: Floats,
     offset: Floats,
     shift: Floats | None,
+    keep_solid: bool,
     levels: Levels,
     out: Planes,
     alpha: NDArray[Any] | None,

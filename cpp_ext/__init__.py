@@ -207,10 +207,11 @@ def composite(
     planes: Sequence[Plane],
     slope: Floats,
     offset: Floats,
-    background: Sequence[Plane] | tuple[int, int, int] | Floats,
+    background: Sequence[Plane] | tuple[int, int, int] | Floats | None,
     *,
     levels: Levels,
     shift: Floats | None = None,
+    keep_solid: bool = False,
     out: Sequence[Plane] | None = None,
     alpha: Plane | None = None,
     threads: int = 1,
@@ -223,12 +224,15 @@ def composite(
     background + alpha * (foreground - background), rounded half up, where foreground is
     sample + shift, clipped to the code values.
 
+    With ``keep_solid`` samples under full alpha keep their own value: alpha that rounds to the
+    peak counts as 1, and shift fades out over the last 1/32 before it.
+
     Args:
         planes: the frame; see the module.
         slope, offset: [h, w], float32, of any size: ``guided_coefficients`` on a gray guide.
         background: planes of the frame's format; or one (Y, U, V) in code values; or a small
             [3, h, w] float32 picture in code values, interpolated like the coefficients: what is
-            blurred needs no more.
+            blurred needs no more; or None: the samples become the foreground itself, unmixed.
         shift: [3, h, w] of any size, float32, in code values: the foreground's estimated colour
             less the frame's.
         out: planes of the frame's format to write to; they may not overlap frame or background.
@@ -244,8 +248,13 @@ def composite(
         raise ValueError(f"offset: {offset.shape} is not slope's shape {slope.shape}")
     if shift is not None:
         shift = _floats("shift", shift, 3)
-    small = _floats("background", background, 3) if isinstance(background, np.ndarray) else None
-    behind = [] if isinstance(background, np.ndarray) else _background(background, planes)
+    if not isinstance(keep_solid, bool):
+        raise TypeError(f"keep_solid: {keep_solid!r} is not a bool")
+    small, behind = None, []
+    if isinstance(background, np.ndarray):
+        small = _floats("background", background, 3)
+    elif background is not None:
+        behind = _background(background, planes)
     if out is not None:
         _check_sequence("out", out)
     written = [np.empty(plane.shape, plane.dtype) for plane in planes] if out is None else list(out)
@@ -257,8 +266,8 @@ def composite(
     for name, target in targets:
         _check_writable(name, target, [*planes, *behind])
     _C.composite(
-        list(planes), behind, small, slope, offset, shift, _levels(levels), written, alpha,
-        _threads(threads),
+        list(planes), behind, small, slope, offset, shift, keep_solid, _levels(levels), written,
+        alpha, _threads(threads),
     )  # fmt: skip
     return written
 

@@ -134,8 +134,8 @@ Grid grid(const std::optional<Floats>& array) {
 void composite(const Arrays& planes, const Arrays& background,
                const std::optional<Floats>& small_background, const Floats& slope,
                const Floats& offset, const std::optional<Floats>& shift,
-               const std::array<float, 4>& level, Arrays out, std::optional<py::array> alpha,
-               int threads) {
+               bool keep_solid, const std::array<float, 4>& level, Arrays out,
+               std::optional<py::array> alpha, int threads) {
     const CompositeJob job{layout(planes),
                            source(planes),
                            source(background),
@@ -146,7 +146,8 @@ void composite(const Arrays& planes, const Arrays& background,
                            levels(level),
                            grid(slope),
                            grid(offset),
-                           grid(shift)};
+                           grid(shift),
+                           keep_solid};
     const py::gil_scoped_release release;
     active.load()->composite(job, threads);
 }

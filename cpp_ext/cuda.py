@@ -128,7 +128,8 @@ class ForegroundJob(Structure):
 
 
 class CompositeJob(Structure):
-    """``background`` where it has addresses, else ``small_background``; ``alpha`` may be null."""
+    """``background`` where it has addresses, else ``small_background``, else none; ``alpha`` and
+    ``shift`` may be null."""
 
     _fields_ = [
         ("layout", Layout),
@@ -142,6 +143,7 @@ class CompositeJob(Structure):
         ("slope", Grid),
         ("offset", Grid),
         ("shift", Grid),
+        ("keep_solid", c_bool),
     ]
 
 

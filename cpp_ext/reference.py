@@ -151,11 +151,15 @@ def composite(
     planes: Sequence[Plane],
     slope: NDArray[np.float32],
     offset: NDArray[np.float32],
-    background: Sequence[Plane] | NDArray[np.float32],
+    background: Sequence[Plane] | NDArray[np.float32] | None,
     levels: Levels,
     shift: NDArray[np.float32] | None = None,
+    keep_solid: bool = False,
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Y, U, V of the composite and the alpha plane, all with values in the low bits."""
+    """Y, U, V of the composite and the alpha plane, all with values in the low bits.
+
+    Without a background, Y, U, V of the foreground.
+    """
     frame = split(planes)
     peak = 255 if planes[0].dtype == np.uint8 else 1023
     size = frame[0].shape
@@ -165,19 +169,24 @@ def composite(
         0,
         1,
     )
+    solid = 1 - 0.5 / peak
+    if keep_solid:
+        alpha[alpha >= solid] = 1
+    behind: list[Any] = [None] * 3
     if isinstance(background, np.ndarray):
-        behind: list[Any] = [
+        behind = [
             np.clip(resample(bilinear_weights, channel, *plane.shape), 0, peak)
             for channel, plane in zip(background, frame, strict=True)
         ]
-    else:
+    elif background is not None:
         behind = split(background)
     result = []
     for channel, (near, far) in enumerate(zip(frame, behind, strict=True)):
         opacity = alpha if channel == 0 else co_sited_mean(alpha, near.shape)
         color = near.astype(float)
         if shift is not None:
-            color += resample(bilinear_weights, shift[channel], *near.shape)
+            share = np.clip(32 * (solid - opacity), 0, 1) if keep_solid else 1.0
+            color += share * resample(bilinear_weights, shift[channel], *near.shape)
         color = np.clip(color, 0, peak)
-        result.append(quantise(far + opacity * (color - far), peak))
+        result.append(quantise(color if far is None else far + opacity * (color - far), peak))
     return result, quantise(alpha * peak, peak)

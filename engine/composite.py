@@ -38,6 +38,8 @@ GREEN = "#00b140"
 """The green of studio screens."""
 DEFAULT_BLUR = 18.0
 """Sigma of the blurred background, in pixels of a picture 720 lines high."""
+FINEST_BLUR = 1.8
+"""Least sigma of a blurred background, in pixels of the small picture that is blurred."""
 FOREGROUND_RADII = (40, 3)
 """Of the two passes of blur fusion, at half the network's resolution."""
 YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
@@ -186,15 +188,19 @@ class BlurBackground(Background):
     def behind(self, frame: Frame, matte: Matte) -> Behind:
         sigma = self._sigma * min(matte.alpha.shape) / 720
         # What is blurred over many pixels does not need them all.
-        factor = max(1, int(sigma / 3))
-        color = _shrink(np.ascontiguousarray(matte.color.transpose(1, 2, 0)), factor)
+        factor = max(1, int(sigma / FINEST_BLUR))
         # Averages over the background alone: weighted by what is not people, then normalised.
         weight = np.clip(1 - _shrink(matte.alpha, factor), 1e-3, 1)
-        blurred = _gaussian(color * weight[..., None], sigma / factor)
-        blurred /= _gaussian(weight, sigma / factor)[..., None]
+        share = 1 / _gaussian(weight, sigma / factor)
+        blurred = np.stack(
+            [
+                _gaussian(_shrink(plane, factor) * weight, sigma / factor) * share
+                for plane in matte.color
+            ]
+        )
         black, _, neutral, _ = frame.levels
         origin = np.array([black, neutral, neutral], np.float32)
-        return np.ascontiguousarray((blurred * _spans(frame) + origin).transpose(2, 0, 1))
+        return np.asarray(blurred * _spans(frame)[:, None, None] + origin[:, None, None])
 
 
 def _gaussian(picture: Map, sigma: float) -> Map:
@@ -353,84 +359,51 @@ def compose(
     look: Look = PLAIN,
     with_alpha: bool = False,
     with_foreground: bool = False,
+    threads: int = 1,
 ) -> Composite:
     """Refines the matte to the frame's size and blends the frame over the background.
 
     In the edges the people's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.  Where the frame has an alpha of its own, the two multiply.
     Their own colours are without the new background's light.
+
+    threads: of the kernels; the caller's other cores may have enough to do.
     """
     transparent = isinstance(background, TransparentBackground)
     with_foreground = with_foreground or transparent
-    alpha, planes = new_plane(frame), new_planes(frame)
+    needs_alpha = with_alpha or with_foreground or frame.alpha is not None
+    alpha = new_plane(frame) if needs_alpha else None
     behind = background.behind(frame, matte)
-    own, lit = _foreground_shifts(frame, matte, None if transparent else behind, look)
-    slope, offset = coefficients(matte)
-    kernels.composite(
-        frame.planes,
-        slope,
-        offset,
-        behind,
-        levels=frame.levels,
-        shift=lit,
-        out=planes,
-        alpha=alpha,
-    )
-    if look == PLAIN:
-        _keep_solid(planes, frame, alpha)
-    foreground = None
-    if with_foreground:
-        colors = _own_colors(frame, own)
-        if not look.despill:
-            _keep_solid(colors, frame, alpha)
-        foreground = replace(frame, planes=colors)
-    if frame.alpha is not None:
-        planes = _show_through(planes, behind, frame.alpha, frame.format)
+    own, lit = _foreground_shifts(frame, matte, None if transparent else behind, look, threads)
+    slope, offset = coefficients(matte, threads)
+
+    def layer(behind: Behind | None, shift: Map, *, keep_solid: bool) -> Planes:
+        planes = new_planes(frame)
+        kernels.composite(
+            frame.planes,
+            slope,
+            offset,
+            behind,
+            levels=frame.levels,
+            shift=shift,
+            # The colour is interpolated from a small picture, and reaches into the solid.
+            keep_solid=keep_solid,
+            out=planes,
+            alpha=alpha,
+            threads=threads,
+        )
+        return planes
+
+    colors = layer(None, own, keep_solid=not look.despill) if with_foreground else None
+    planes = None if transparent else layer(behind, lit, keep_solid=look == PLAIN)
+    if alpha is not None and frame.alpha is not None:
+        if planes is not None:
+            planes = _show_through(planes, behind, frame.alpha, frame.format)
         alpha = _product(alpha, frame.alpha, frame.format)
-    if foreground is not None:
-        foreground = replace(foreground, alpha=alpha)
-    picture = replace(frame, planes=planes, alpha=None)
-    if transparent and foreground is not None:
-        picture = foreground
+    foreground = None if colors is None else replace(frame, planes=colors, alpha=alpha)
+    picture = foreground if planes is None else replace(frame, planes=planes, alpha=None)
+    assert picture is not None
     return Composite(picture, alpha if with_alpha else None, foreground)
-
-
-_SOLID = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
-"""Coefficients of an alpha of 1 everywhere."""
-
-
-def _own_colors(frame: Frame, shift: Map) -> Planes:
-    """The people's colours, unmixed."""
-    planes = new_planes(frame)
-    kernels.composite(
-        frame.planes, *_SOLID, (0, 0, 0), levels=frame.levels, shift=shift, out=planes
-    )
-    return planes
-
-
-def _keep_solid(planes: Planes, frame: Frame, alpha: Plane) -> None:
-    """Gives samples under full alpha their own value back.
-
-    The estimated colour is interpolated from a small picture, and reaches a little into the solid.
-    """
-    solid = (alpha == frame.format.peak).view(np.uint8) * np.uint8(255)
-    for plane, source in zip(planes, frame.planes, strict=True):
-        upward = source.strides[0] < 0  # which OpenCV does not take
-        mask = _covered(solid, plane.shape, frame.format)
-        cv2.copyTo(source.copy() if upward else source, mask, plane)
-
-
-def _covered(
-    solid: NDArray[np.uint8], shape: tuple[int, ...], format: PixelFormat
-) -> NDArray[np.uint8]:
-    """The mask for chroma samples: those whose luma samples all lie in it."""
-    if solid.shape == shape:
-        return solid
-    down, right = -solid.shape[0] % (1 << format.y_shift), -solid.shape[1] % (1 << format.x_shift)
-    if down or right:
-        solid = np.pad(solid, ((0, down), (0, right)), mode="edge")
-    mean = cv2.resize(solid, shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(mean == 255).view(np.uint8)
 
 
 def _product(alpha: Plane, other: Plane, format: PixelFormat) -> Plane:
@@ -458,7 +431,7 @@ def _show_through(planes: Planes, behind: Behind, own: Plane, format: PixelForma
 
 
 def _foreground_shifts(
-    frame: Frame, matte: Matte, behind: Behind | None, look: Look
+    frame: Frame, matte: Matte, behind: Behind | None, look: Look, threads: int
 ) -> tuple[Map, Map]:
     """What to add to the frame's planes to get the people's own colour, and that colour in the
     light of what is behind: [3, h, w], code values."""
@@ -466,7 +439,9 @@ def _foreground_shifts(
     color = np.stack([_shrink(plane, 2) for plane in matte.color])
     alpha = _shrink(matte.alpha, 2)
     radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
-    people, room = kernels.estimate_foreground(color, alpha, radii, bounds=YCBCR_BOUNDS)
+    people, room = kernels.estimate_foreground(
+        color, alpha, radii, bounds=YCBCR_BOUNDS, threads=threads
+    )
     if look.despill:
         people = despilled(people, room, alpha, look.despill)
     lit = people

@@ -19,10 +19,10 @@ EPSILON = 1e-3
 """The guided filter's window and regulariser, for a guide in 0..1 at the network's resolution."""
 
 
-def coefficients(matte: Matte) -> Guided:
+def coefficients(matte: Matte, threads: int = 1) -> Guided:
     """Slope and offset, [h, w] each, at the network's resolution, for ``cpp_ext.composite``."""
     guide = matte.color[0]
-    slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON)
+    slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON, threads=threads)
     return Guided(slope, matte.alpha - slope * guide)
 
 

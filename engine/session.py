@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -39,6 +40,8 @@ Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 
 MAX_LOOKAHEAD = 30
 """Frames."""
+KERNEL_THREADS = min(4, os.cpu_count() or 1)
+"""Of the composite: while one frame is blended, the network waits for the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,7 +417,13 @@ class Session:
             self._blended = job.frame
             if job.matte is not None:
                 try:
-                    return compose(job.frame, job.matte, self._scene, look=self._look).frame
+                    return compose(
+                        job.frame,
+                        job.matte,
+                        self._scene,
+                        look=self._look,
+                        threads=KERNEL_THREADS,
+                    ).frame
                 except Exception as error:
                     job.error = self._explain("no composite", error)
             return closed_frame(job.frame, self._scene)

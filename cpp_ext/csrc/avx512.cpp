@@ -3,6 +3,7 @@
 #ifdef FUSEMATTE_X86
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <utility>

@@ -5,50 +5,76 @@ namespace fusematte::FUSEMATTE_ISA {
 inline int least(int a, int b) { return a < b ? a : b; }
 inline int most(int a, int b) { return a > b ? a : b; }
 
+// Doubles from one line of scratch to the next: never a whole page, which would bring all lines'
+// samples at one x into the same set of the cache.
+constexpr int box_line(int width) { return padded(width) | 8; }
+
 // Calls store(y, x, means) for the rows begin..end: the means of N quantities, which load(y, x, q)
-// gives, over the (2 radius + 1)^2 window clipped at the border.  Running sums, down the columns
-// and then along the row, make the cost independent of the radius.  `columns`: [width, N] scratch.
+// gives, over the (2 radius + 1)^2 window clipped at the border.  Running sums down the columns
+// and along the row make the cost independent of the radius.  Each quantity has lines of its own,
+// so that loops over x are vectors'.  `scratch`: box_scratch(N, width, radius) doubles.
 template <int N, class Load, class Store>
-void box_means(int height, int width, int radius, int begin, int end, double* columns,
+void box_means(int height, int width, int radius, int begin, int end, double* scratch,
                const Load& load, const Store& store) {
-    const auto add_row = [&](int y, double sign) {
+    const int stride = box_line(width), run = box_line(width + 2 * radius + 1);
+    double* const columns = scratch;           // [N, stride]: sums down the window's rows
+    double* const sums = columns + N * stride;  // [N, run]: of the columns left of x - radius
+    double* const shares = sums + N * run;      // [width]: of one column in the window's mean
+    std::memset(columns, 0, sizeof(double) * N * (stride + run));
+    for (int x = 0; x < width; ++x)
+        shares[x] = 1.0 / (least(x + radius, width - 1) - most(x - radius, 0) + 1);
+    // The rows that enter and leave the window.
+    const auto move = [=, &load](auto enters, auto leaves, int y) {
+        FUSEMATTE_INDEPENDENT
         for (int x = 0; x < width; ++x) {
-            double q[N];
-            load(y, x, q);
-            for (int k = 0; k < N; ++k) columns[x * N + k] += sign * q[k];
+            double in[N] = {}, out[N] = {};
+            if constexpr (enters) load(y + radius, x, in);
+            if constexpr (leaves) load(y - radius - 1, x, out);
+            for (int k = 0; k < N; ++k) columns[k * stride + x] += in[k] - out[k];
         }
     };
-    std::memset(columns, 0, sizeof(double) * width * N);
-    for (int y = most(0, begin - radius); y < least(height, begin + radius); ++y) add_row(y, 1);
+    constexpr std::true_type yes{};
+    constexpr std::false_type no{};
+    for (int y = most(0, begin - radius); y < least(height, begin + radius); ++y)
+        move(yes, no, y - radius);
     for (int y = begin; y < end; ++y) {
-        if (y + radius < height) add_row(y + radius, 1);
-        const int rows = least(y + radius, height - 1) - most(y - radius, 0) + 1;
-        double sums[N] = {}, means[N];
-        for (int x = 0; x < least(radius, width); ++x)
-            for (int k = 0; k < N; ++k) sums[k] += columns[x * N + k];
+        const bool enters = y + radius < height, leaves = y > begin && y - radius > 0;
+        if (enters && leaves) move(yes, yes, y);
+        else if (enters) move(yes, no, y);
+        else if (leaves) move(no, yes, y);
+        double total[N] = {};
+        for (int x = 0; x < width; ++x)
+            for (int k = 0; k < N; ++k)
+                sums[k * run + radius + x] = total[k], total[k] += columns[k * stride + x];
+        for (int k = 0; k < N; ++k)
+            std::fill_n(sums + k * run + radius + width, radius + 1, total[k]);
+        const double share = 1.0 / (least(y + radius, height - 1) - most(y - radius, 0) + 1);
+        FUSEMATTE_INDEPENDENT
         for (int x = 0; x < width; ++x) {
-            if (x + radius < width)
-                for (int k = 0; k < N; ++k) sums[k] += columns[(x + radius) * N + k];
-            const int across = least(x + radius, width - 1) - most(x - radius, 0) + 1;
-            const double scale = 1.0 / (rows * across);
-            for (int k = 0; k < N; ++k) means[k] = sums[k] * scale;
+            double means[N];
+            for (int k = 0; k < N; ++k) {
+                const double* left = sums + k * run + x;
+                means[k] = (left[2 * radius + 1] - left[0]) * (share * shares[x]);
+            }
             store(y, x, means);
-            if (x - radius >= 0)
-                for (int k = 0; k < N; ++k) sums[k] -= columns[(x - radius) * N + k];
         }
-        if (y - radius >= 0) add_row(y - radius, -1);
     }
+}
+
+constexpr std::size_t box_scratch(int quantities, int width, int radius) {
+    return static_cast<std::size_t>(quantities) *
+               (box_line(width) + box_line(width + 2 * radius + 1)) + padded(width);
 }
 
 // box_means over the whole picture by several threads.
 template <int N, class Load, class Store>
 void box_means(int height, int width, int radius, int threads, const Load& load,
                const Store& store) {
-    const std::size_t scratch = static_cast<std::size_t>(width) * N;
+    const std::size_t scratch = box_scratch(N, width, radius);
     const int workers = least(threads, height);
-    const Buffer columns(sizeof(double) * scratch * workers);
+    const Buffer memory(sizeof(double) * scratch * workers);
     parallel(workers, height, [&](int worker, int begin, int end) {
-        box_means<N>(height, width, radius, begin, end, columns.doubles() + scratch * worker, load,
+        box_means<N>(height, width, radius, begin, end, memory.doubles() + scratch * worker, load,
                      store);
     });
 }
@@ -70,13 +96,15 @@ void guided(const GuidedJob& job, int threads) {
         },
         [&](int y, int x, const double* mean) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            Filter::solve(mean, job.epsilon, coefficients + at * outputs);
+            float out[outputs];
+            Filter::solve(mean, job.epsilon, out);
+            for (int k = 0; k < outputs; ++k) coefficients[k * area + at] = out[k];
         });
     box_means<outputs>(
         job.height, job.width, job.radius, threads,
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            for (int k = 0; k < outputs; ++k) q[k] = coefficients[at * outputs + k];
+            for (int k = 0; k < outputs; ++k) q[k] = coefficients[k * area + at];
         },
         [&](int y, int x, const double* mean) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;

@@ -79,6 +79,7 @@ public:
         : job_(job),
           layout_(job.layout),
           peak_(static_cast<float>(job.layout.peak())),
+          fade_(fade(job.keep_solid, peak_)),
           low_bits_(sizeof(T) == 1 ? 0 : job.layout.low_bits),
           step_(job.layout.interleaved ? 2 : 1),
           down_(layout_.chroma_height < layout_.height ? 2 : 1),
@@ -96,12 +97,8 @@ public:
           scratch_size_(3 * kLines * line_size_ + (2 + kSampleStrips) * kStrip +
                         padded(segments_)),
           scratch_(sizeof(float) * scratch_size_ * threads) {
-        parallel(threads, job.slope.height, [&](int, int begin, int end) {
-            for (int row = begin; row < end; ++row) mark_alpha(row);
-        });
-        parallel(threads, job.shift.height, [&](int, int begin, int end) {
-            for (int row = begin; row < end; ++row) mark_shift(row);
-        });
+        for (int row = 0; row < job.slope.height; ++row) mark_alpha(row);
+        for (int row = 0; shift_spreads() && row < job.shift.height; ++row) mark_shift(row);
         parallel(threads, layout_.chroma_height, [&](int worker, int begin, int end) {
             const Memory memory = slice(scratch_.floats() + scratch_size_ * worker);
             for (int unit = begin; unit < end; ++unit) run(unit, memory);
@@ -109,6 +106,8 @@ public:
     }
 
 private:
+    enum class Behind { full, small, nothing };
+
     // What keeps a segment from being copied.
     using Marks = std::uint8_t;
     static constexpr Marks kNotBackground = 1, kNotFrame = 2;
@@ -145,7 +144,8 @@ private:
         const float* offset = job_.offset.data + start;
         const float dark = -job_.levels.black / job_.levels.luma_span;
         const float bright = (peak_ - job_.levels.black) / job_.levels.luma_span;
-        const float low = kUnseen / peak_, high = 1 - (shifted() ? kUnseen / 2 : kUnseen) / peak_;
+        const float low = kUnseen / peak_;
+        const float high = 1 - (shift_spreads() ? kUnseen / 2 : kUnseen) / peak_;
         Marks* marks = alpha_marks_.bytes() + static_cast<std::size_t>(row) * segments_;
         for (int segment = 0; segment < segments_; ++segment) {
             const Range under = coefficients_.under(luma_span(segment, segment));
@@ -197,7 +197,7 @@ private:
     void mark_unit(int unit, Marks* marks) const {
         std::memset(marks, 0, segments_);
         collect(alpha_marks_, coefficients_.beside(luma_rows(unit)), marks);
-        if (!shifted()) return;
+        if (!shift_spreads()) return;
         const Range luma = shift_.beside(luma_rows(unit));
         const Range chroma = chroma_shift_.beside({unit, unit + 1});
         collect(shift_marks_, {least(luma.from, chroma.from), most(luma.to, chroma.to)}, marks);
@@ -214,13 +214,13 @@ private:
         const Marks* marks = memory.marks;
         mark_unit(unit, memory.marks);
         for (int first = 0, next; first < segments_; first = next) {
-            const bool background = !(marks[first] & kNotBackground) && !small();
+            const bool background = !(marks[first] & kNotBackground) && full();
             const bool frame = !(marks[first] & kNotFrame);
             const int end = background || frame ? segments_
                                                 : least(segments_, first + kReach / kSegment);
             next = first + 1;
             while (next < end && marks[next] == marks[first]) ++next;
-            fetch(unit + kAhead, first, next - 1, frame || !background, !frame && !small());
+            fetch(unit + kAhead, first, next - 1, frame || !background, !frame && full());
             if (background || frame) {
                 copy(unit, first, next - 1, frame);
             } else {
@@ -290,13 +290,14 @@ private:
                      coefficients_.around(job_.slope, 0, lower),
                      coefficients_.around(job_.offset, 0, lower)},
                     coefficients_.under(luma), memory.coefficients);
+        if (small())
+            colors(behind_, chroma_behind_, job_.small_background, unit, luma, chroma,
+                   memory.behind);
         if (shifted()) {
             colors(shift_, chroma_shift_, job_.shift, unit, luma, chroma, memory.shift);
-            small() ? mix<true, true>(unit, luma, chroma, memory)
-                    : mix<true, false>(unit, luma, chroma, memory);
+            mix<true>(unit, luma, chroma, memory);
         } else {
-            small() ? mix<false, true>(unit, luma, chroma, memory)
-                    : mix<false, false>(unit, luma, chroma, memory);
+            mix<false>(unit, luma, chroma, memory);
         }
     }
 
@@ -312,22 +313,26 @@ private:
                     {least(a.from, b.from), most(a.to, b.to)}, lines);
     }
 
-    template <bool Shift, bool Small>
+    template <bool Shift>
     void mix(int unit, Range luma, Range chroma, const Memory& memory) const {
-        if constexpr (Small)
-            colors(behind_, chroma_behind_, job_.small_background, unit, luma, chroma,
-                   memory.behind);
+        small()  ? mix<Shift, Behind::small>(unit, luma, chroma, memory)
+        : full() ? mix<Shift, Behind::full>(unit, luma, chroma, memory)
+                 : mix<Shift, Behind::nothing>(unit, luma, chroma, memory);
+    }
+
+    template <bool Shift, Behind B>
+    void mix(int unit, Range luma, Range chroma, const Memory& memory) const {
         const Range rows = luma_rows(unit);
         if (rows.size() == 2)
-            mix_luma<Shift, Small, 2>(rows, luma, memory);
+            mix_luma<Shift, B, 2>(rows, luma, memory);
         else
-            mix_luma<Shift, Small, 1>(rows, luma, memory);
+            mix_luma<Shift, B, 1>(rows, luma, memory);
         for (int y = rows.from; job_.alpha && y < rows.to; ++y)
             store_alpha(y, luma, memory.alpha[y - rows.from]);
         if (layout_.interleaved)
-            mix_pairs<Shift, Small>(unit, chroma, memory);
+            mix_pairs<Shift, B>(unit, chroma, memory);
         else
-            mix_chroma<Shift, Small>(unit, chroma, samples(1, unit, chroma.from),
+            mix_chroma<Shift, B>(unit, chroma, samples(1, unit, chroma.from),
                                      samples(2, unit, chroma.from), memory);
     }
 
@@ -337,23 +342,28 @@ private:
         T* out;
 
         // background + alpha * (frame + shift - background); `far` stands in for the background.
-        template <bool Shift, bool Small, class V>
-        FUSEMATTE_INLINED void mix(V v, int x, typename V::Vec alpha, typename V::Vec code, typename V::Vec shift,
-                 typename V::Vec far, float peak, int low_bits) const {
-            if constexpr (Shift) code = clamp(v, code + shift, 0, peak);
-            if constexpr (Small) far = clamp(v, far, 0, peak);
-            else far = v.load(background + x, low_bits);
-            v.store(out + x, v.fma(alpha, code - far, far) + v.set(0.5f), low_bits);
+        template <bool Shift, Behind B, class V>
+        FUSEMATTE_INLINED void mix(V v, int x, typename V::Vec alpha, typename V::Vec code,
+                                   typename V::Vec shift, typename V::Vec far, const Fade& fade,
+                                   float peak, int low_bits) const {
+            if constexpr (Shift) {
+                const auto share = v.fma(alpha, v.set(-fade.slope), v.set(fade.start));
+                code = clamp(v, v.fma(clamp(v, share, 0, 1), shift, code), 0, peak);
+            }
+            if constexpr (B == Behind::small) far = clamp(v, far, 0, peak);
+            if constexpr (B == Behind::full) far = v.load(background + x, low_bits);
+            if constexpr (B != Behind::nothing) code = v.fma(alpha, code - far, far);
+            v.store(out + x, code + v.set(0.5f), low_bits);
         }
     };
 
     Samples samples(int channel, int y, int from) const {
         return {row(job_.frame, channel, y) + from,
-                small() ? nullptr : row(job_.background, channel, y) + from,
+                !full() ? nullptr : row(job_.background, channel, y) + from,
                 out_row(channel, y) + from};
     }
 
-    template <bool Shift, bool Small, int Rows>
+    template <bool Shift, Behind B, int Rows>
     void mix_luma(Range rows, Range span, const Memory& memory) const {
         Samples lines[Rows];
         for (int r = 0; r < Rows; ++r) lines[r] = samples(0, rows.from + r, span.from);
@@ -361,23 +371,26 @@ private:
         const Columns at(coefficients_, span), shift_at(shift_, span), far_at(behind_, span);
         const float peak = peak_, scale = 1 / job_.levels.luma_span;
         const float black = -job_.levels.black * scale;
+        const Fade fade = fade_;
         const int low_bits = low_bits_;
         for_lanes(span.size(), [=](auto v, int x) FUSEMATTE_INLINED {
             const auto place = at(v, x);
             auto shift_place = place, far_place = place;
             if constexpr (Shift) shift_place = shift_at(v, x);
-            if constexpr (Small) far_place = far_at(v, x);
+            if constexpr (B == Behind::small) far_place = far_at(v, x);
             for (int r = 0; r < Rows; ++r) {
                 const auto code = v.load(lines[r].frame + x, low_bits);
                 const auto luma = v.fma(code, v.set(scale), v.set(black));
                 const auto slope = v.lookup(m.coefficients[2 * r], place);
                 const auto offset = v.lookup(m.coefficients[2 * r + 1], place);
-                const auto alpha = clamp(v, v.fma(slope, luma, offset), 0, 1);
+                const auto mixed = clamp(v, v.fma(slope, luma, offset), 0, 1);
+                const auto alpha = v.replace_from(mixed, v.set(fade.solid), v.set(1));
                 v.store(m.alpha[r] + x, alpha);
                 auto shift = code, far = code;
                 if constexpr (Shift) shift = v.lookup(m.shift[r], shift_place);
-                if constexpr (Small) far = v.lookup(m.behind[r], far_place);
-                lines[r].template mix<Shift, Small>(v, x, alpha, code, shift, far, peak, low_bits);
+                if constexpr (B == Behind::small) far = v.lookup(m.behind[r], far_place);
+                lines[r].template mix<Shift, B>(v, x, alpha, code, shift, far, fade, peak,
+                                                low_bits);
             }
         });
         for (int r = 0; r < Rows; ++r)  // beside the last one of an odd row
@@ -410,7 +423,7 @@ private:
     }
 
     // Alpha at the chroma samples comes from the rows above and below.
-    template <bool Shift, bool Small>
+    template <bool Shift, Behind B>
     void mix_chroma(int unit, Range span, Samples u, Samples v_samples, const Memory& memory) const {
         const Memory m = memory;
         const float* above = m.alpha[0];
@@ -418,6 +431,7 @@ private:
         const Samples channels[2] = {u, v_samples};
         const Columns shift_at(chroma_shift_, span), far_at(chroma_behind_, span);
         const float peak = peak_;
+        const Fade fade = fade_;
         const int low_bits = low_bits_;
         const bool pairs = across_ == 2;
         for_lanes(span.size(), [=](auto v, int x) FUSEMATTE_INLINED {
@@ -426,29 +440,29 @@ private:
                       : (v.load(above + x) + v.load(below + x)) * v.set(0.5f);
             typename decltype(v)::Place shift_place{}, far_place{};
             if constexpr (Shift) shift_place = shift_at(v, x);
-            if constexpr (Small) far_place = far_at(v, x);
+            if constexpr (B == Behind::small) far_place = far_at(v, x);
             for (int c = 0; c < 2; ++c) {
                 const auto code = v.load(channels[c].frame + x, low_bits);
                 auto shift = code, far = code;
                 if constexpr (Shift) shift = v.lookup(m.shift[2 + c], shift_place);
-                if constexpr (Small) far = v.lookup(m.behind[2 + c], far_place);
-                channels[c].template mix<Shift, Small>(v, x, alpha, code, shift, far, peak,
-                                                       low_bits);
+                if constexpr (B == Behind::small) far = v.lookup(m.behind[2 + c], far_place);
+                channels[c].template mix<Shift, B>(v, x, alpha, code, shift, far, fade, peak,
+                                                   low_bits);
             }
         });
     }
 
     // U and V that alternate, put apart and together again.
-    template <bool Shift, bool Small>
+    template <bool Shift, Behind B>
     void mix_pairs(int unit, Range span, const Memory& memory) const {
         const Samples pairs = samples(1, unit, 2 * span.from);
         T* const* strips = memory.samples;
         Samples parts[2];
         for (int c = 0; c < 2; ++c)
-            parts[c] = {strips[c], small() ? nullptr : strips[2 + c], strips[4 + c]};
+            parts[c] = {strips[c], !full() ? nullptr : strips[2 + c], strips[4 + c]};
         put_apart(span.size(), pairs.frame, strips[0], strips[1]);
-        if (!small()) put_apart(span.size(), pairs.background, strips[2], strips[3]);
-        mix_chroma<Shift, Small>(unit, span, parts[0], parts[1], memory);
+        if (full()) put_apart(span.size(), pairs.background, strips[2], strips[3]);
+        mix_chroma<Shift, B>(unit, span, parts[0], parts[1], memory);
         put_together(span.size(), strips[4], strips[5], pairs.out);
     }
 
@@ -461,12 +475,16 @@ private:
     }
 
     bool shifted() const { return job_.shift.data; }
+    // Whether it also changes samples under full alpha.
+    bool shift_spreads() const { return shifted() && !job_.keep_solid; }
     bool small() const { return job_.small_background.data; }
+    bool full() const { return job_.background.data[0]; }
     int planes() const { return layout_.interleaved ? 2 : 3; }
 
     const CompositeJob& job_;
     const Layout& layout_;
     const float peak_;
+    const Fade fade_;
     const int low_bits_;
     const int step_;           // samples of a chroma row per chroma position
     const int down_, across_;  // luma samples a chroma sample covers

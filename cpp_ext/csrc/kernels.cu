@@ -208,16 +208,21 @@ struct Site {
     // `column` is the sample's place in its row of memory: not x where U and V alternate.
     __device__ void mix(int plane, int channel, int column, int x, int y, int height, int width,
                         float alpha) const {
-        float near = code(job.frame, plane, column, y);
-        if (job.shift.data)
-            near = clamp(near + sample(job.shift, channel, x, y, height, width), 0.0f, peak());
-        const float far =
-            job.small_background.data
-                ? clamp(sample(job.small_background, channel, x, y, height, width), 0.0f, peak())
-                : code(job.background, plane, column, y);
+        float value = code(job.frame, plane, column, y);
+        if (job.shift.data) {
+            const Fade shape = fade(job.keep_solid, peak());
+            const float share = clamp(shape.start - shape.slope * alpha, 0.0f, 1.0f);
+            const float shift = sample(job.shift, channel, x, y, height, width);
+            value = clamp(value + share * shift, 0.0f, peak());
+        }
+        if (job.small_background.data) {
+            const float far = sample(job.small_background, channel, x, y, height, width);
+            value = blend(value, clamp(far, 0.0f, peak()), alpha);
+        } else if (job.background.data[0]) {
+            value = blend(value, code(job.background, plane, column, y), alpha);
+        }
         T* out = reinterpret_cast<T*>(job.out.data[plane] + y * job.out.stride[plane]);
-        out[column] = static_cast<T>(quantise(blend(near, far, alpha), peak())
-                                     << job.layout.low_bits);
+        out[column] = static_cast<T>(quantise(value, peak()) << job.layout.low_bits);
     }
 
     __device__ float luma(int x, int y) const {
@@ -225,7 +230,8 @@ struct Site {
         const float value = (code(job.frame, 0, x, y) - job.levels.black) / job.levels.luma_span;
         const float slope = sample(job.slope, 0, x, y, layout.height, layout.width);
         const float offset = sample(job.offset, 0, x, y, layout.height, layout.width);
-        const float alpha = clamp(slope * value + offset, 0.0f, 1.0f);
+        const float mixed = clamp(slope * value + offset, 0.0f, 1.0f);
+        const float alpha = mixed >= fade(job.keep_solid, peak()).solid ? 1.0f : mixed;
         mix(0, 0, x, x, y, layout.height, layout.width, alpha);
         if (job.alpha)
             reinterpret_cast<T*>(job.alpha + y * job.alpha_stride)[x] =

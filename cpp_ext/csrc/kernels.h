@@ -78,13 +78,14 @@ struct CompositeJob {
     Layout layout;
     Source frame;
     Source background;      // or, where null:
-    Grid small_background;  // [3, ...] in code values
+    Grid small_background;  // [3, ...] in code values; where both are null, the foreground alone
     Target out;
     std::uint8_t* alpha;  // [layout.height, layout.width] samples in the low bits, or null
     std::ptrdiff_t alpha_stride;
     Levels levels;
     Grid slope, offset;  // [1, ...], both of one size
     Grid shift;          // [3, ...] in code values, or null
+    bool keep_solid;     // shift fades out towards full alpha
 };
 
 // The kernels as compiled for one instruction set.

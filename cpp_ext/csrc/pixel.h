@@ -24,6 +24,20 @@ FUSEMATTE_INLINE float blend(float foreground, float background, float alpha) {
     return background + alpha * (foreground - background);
 }
 
+// How shift fades out where samples under full alpha keep their own value: over the last 1/32 of
+// alpha before the least one that rounds to the peak, which counts as full.  There the true shift
+// is small: it falls with what the old background has in the mix.
+struct Fade {
+    float solid, slope, start;  // shift * clamp(start - slope * alpha, 0, 1)
+};
+
+FUSEMATTE_INLINE Fade fade(bool keep_solid, float peak) {
+    constexpr float steep = 32;
+    const float solid = 1 - 0.5f / peak;
+    if (keep_solid) return {solid, steep, steep * solid};
+    return {2, 0, 1};  // no alpha is above 2
+}
+
 // Y'CbCr to R'G'B': ITU-T H.273, clause 8.3, with the luma weights kr and kb.
 struct ToRgb {
     float red_cr, green_cb, green_cr, blue_cb;

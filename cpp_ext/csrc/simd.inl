@@ -8,6 +8,15 @@
 #define FUSEMATTE_INLINED
 #endif
 
+// Before a loop whose turns neither read nor write what another one writes.
+#if defined(__clang__)
+#define FUSEMATTE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FUSEMATTE_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define FUSEMATTE_INDEPENDENT
+#endif
+
 namespace fusematte::FUSEMATTE_ISA {
 
 struct Scalar {
@@ -25,6 +34,8 @@ struct Scalar {
     static Vec max(Vec a, Vec b) { return a > b ? a : b; }
     // A bit for each lane in which a > b.
     static unsigned above(Vec a, Vec b) { return a > b; }
+    // `value` where a >= b, else a.
+    static Vec replace_from(Vec a, Vec b, Vec value) { return a >= b ? value : a; }
     // The sums of the neighbours p[0] + p[1], p[2] + p[3], ...
     static Vec sum_pairs(const float* p) { return p[0] + p[1]; }
     static void store(float* p, Vec v) { *p = v; }
@@ -69,6 +80,9 @@ struct Wide {
     static Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
     static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
     static unsigned above(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+    static Vec replace_from(Vec a, Vec b, Vec value) {
+        return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), value);
+    }
     static Vec sum_pairs(const float* p) {
         const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4,
                                               2, 0);
@@ -142,6 +156,9 @@ struct Wide {
     static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
     static unsigned above(Vec a, Vec b) {
         return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+    }
+    static Vec replace_from(Vec a, Vec b, Vec value) {
+        return _mm256_blendv_ps(a, value, _mm256_cmp_ps(a, b, _CMP_GE_OQ));
     }
     static Vec sum_pairs(const float* p) {
         const __m256d halves = _mm256_castps_pd(_mm256_hadd_ps(load(p), load(p + 8)));

@@ -173,7 +173,7 @@ def test_planes(call: Callable[..., object], planes: object) -> None:
         (composite, "offset", spoiled(float("inf"))),
         (composite, "levels", None),
         (composite, "levels", (16, 219, 128, -1)),
-        (composite, "background", None),
+        (composite, "keep_solid", 1),
         (composite, "background", 5),
         (composite, "background", ()),
         (composite, "background", [plane[:, ::2] for plane in yuv420p(6, 16)]),

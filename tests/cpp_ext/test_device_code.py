@@ -200,22 +200,31 @@ def test_estimate_foreground(
 
 
 @relaxed
-@given(case=cases(40, 120), small=st.booleans(), shifted=st.booleans(), with_alpha=st.booleans())
+@given(
+    case=cases(40, 120),
+    kind=st.sampled_from(["planes", "small", "none"]),
+    shifted=st.booleans(),
+    keep_solid=st.booleans(),
+    with_alpha=st.booleans(),
+)
 def test_composite(
-    device: ArrayDevice, case: Case, small: bool, shifted: bool, with_alpha: bool
+    device: ArrayDevice, case: Case, kind: str, shifted: bool, keep_solid: bool, with_alpha: bool
 ) -> None:
     random = case.random()
     planes, background = case.planes(random), case.planes(random)
     slope, offset = case.coefficients(random)
     shift = random.uniform(-40, 40, (3, 7, 9)).astype(np.float32) if shifted else None
-    picture = random.uniform(-9, 300, (3, 6, 5)).astype(np.float32) if small else None
+    picture = random.uniform(-9, 300, (3, 6, 5)).astype(np.float32)
+    behind = {"planes": background, "small": picture, "none": None}[kind]
     out = [np.zeros(plane.shape, plane.dtype) for plane in planes]
     alpha = np.zeros_like(planes[0])
     job = cuda.CompositeJob(
         layout_of(case, planes), planes_of(device, planes),
-        cuda.Planes() if small else planes_of(device, background), grid_of(device, picture),
+        planes_of(device, background) if kind == "planes" else cuda.Planes(),
+        grid_of(device, picture if kind == "small" else None),
         planes_of(device, out), *(device.place(alpha) if with_alpha else (None, 0)),
         cuda.Levels(*case.levels), *(grid_of(device, grid) for grid in (slope, offset, shift)),
+        keep_solid,
     )  # fmt: skip
     cuda.composite(device, job)
     for plane, address in zip(out, job.out.data, strict=False):
@@ -223,7 +232,7 @@ def test_composite(
     if with_alpha:
         device.fetch(alpha, job.alpha)
     expected, expected_alpha = reference.composite(
-        planes, slope, offset, background if picture is None else picture, case.levels, shift
+        planes, slope, offset, behind, case.levels, shift, keep_solid
     )
     for plane, wanted in zip(reference.split(out), expected, strict=True):
         np.testing.assert_allclose(plane.astype(int), wanted, atol=1)

@@ -123,17 +123,22 @@ def test_estimate_foreground_takes_the_background_out_of_a_soft_edge() -> None:
 @relaxed
 @given(
     case=cases(),
-    kind=st.sampled_from(["planes", "constant", "small"]),
+    kind=st.sampled_from(["planes", "constant", "small", "none"]),
     shifted=st.sampled_from([0, 0.1, 40]),
+    keep_solid=st.booleans(),
     with_alpha=st.booleans(),
 )
-def test_composite(case: Case, kind: str, shifted: float, with_alpha: bool) -> None:
+def test_composite(
+    case: Case, kind: str, shifted: float, keep_solid: bool, with_alpha: bool
+) -> None:
     random = case.random()
     planes, background = case.planes(random), case.planes(random)
     slope, offset = case.coefficients(random)
     small = 3, *random.integers(1, 30, 2)
     shift = random.uniform(-shifted, shifted, small).astype(np.float32)
     given_background = background
+    if kind == "none":
+        background = given_background = None
     if kind == "small":
         background = given_background = random.uniform(-9, 300, small).astype(np.float32)
     if kind == "constant":
@@ -143,12 +148,12 @@ def test_composite(case: Case, kind: str, shifted: float, with_alpha: bool) -> N
             for plane, value in zip(reference.split(planes), given_background, strict=True)
         ]
     expected, expected_alpha = reference.composite(
-        planes, slope, offset, background, case.levels, shift if shifted else None
+        planes, slope, offset, background, case.levels, shift if shifted else None, keep_solid
     )
     alpha = np.full_like(planes[0], 7) if with_alpha else None
     result = cpp_ext.composite(
         planes, slope, offset, given_background, levels=case.levels,
-        shift=shift if shifted else None, alpha=alpha, threads=case.threads,
+        shift=shift if shifted else None, keep_solid=keep_solid, alpha=alpha, threads=case.threads,
     )  # fmt: skip
     for plane, wanted in zip(reference.split(result), expected, strict=True):
         np.testing.assert_allclose(plane.astype(int), wanted, atol=1)
@@ -166,6 +171,29 @@ def test_composite_copies_where_alpha_is_hard(layout: str, value: int) -> None:
     result = cpp_ext.composite(planes, slope, slope + value, background, levels=case.levels)
     for plane, wanted in zip(result, planes if value else background, strict=True):
         np.testing.assert_array_equal(plane, wanted)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("has_background", [True, False])
+def test_composite_keeps_what_is_solid(layout: str, has_background: bool) -> None:
+    case = Case(layout, 45, 301, 12, 40, 3, False, 3, 2)
+    random = case.random()
+    planes, background = case.planes(random), case.planes(random)
+    offset = np.ones((12, 40), np.float32)
+    offset[:, :20] = 0.999  # rounds to the peak in 8 bits alone
+    offset[:, :8] = 0
+    alpha = np.empty_like(planes[0])
+    result = cpp_ext.composite(
+        planes, offset * 0, offset, background if has_background else None,
+        levels=case.levels, shift=np.full((3, 4, 4), 30, np.float32), keep_solid=True, alpha=alpha,
+    )  # fmt: skip
+    peak = 255 if alpha.dtype == np.uint8 else 1023
+    assert (alpha == peak).mean() > 0.4
+    solid = reference.co_sited_mean(alpha == peak, planes[1].shape[:2]) == 1
+    for index, (plane, own) in enumerate(zip(result, planes, strict=True)):
+        where = solid if index else alpha == peak
+        np.testing.assert_array_equal(plane[where], own[where])
+        assert (plane[~where] != own[~where]).mean() > 0.3
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
