@@ -29,7 +29,7 @@ def make_long_clip(
 ) -> None:
     """The pictures of ``source`` over and over, with a click each second as AAC sound.
 
-    variable: pictures last 1/60 to 1/8 s, at random; else 1/rate s.
+    variable: pictures last 1/60 to 1/2 s, at random; else 1/rate s.
     """
     width, height = size
     with av.open(str(path), "w", container_options={"video_track_timescale": "90000"}) as output:
@@ -56,7 +56,7 @@ def _times(seconds: float, rate: int | None) -> Iterator[int]:
     generator, time = random.Random(1), 0
     while time < seconds / UNIT:
         yield time
-        uneven = generator.choice((1500, 3000, 3003, 3750, 11250))
+        uneven = generator.choice((1500, 3000, 3003, 11250, 45000))
         time += uneven if rate is None else UNIT.denominator // rate
 
 
