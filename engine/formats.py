@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
@@ -118,6 +119,11 @@ _DEFAULTS = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "row-mt": "1"},
     "libsvtav1": {"preset": "10"},
 }
+_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+    "placebo",
+)  # fmt: skip
+"""Those of x264 and x265, which libav does not know."""
 _TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac3", "eac3", "opus"}
 _PICTURE_SUBTITLES = {"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
 _EVEN_CHROMA = ("h264", "hevc")
@@ -199,7 +205,7 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
     Raises:
         UsageError: it has no such option, or not such a value.
     """
-    known = {option.name for option in codec.create("video").supported_options.private}
+    known = {option.name: option for option in codec.create("video").supported_options.private}
     options = dict(_DEFAULTS.get(codec.name, {}))
     for name, value in (("crf", encoding.crf), ("preset", encoding.preset)):
         if value is not None and name not in known:
@@ -209,8 +215,22 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
     if crf is not None:
         options["crf"] = str(crf)
     if encoding.preset is not None:
+        able = _presets(codec.name, known["preset"])
+        if encoding.preset not in able:
+            raise UsageError(
+                f"codec {codec.name} has no preset {encoding.preset!r}; "
+                f"use one of {', '.join(able)}"
+            )
         options["preset"] = encoding.preset
     return options
+
+
+def _presets(codec: str, option: Any) -> Sequence[str]:  # noqa: ANN401
+    """The presets of an encoder, by its option of libav."""
+    if codec in ("libx264", "libx265"):
+        return _PRESETS
+    numbers = map(str, range(int(option.min), int(option.max) + 1))
+    return [choice.name for choice in option.choices] or list(numbers)
 
 
 def _crf(codec: av.Codec, encoding: Encoding) -> int | None:

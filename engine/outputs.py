@@ -41,9 +41,12 @@ def open_output(
     """
     encoding = encoding or Encoding()
     if is_picture_sequence(path):
+        sequence = SequenceWriter(
+            path, like, content=content, alpha_mode=alpha_mode, encoding=encoding
+        )
         if audio and like.audio_streams:
             log.warning("%s: pictures have no sound; it is left out", fspath(path))
-        return SequenceWriter(path, like, content=content, alpha_mode=alpha_mode, encoding=encoding)
+        return sequence
     if alpha_mode == "premultiplied":
         raise UsageError(
             f"{fspath(path)}: only sequences of .png, .tiff or .exr can be premultiplied; "

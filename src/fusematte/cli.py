@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import NoReturn
 
-from fusematte.engine.errors import INTERRUPTED, FuseMatteError
+from fusematte.engine.errors import INTERRUPTED, FuseMatteError, UsageError
 
 COMMANDS = {
     "run": ("fusematte.engine.commands.run", "replace the background of a video"),
@@ -47,6 +48,13 @@ exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OU
 6 background, 7 model, 8 backend, 9 export, 130 interrupted (the result so far is OUT.part)"""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as every other error does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"fusematte: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -67,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for ``arguments``; only the command that they name knows its own arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fusematte",
         description="Separates people from their background in video, in real time.",
         epilog=EXIT_CODES,
