@@ -28,18 +28,18 @@ WARM_UPS = (0, 8, 16, 32, 64)
 AFTER = 30
 
 
-def differences(frames: list[Frame], matter: Matter, warm_up: int, step: int) -> list[float]:
-    """For places ``step`` apart: mean |alpha - alpha of the whole| of the frames after them."""
+def differences(frames: list[Frame], matter: Matter, step: int) -> dict[int, list[float]]:
+    """For each warm-up and places ``step`` apart: mean |alpha - alpha of the whole| after it."""
     matter.reset()
     whole = [matter(frame).alpha for frame in frames]
-    found = []
+    found: dict[int, list[float]] = {warm_up: [] for warm_up in WARM_UPS}
     for begin in range(max(WARM_UPS), len(frames) - AFTER, step):
-        matter.reset()
-        for frame in frames[begin - warm_up : begin]:
-            matter(frame)
-        late = [matter(frame).alpha for frame in frames[begin : begin + AFTER]]
-        both = zip(late, whole[begin : begin + AFTER], strict=True)
-        found.append(255 * float(np.mean([np.abs(a - b).mean() for a, b in both])))
+        end = begin + AFTER
+        for warm_up, values in found.items():
+            matter.reset()
+            late = [matter(frame).alpha for frame in frames[begin - warm_up : end]][warm_up:]
+            both = zip(late, whole[begin:end], strict=True)
+            values.append(255 * float(np.mean([np.abs(a - b).mean() for a, b in both])))
     return found
 
 
@@ -68,8 +68,8 @@ def main() -> None:
         for clip in clips:
             with Reader(clip) as reader:
                 frames = list(islice(reader, args.frames))
-            for warm_up in WARM_UPS:
-                values[warm_up] += differences(frames, matter, warm_up, args.step)
+            for warm_up, found in differences(frames, matter, args.step).items():
+                values[warm_up] += found
             print(clip.name, {w: len(v) for w, v in values.items()}, flush=True)
     if not values[0]:
         raise SystemExit(f"{args.clips}: no clip has more than {max(WARM_UPS) + AFTER} frames")

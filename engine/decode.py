@@ -22,10 +22,12 @@ from av.video.reformatter import VideoReformatter
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.mastering import mastering_of
+from fusematte.engine.notices import OnlyNews
 from fusematte.engine.pictures import color_of, has_alpha, nearest_format, planes_of
-from fusematte.engine.sources import Source
+from fusematte.engine.sources import Source, is_url
 
 log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -108,7 +110,7 @@ class Reader:
         self._scaler = VideoReformatter()
         self._frames_read = self._packets_read = 0
         self._end_of_packets, self.damaged = Fraction(0), False
-        self._described, self._decoding = False, True
+        self._described, self._decoding, self._interlaced = False, True, False
         self._from: Fraction | None = None
         self._until: Fraction | None = None
         self._open()
@@ -403,7 +405,9 @@ class Reader:
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
         """The picture, deinterlaced if the video is: then it comes one picture later."""
         if self._deinterlacer is None and picture.interlaced_frame:
-            log.warning("%s: is interlaced; its pictures are deinterlaced", self.name)
+            if not self._interlaced:
+                log.warning("%s: is interlaced; its pictures are deinterlaced", self.name)
+            self._interlaced = True
             self._deinterlacer = Deinterlacer(picture, self.time_base)
         return [picture] if self._deinterlacer is None else self._deinterlacer(picture)
 
@@ -464,7 +468,8 @@ class Reader:
         if not self._frames_read and self._described and not self.damaged:
             raise UsageError(f"{self.name}: has no frame in the part between start and end")
         if not self._frames_read:
-            raise InputError(f"{self.name}: has no picture that can be decoded; is it complete?")
+            advice = "download it first" if is_url(self.name) else "is it complete?"
+            raise InputError(f"{self.name}: has no picture that can be decoded; {advice}")
         if not (self.damaged or self._is_cut()):
             return
         total = f" of {self.frame_count}" if (self.frame_count or 0) > self._frames_read else ""

@@ -43,6 +43,7 @@ from fusematte.engine.formats import (
 )
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
 from fusematte.engine.mastering import Mastering, mastering_options
+from fusematte.engine.notices import OnlyNews
 from fusematte.engine.pictures import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.sources import is_stdin
 
@@ -51,6 +52,7 @@ Packet: TypeAlias = "av.Packet[Any]"
 _Template = TypeVar("_Template", av.AudioStream, SubtitleStream)
 
 log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
 
 
 _TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")

@@ -14,9 +14,11 @@ from av.container import OutputContainer
 
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, PixelFormat
+from fusematte.engine.notices import OnlyNews
 from fusematte.engine.pictures import has_alpha
 
 log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
 
 Content = Literal["color", "gray", "rgba"]
 """What an output shows: pictures, a gray plane (an alpha), or pictures with their alpha."""

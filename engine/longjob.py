@@ -37,6 +37,7 @@ from fusematte.engine.job import Progress, Report, StrPath, Tools, open_tools
 from fusematte.engine.job import run as run_once
 from fusematte.engine.matte import Memory
 from fusematte.engine.models import load_bundle
+from fusematte.engine.notices import known
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.review import Measure, Measures, Review, check_folder
 from fusematte.engine.segments import JOINABLE, Parts, Plan, Span, is_playable
@@ -82,7 +83,8 @@ def run(
         review = Review(
             Path(input), Path(output), {"background": _DEFAULTS["background"], **options}, done
         )
-        review.write(folder, job.measures)
+        with known():
+            review.write(folder, job.measures)
     return done
 
 
@@ -146,7 +148,7 @@ class LongJob:
     @property
     def is_short(self) -> bool:
         """Whether the job is not worth cutting."""
-        with self.open() as reader:
+        with known(), self.open() as reader:
             return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
 
     def run_at_once(self, progress: Progress | None) -> Report:
@@ -161,7 +163,7 @@ class LongJob:
     def run(self, resume: bool, cluster: Cluster | None, progress: Progress | None) -> Report:
         """The job in stretches, those that are missing."""
         self._check()
-        with self.open() as reader:
+        with known(), self.open() as reader:
             plan = segments.plan(reader)
         journal = Journal(self.folder)
         header = self._header(plan)
@@ -244,7 +246,9 @@ class LongJob:
             self._task(index, plan.spans[index], threads=self.options.get("threads") or 1)
             for index in missing
         ]
-        with self.open() as reader:
+        with known():
+            reader = self.open()
+        with reader:
             for record in cluster.map(work, tasks, self.options):
                 meter.add(record.frames, reader)
                 yield record
@@ -293,7 +297,8 @@ class LongJob:
             for path, file in zip(files, self._files(index), strict=True):
                 found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
                 files[path].extend(found[:1])
-        run_once(self.input, self.output, **self.options, parts=Parts(files, reason))
+        with known():
+            run_once(self.input, self.output, **self.options, parts=Parts(files, reason))
 
     def _salvage(self, done: dict[int, Record], reason: BaseException) -> None:
         """Makes the ``.part`` files of what there is, from the beginning up to the first gap."""
@@ -316,6 +321,7 @@ class _Checked(Exception):
     """Every output could be opened."""
 
 
+@known()
 def work(
     input: str,
     names: dict[str, str],

@@ -286,3 +286,17 @@ def test_unwritable_folder(clip: Path, tmp_path: Path) -> None:
         locked = Path("/proc")
     with pytest.raises(OutputError, match=r"out\.mp4"):
         run(clip, locked / "out.mp4")
+
+
+def test_warnings_of_a_video_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many stretches, a check before, a join and a page after it open it again."""
+    clip = make_clip(
+        tmp_path / "in.mkv", frames=FRAMES, pixel_format="yuv420p10le",
+        options={"g": "5", "keyint_min": "5", "flags": "+ildct", "x264-params": "tff=1"},
+    )  # fmt: skip
+    run(clip, tmp_path / "out.webm", report=tmp_path / "report")
+    news = [text for text in caplog.messages if "in.mkv" in text or "out.webm" in text]
+    assert len(news) == 2
+    assert "interlaced" in " ".join(news) and "no more than 8 bits" in " ".join(news)
