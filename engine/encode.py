@@ -44,6 +44,7 @@ from fusematte.engine.formats import (
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
 from fusematte.engine.mastering import Mastering, mastering_options
 from fusematte.engine.notices import OnlyNews
+from fusematte.engine.outfile import OutFile
 from fusematte.engine.pictures import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.sources import is_stdin
 
@@ -78,6 +79,8 @@ _GRAY = Color(full_range=True)
 _REFUSALS = (errno.EINVAL, errno.ENOSYS)
 _DAY = 86_400  # seconds
 _MAX_TIMESCALE = (1 << 31) - 1
+_BUFFER = 1 << 18
+"""Bytes that are written at once."""
 
 
 class Writer:
@@ -147,6 +150,7 @@ class Writer:
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._open = self._joins = False
+        self._file = None if self._to_stdout else OutFile(self.part, like.frame_count or 0)
         options = self._with_mastering(encoder_options(self._codec, encoding))
         self._container = self._open_container()
         self._video = self._add_video(options, bitrate)
@@ -258,14 +262,18 @@ class Writer:
 
     def _open_container(self) -> OutputContainer:
         container = av.open(
-            self._target(), "w", format=self._kind.name, container_options=self._muxer_options()
+            self._target(),
+            "w",
+            format=self._kind.name,
+            container_options=self._muxer_options(),
+            buffer_size=_BUFFER,
         )
         container.metadata.update(_lasting(self._like.metadata))
         return container
 
-    def _target(self) -> str:
+    def _target(self) -> str | OutFile:
         """Where libav writes to."""
-        if self._to_stdout:
+        if self._file is None:
             if not self._kind.streams:
                 able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
                 raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
@@ -274,7 +282,7 @@ class Writer:
             raise OutputError(f"{self.path}: is a directory; give a file name")
         if not self.path.parent.is_dir():
             raise OutputError(f"{self.path}: its directory does not exist; make it first")
-        return f"file:{self.part}"
+        return self._file
 
     def _muxer_options(self) -> dict[str, str]:
         """What keeps timestamps and start offsets exact.
@@ -416,7 +424,8 @@ class Writer:
         try:
             self._container.start_encoding()
         except (av.FFmpegError, OSError) as error:
-            if not self._to_stdout:
+            if self._file is not None:
+                self._file.close()
                 self.part.unlink(missing_ok=True)
             if self._audio and error.errno in _REFUSALS:  # some muxers look only now
                 raise self._no_audio(*self._audio.values()) from error
@@ -488,15 +497,24 @@ class Writer:
                 self._container.mux(packets)
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
+        if self._full is not None:
+            raise self._failure(self._full) from self._full
+
+    @property
+    def _full(self) -> OSError | None:
+        """Why nothing more may be written but the file's end."""
+        return None if self._file is None else self._file.error
 
     def _flush(self) -> None:
         self._open = False
         try:
             with self._lock:
-                if not self._joins:
+                if not self._joins and self._full is None:
                     self._container.mux(self._timed(self._video.encode(None)))
         finally:
             self._container.close()
+            if self._file is not None:
+                self._file.close()
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +15,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.helpers import content, first_frame, make_clip
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Frame
+from fusematte.engine.outfile import ROOM
 
 
 @pytest.fixture
@@ -333,6 +337,50 @@ def test_disk_full(tmp_path: Path, suffix: str) -> None:
     assert not path.exists()
     assert isinstance(caught.value.__cause__, OSError | av.FFmpegError)
     assert caught.value.__cause__.errno == errno.EFBIG
+
+
+COPY = """
+import sys
+from fusematte.engine.decode import Reader
+from fusematte.engine.encode import Writer
+with Reader(sys.argv[1]) as reader, Writer(sys.argv[2], reader, audio=True) as writer:
+    for item in reader.items():
+        (writer.write if hasattr(item, "planes") else writer.mux)(item)
+"""
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size="$1" none "$2" && "$3" -c "$4" "$5" "$6"; code=$?; cp "$2"/* "$7"; exit $code
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_full_disk_leaves_what_plays(tmp_path: Path, suffix: str) -> None:
+    """On a real one, of memory: one needs its index at the end, the other holds much back."""
+    alone = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user may mount a disk here")
+    source = make_clip(
+        tmp_path / "in.mkv", width=320, height=240, frames=160, audio=True, show=noise
+    )
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    size = str(ROOM + 1_000_000)
+    command = ["sh", "-c", ON_A_SMALL_DISK, "sh", size, disk, sys.executable, COPY, source]
+    done = subprocess.run(
+        [*alone, *map(str, command), f"{disk}/out{suffix}", str(kept)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "cannot be written: No space left on device" in done.stderr.splitlines()[-1]
+    assert [path.name for path in kept.iterdir()] == [f"out{suffix}.part"]
+    found = content(kept / f"out{suffix}.part")
+    assert 5 < len(found.times) < 160
+    assert found.times == content(source).times[: len(found.times)]
+    assert found.packets
+
+
+def noise(width: int, height: int, index: int) -> NDArray[np.uint8]:
+    """Nothing that can be compressed."""
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_audio_may_come_from_another_thread(tmp_path: Path) -> None:
