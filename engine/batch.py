@@ -133,6 +133,7 @@ def run_batch(
     *,
     resume: bool = False,
     cluster: str | None = None,
+    report: Path | None = None,
     tell: Callable[[Result], None],
     **options: Any,  # noqa: ANN401
 ) -> list[Result]:
@@ -142,6 +143,7 @@ def run_batch(
         folder: where ``report.json`` goes.
         resume: what an earlier batch has done is kept, what it had begun is gone on with.
         cluster: as for ``fusematte.run``.
+        report: where the pages of all files go, in folders as those of the outputs.
         options: keywords of ``fusematte.run`` for all items.
 
     Raises:
@@ -149,6 +151,8 @@ def run_batch(
         BackendError: there is no such cluster.
     """
     _make(folder)
+    if report is not None:
+        items = [_with_page(item, folder, report) for item in items]
     kept = _kept(folder, items) if resume else {}
     results: list[Result] = []
 
@@ -172,6 +176,13 @@ def run_batch(
     return results
 
 
+def _with_page(item: Item, folder: Path, report: Path) -> Item:
+    """The item, told where its page goes: files of one name in two folders have one each."""
+    own = item.output.parent
+    place = report / own.relative_to(folder) if own.is_relative_to(folder) else report
+    return replace(item, options={**item.options, "report": place})
+
+
 def _side_by_side(items: Sequence[Item], settings: dict[str, Any]) -> Iterator[Result]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for future in as_completed([pool.submit(_do, item, settings) for item in items]):
@@ -188,7 +199,8 @@ def _do(item: Item, settings: dict[str, Any]) -> Result:
         return _failed(names, begun, error.exit_code, str(error))
     except Exception as error:  # whatever it is, the other files are still wanted
         log.debug("%s", item.input, exc_info=error)
-        return _failed(names, begun, 1, f"{item.input}: {type(error).__name__}: {error}")
+        said = (str(error).splitlines() or [""])[0]
+        return _failed(names, begun, 1, f"{item.input}: {type(error).__name__}: {said}")
     return Result(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
 
 

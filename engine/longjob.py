@@ -36,7 +36,7 @@ from fusematte.engine.formats import part_of
 from fusematte.engine.job import Progress, Report, StrPath, Tools, open_tools
 from fusematte.engine.job import run as run_once
 from fusematte.engine.matte import Memory
-from fusematte.engine.models import load_bundle
+from fusematte.engine.models import Bundle, load_bundle
 from fusematte.engine.notices import known
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.review import Measure, Measures, Review, check_folder
@@ -80,9 +80,9 @@ def run(
     job = LongJob(input, output, options, measured=folder is not None)
     done = _run(job, resume, cluster, progress)
     if folder is not None:
-        review = Review(
-            Path(input), Path(output), {"background": _DEFAULTS["background"], **options}, done
-        )
+        settings = {"background": _DEFAULTS["background"], **options}
+        model = f"{job.bundle.name} {job.bundle.version}"
+        review = Review(Path(input), Path(output), settings, model, done)
         with known():
             review.write(folder, job.measures)
     return done
@@ -146,6 +146,11 @@ class LongJob:
         return Reader(self.input, **{name: self.options.get(name) for name in names})
 
     @property
+    def bundle(self) -> Bundle:
+        """Its model."""
+        return load_bundle(self.options.get("model", _DEFAULTS["model"]))
+
+    @property
     def is_short(self) -> bool:
         """Whether the job is not worth cutting."""
         with known(), self.open() as reader:
@@ -187,7 +192,6 @@ class LongJob:
             run_once(self.input, self.output, **self.options, parts=empty)
 
     def _header(self, plan: Plan) -> Options:
-        bundle = load_bundle(self.options.get("model", _DEFAULTS["model"]))
         settings = {
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in self.options.items()
@@ -197,7 +201,7 @@ class LongJob:
         if background.is_file():
             stat = background.stat()
             settings["background file"] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
-        settings["model version"] = bundle.manifest["sha256"]
+        settings["model version"] = self.bundle.manifest["sha256"]
         settings["report"] = self.measured
         return {
             "format": FORMAT,

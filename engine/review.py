@@ -32,6 +32,8 @@ SHEET_FRAMES, MOST_FRAMES = 12, 24
 THUMBNAIL = 240
 """Width of a picture on the page, in pixels."""
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_POINTS = 1000, 120, 1000
+COVERAGE_SPAN = 0.1
+"""What the plot of coverage is high at the least."""
 NEIGHBOURS = 12
 """Frames before and after that a change is compared with."""
 JUMP, JUMP_RATIO = 0.01, 4.0
@@ -128,11 +130,15 @@ class Done(Protocol):
 
 @dataclass(frozen=True)
 class Review:
-    """What a page tells besides the measures: input, output, settings, the job's own report."""
+    """What a page tells besides the measures: input, output, settings, the job's own report.
+
+    model: its name and version.
+    """
 
     input: Path
     output: Path
     settings: dict[str, Any]
+    model: str
     done: Done
 
     def write(self, folder: Path, measures: Sequence[Measure]) -> Path:
@@ -153,20 +159,24 @@ class Review:
         parts = [
             _heading(self.output.name, f"{self.done}; {len(found)} frames to check"),
             _section("Contact sheet", _figures(shots, ((i, "") for i in sheet))),
-            _section("Confidence", _plot([m.confidence for m in measures], found)),
-            _section("Change of the matte", _plot([m.change for m in measures], found)),
-            _section("Share of the picture that is people", _plot([m.coverage for m in measures])),
+            _section("Confidence", _plot([m.confidence for m in measures], UNSURE, found)),
+            _section("Change of the matte", _plot([m.change for m in measures], JUMP, found)),
+            _section(
+                "Share of the picture that is people",
+                _plot([m.coverage for m in measures], COVERAGE_SPAN),
+            ),
             _section(
                 "Frames to check",
                 _figures(shots, ((s.frame, s.why) for s in found)) or "<p>None stands out.</p>",
             ),
-            _section("Settings and versions", _table({**self._settings(), **versions()})),
+            _section("Settings and versions", _table(self._settings())),
         ]
         return _PAGE.format(title=html.escape(self.output.name), body="\n".join(parts))
 
     def _settings(self) -> dict[str, object]:
         known = {name: value for name, value in self.settings.items() if value is not None}
-        return {"input": self.input, "output": self.output, **known}
+        files = {"input": self.input, "output": self.output}
+        return {**files, **known, "version of the model": self.model, **versions()}
 
     def _shots(self, measures: Sequence[Measure], indices: Sequence[int]) -> dict[int, _Shot]:
         """The frames of the input and, if it is a file, of the output, side by side."""
@@ -269,12 +279,16 @@ def _data(picture: NDArray[np.uint8]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode('ascii')}"
 
 
-def _plot(values: Sequence[float], marks: Sequence[Suspect] = ()) -> str:
-    """A curve as SVG; of many frames each point keeps the range of those it stands for."""
+def _plot(values: Sequence[float], least: float, marks: Sequence[Suspect] = ()) -> str:
+    """A curve as SVG; of many frames each point keeps the range of those it stands for.
+
+    least: what the plot is high at the least, so that noise stays small.
+    """
     if not values:
         return "<p>No frame was made.</p>"
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
+    high = max(*values, least)
+    low = min(*values, high - least)
+    span = high - low
     scale = PLOT_WIDTH / max(1, len(values) - 1)
 
     def place(index: int, value: float) -> str:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from fusematte.engine.batch import Result, find_items, run_batch, table
 from fusematte.engine.commands.options import add_long_job_options, add_model_options
-from fusematte.engine.commands.run import add_background, add_encoding_options
+from fusematte.engine.commands.run import (
+    add_background,
+    add_encoding_options,
+    add_look_options,
+)
 from fusematte.engine.progress import ProgressReport
 
 OPTIONS = (
     "background", "codec", "pixel_format", "crf", "bitrate", "preset", "alpha_mode", "audio",
-    "model", "backend", "threads", "report",
+    "model", "backend", "threads", "report", "light_wrap", "despill",
 )  # fmt: skip
 """Those that are handed on for each file."""
 
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extension", default=".mp4", metavar=".EXT", help="kind of the outputs (%(default)s)"
     )
     add_background(parser)
+    add_look_options(parser)
     add_encoding_options(parser)
     add_long_job_options(parser)
     add_model_options(parser)

@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import content, make_clip
 
 from fusematte.cli import main
+from fusematte.engine import batch
 from fusematte.engine.batch import find_items
 from fusematte.engine.errors import InputError, UsageError
 
@@ -52,6 +53,28 @@ def test_a_folder_with_a_bad_file(
     assert report["a.mp4"]["frames"] == 3 and report["a.mp4"]["code"] == 0
     assert report["b.mov"]["code"] == 3 and "b.mov" in str(report["b.mov"]["error"])
     check_resume(folder, output, command)
+
+
+def test_files_of_one_name_have_a_page_each(tmp_path: Path) -> None:
+    source, output, pages = (tmp_path / name for name in ("in", "out", "pages"))
+    for folder in (source, source / "more"):
+        folder.mkdir()
+        make_clip(folder / "a.mp4", frames=2)
+    command = ["batch", "-q", str(source), "-o", str(output), "--light-wrap", "0.2"]
+    assert main([*command, "--report", str(pages)]) == 0
+    made = sorted(path.relative_to(pages) for path in pages.rglob("*.html"))
+    assert made == [Path("a.mp4.html"), Path("more/a.mp4.html")]
+
+
+def test_an_error_nobody_thought_of_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("first line\nand an array")
+
+    monkeypatch.setattr(batch, "run", fail)
+    assert main(["batch", "-q", str(folder), "-o", str(tmp_path / "out")]) == 1
+    assert str(report_of(tmp_path / "out")["a.mp4"]["error"]).endswith("TypeError: first line")
 
 
 def check_resume(folder: Path, output: Path, command: list[str]) -> None:

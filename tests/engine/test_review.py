@@ -84,7 +84,7 @@ def test_the_page_stands_alone(
     assert len(pictures) >= 24  # twelve of the input, twelve of the output
     assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
     assert not re.search(r'(src|href)="(?!data:)', page)
-    for text in ("Settings and versions", "blur", "version of openvino", "fusematte"):
+    for text in ("Settings and versions", "blur", "version of openvino", "fusematte", "edge 0."):
         assert text in page
 
 
