@@ -23,8 +23,8 @@ def closed_frame(frame: Frame, background: Background) -> Frame:
     if not background.shows_camera:
         try:
             return frame.with_planes(_background_planes(frame, background))
-        except Exception:
-            log.exception("the background cannot be shown: a still card takes its place")
+        except Exception as error:
+            log.debug("a still card takes the background's place: %s", error)
     return card(frame)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.backends import Backend, Map, Maps
 from fusematte.engine.backends.sharing import Lease
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import BackendError, UsageError
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.recolor import enlarge, viewable
@@ -148,7 +148,11 @@ class Matter:
         return size_for(frame, self.bundle, self.scale)
 
     def __call__(self, frame: Frame) -> Matte:
-        """Mattes one frame."""
+        """Mattes one frame.
+
+        Raises:
+            BackendError: the network's output is not finite; the frame before stays known.
+        """
         shape = frame.height, frame.width, frame.rotation, frame.aspect
         if self._shape not in ((), shape):
             self.reset()
@@ -183,11 +187,18 @@ class Matter:
         if self._previous is None:
             nothing = np.zeros((1, 1, height, width), np.float32)
             if not self.bundle.takes_previous:
-                return self._lease.infer(image, nothing)
-            self._previous = self._lease.infer(image, nothing).alpha
+                return self._run(image, nothing)
+            self._previous = self._run(image, nothing).alpha
         elif self._previous.shape != (height, width):  # the scale has changed
             self._previous = enlarge(self._previous, height, width)
-        return self._lease.infer(image, self._previous[None, None])
+        return self._run(image, self._previous[None, None])
+
+    def _run(self, image: Map, previous: Map) -> Maps:
+        """What the network says, if that is numbers: others would spread from frame to frame."""
+        maps = self._lease.infer(image, previous)
+        if not all(np.isfinite(plane).all() for plane in maps):
+            raise BackendError(f"{self.backend.name}: the network's output has infinities or NaNs")
+        return maps
 
     def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
         """Makes the network ready for frames like this one at several scales.

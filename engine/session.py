@@ -271,8 +271,12 @@ class Session:
     @model.setter
     def model(self, model: str | PathLike[str]) -> None:
         matter = Matter(model, backend=self._backend, threads=self._threads)
-        if self._latest is not None:
-            matter.prepare(self._latest, self._scales())
+        try:
+            if self._latest is not None:
+                matter.prepare(self._latest, self._scales())
+        except BaseException:
+            matter.close()
+            raise
         with self._matter_lock:
             matter, self._matter = self._matter, matter
             self._model = model
@@ -335,33 +339,40 @@ class Session:
     def _find_matte(self, job: _Job) -> list[_Job]:
         """The jobs that are ready to be blended: this one, or by then an older one, or none."""
         begun = time.perf_counter()
-        with self._matter_lock:
-            try:
+        try:
+            with self._matter_lock:
                 if self.mirror:
                     job.frame = mirrored(job.frame)
-                job.matte = self._matte(job)
-            except Exception as error:
-                job.error = self._explain("no matte", error)
-                self._matter.reset()
-        job.stages["network"] = time.perf_counter() - begun
-        return self._smooth(job)
+                matte, follows = self._matte(job), self._matter.follows
+            found = time.perf_counter()
+            job.stages["network"] = found - begun
+            ready = self._smooth(job, matte, follows)
+            job.stages["smooth"] = time.perf_counter() - found
+        except Exception as error:
+            ready = self._give_up(job, error)
+        return ready
 
     def _new_smoother(self) -> Smoother | Lookahead:
         return Lookahead(self._lookahead) if self._lookahead else Smoother()
 
-    def _smooth(self, job: _Job) -> list[_Job]:
-        if job.matte is None:  # what was held back comes first; the next frame starts anew
-            held = [*self._held, job]
-            self._held.clear()
-            self._smoother = self._new_smoother()
-            return held
+    def _smooth(self, job: _Job, matte: Matte, follows: bool) -> list[_Job]:
+        smoothed = self._smoother(matte, follows=follows)
+        job.matte = matte
         self._held.append(job)
-        smoothed = self._smoother(job.matte, follows=self._matter.follows)
         if smoothed is None:
             return []
         ready = self._held.popleft()
         ready.matte = smoothed
         return [ready]
+
+    def _give_up(self, job: _Job, error: Exception) -> list[_Job]:
+        """What was held back comes first, as it is; the next frame starts anew."""
+        job.error = self._explain("no matte", error)
+        self._matter.reset()
+        ready = [*self._held, job]
+        self._held.clear()
+        self._smoother = self._new_smoother()
+        return ready
 
     def _matte(self, job: _Job) -> Matte:
         frame, matter = job.frame, self._matter

@@ -18,7 +18,7 @@ from tests.helpers import content
 from fusematte.engine import session as session_module
 from fusematte.engine.backends import Maps
 from fusematte.engine.camera import Camera, open_camera
-from fusematte.engine.errors import OutputError
+from fusematte.engine.errors import BackgroundError, ModelError, OutputError
 from fusematte.engine.frame import Frame
 from fusematte.engine.live import Controls, Live
 from fusematte.engine.matte import Matter
@@ -44,7 +44,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def red_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A camera that sees nothing but red."""
-    path = tmp_path_factory.mktemp("camera") / "red.mp4"
+    path = tmp_path_factory.mktemp("camera") / "red.ts"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -129,7 +129,35 @@ def in_model(session: Session, _: Camera) -> None:
     session._matter._lease.infer = None  # type: ignore[method-assign, assignment]
 
 
-ALWAYS = (in_network, in_hanging_network, in_background, in_model)
+def in_alpha(session: Session, _: Camera) -> None:
+    infer = session._matter._lease.infer
+
+    def poisoned(image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
+        maps = infer(image, previous)
+        maps.alpha[0, 0] = np.nan
+        return maps
+
+    session._matter._lease.infer = poisoned  # type: ignore[method-assign]
+
+
+def in_smoothing(session: Session, _: Camera) -> None:
+    session._new_smoother = lambda: fail  # type: ignore[method-assign, assignment, return-value]
+    session._smoother = fail  # type: ignore[assignment]
+
+
+def in_governor(session: Session, _: Camera) -> None:
+    session._scale = fail  # type: ignore[method-assign, assignment]
+
+
+ALWAYS = (
+    in_network,
+    in_hanging_network,
+    in_background,
+    in_model,
+    in_alpha,
+    in_smoothing,
+    in_governor,
+)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +175,50 @@ def test_no_pixel_of_the_camera_comes_out(
     assert times == sorted(set(times))
     # The network is told of a red wall: what it matted may not be red either.
     assert reddest(output) < 150
+
+
+def test_changes_that_fail_while_it_runs_show_no_camera(tmp_path: Path, red_clip: Path) -> None:
+    failures = []
+
+    def change(session: Session, _: Camera) -> None:
+        in_network(session, _)
+
+        def run() -> None:
+            while True:
+                try:
+                    session.background = tmp_path / "missing.png"
+                except BackgroundError as error:
+                    failures.append(error)
+                try:
+                    session.model = "missing"
+                except ModelError as error:
+                    failures.append(error)
+                if session._closed:
+                    return
+                time.sleep(0.02)
+
+        threads.append(threading.Thread(target=run))
+        threads[0].start()
+
+    threads: list[threading.Thread] = []
+    assert reddest(record(red_clip, tmp_path, "#00ff00", change)) < 150
+    threads[0].join()
+    assert {type(error) for error in failures} == {BackgroundError, ModelError}
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_clip_that_cannot_be_decoded_on_shows_no_camera(
+    damage: str, tmp_path: Path, red_clip: Path
+) -> None:
+    data = bytearray(red_clip.read_bytes())
+    middle = len(data) // 2
+    if damage == "cut":
+        data[middle:] = b""
+    else:
+        data[middle : middle + 300] = np.random.default_rng(0).bytes(300)
+    broken = tmp_path / "broken.ts"
+    broken.write_bytes(data)
+    assert reddest(record(broken, tmp_path, "#00ff00", in_network_now_and_then)) < 150
 
 
 def test_a_fault_in_the_blend_shows_no_camera(

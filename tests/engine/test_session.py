@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -310,13 +310,22 @@ def fault(*_: object, **__: object) -> None:
     raise RuntimeError("injected")
 
 
-def poison(*_: object, **__: object) -> Maps:
-    nothing = np.full((288, 512), np.nan, np.float32)
-    return Maps(*[nothing] * 4)
+def poisoned(session: Session) -> Callable[..., Maps]:
+    """The network, but for one pixel that is no number."""
+    infer = session._matter._lease.infer
+
+    def run(*arguments: NDArray[np.float32]) -> Maps:
+        maps = infer(*arguments)
+        maps.alpha[7, 9] = np.nan
+        return maps
+
+    return run
 
 
 @pytest.mark.parametrize("background", ["blur", "#00ff00"])
-@pytest.mark.parametrize("place", ["infer", "poison", "matter", "compose", "background", "mirror"])
+@pytest.mark.parametrize(
+    "place", ["infer", "poison", "matter", "smooth", "compose", "background", "mirror"]
+)
 def test_a_fault_anywhere_never_shows_the_camera(
     place: str, background: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,9 +334,11 @@ def test_a_fault_anywhere_never_shows_the_camera(
             if place == "infer":
                 patch.setattr(session._matter._lease, "infer", fault)
             elif place == "poison":
-                patch.setattr(session._matter._lease, "infer", poison)
+                patch.setattr(session._matter._lease, "infer", poisoned(session))
             elif place == "matter":
                 patch.setattr(session._matter, "size_for", fault)
+            elif place == "smooth":
+                patch.setattr(Smoother, "__call__", fault)
             elif place == "compose":
                 patch.setattr(session_module, "compose", fault)
             elif place == "mirror":
@@ -341,5 +352,77 @@ def test_a_fault_anywhere_never_shows_the_camera(
             assert not looks_red(result.composite)
             assert not result.alpha().any()
             assert session.statistics.failed == 1
-        session.push(red())  # and then it works again
+        for _ in range(2):  # and then it works again
+            session.push(red())
+            assert session.get(60).error is None
+
+
+def test_a_model_that_fails_as_it_is_taken_in_leaves_the_old_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Session("#00ff00") as session:
+        session.push(red())
+        session.get(60)
+        before = session._matter
+        with monkeypatch.context() as patch:
+            patch.setattr(fm.Matter, "prepare", fault)
+            with pytest.raises(RuntimeError, match="injected"):
+                session.model = "edge"
+        assert session._matter is before
+        session.push(red())
+        assert session.get(60).error is None  # and nothing_is_left sees to its network
+
+
+# --- buffers --------------------------------------------------------------------------------------
+
+
+def digest(frame: Frame) -> list[bytes]:
+    return [plane.tobytes() for plane in frame.planes]
+
+
+def test_an_array_is_the_callers_again_when_push_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = picture(64, 48, 0)
+    with Session("green") as session:
+        session.push(shown.copy(), pts=0)
+        expected = digest(session.get(60).source)
+        gate = Gate(session, monkeypatch)
+        array = shown.copy()
+        session.push(array, pts=1)
+        assert gate.entered.wait(30)
+        array[:] = 0  # while it waits
+        gate.open.set()
+        assert digest(session.get(60).source) == expected
+
+
+def test_results_are_the_callers_to_keep_and_to_write_to() -> None:
+    kept, digests = [], []
+    with Session("blur") as session:
+        for index in range(12):
+            session.push(picture(64, 48, index))
+            result = session.get(60)
+            kept.append(result)
+            digests.append(digest(result.composite))
+        for result in kept[:4]:
+            assert result.matte is not None
+            result.matte.alpha[:] = np.nan
+            result.composite.planes[0][:] = 0
+        session.push(picture(64, 48, 0))
         assert session.get(60).error is None
+    assert [digest(result.composite) for result in kept[4:]] == digests[4:]
+
+
+def test_a_frame_is_not_copied() -> None:
+    frame = frame_from_rgb(picture(64, 48, 0))
+    with Session("green") as session:
+        session.push(frame)
+        source = session.get(60).source
+    assert all(a is b for a, b in zip(source.planes, frame.planes, strict=True))
+
+
+def test_a_tensor_of_torch_is_taken() -> None:
+    torch = pytest.importorskip("torch")
+    with Session("green") as session:
+        session.push(torch.from_numpy(picture(64, 48, 0)))
+        assert session.get(60).error is None
+        with pytest.raises(UsageError, match="CPU"):
+            session.push(torch.zeros((4, 4, 3), dtype=torch.uint8, device="meta"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
-from fusematte.engine.frame import Matte
+from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.matte import Matter
-from fusematte.engine.temporal import Continuity, Lookahead, Smoother
+from fusematte.engine.temporal import COST, CREDIT, Continuity, Lookahead, Smoother
 
 HEIGHT, WIDTH = 36, 64
 
@@ -92,6 +94,49 @@ def test_lookahead_delays_and_stays_within_the_scene() -> None:
         np.testing.assert_allclose(got.alpha, expected, atol=1e-6)
 
 
+def waving(
+    shifts: list[int], lost: range, *, vanishes: bool = False, comes_at: int = 0
+) -> list[Matte]:
+    """A hand that moves by so many pixels each frame over a textured wall; the network loses it in
+    the frames ``lost``, and with ``vanishes`` it is gone in them indeed."""
+    wall = np.random.default_rng(0).random((2 * HEIGHT, 2 * WIDTH), np.float32) * 0.1 + 0.2
+    hand = np.random.default_rng(1).random((8, 10), np.float32) * 0.3 + 0.6
+    mattes = []
+    for index, column in enumerate(np.cumsum(shifts)):
+        luma, alpha, place = wall.copy(), np.zeros_like(wall), np.s_[12:20, column : column + 10]
+        if not (vanishes and index in lost):
+            luma[place] = hand
+        if index not in lost and index >= comes_at:
+            alpha[place] = 1
+        maps = {"alpha": alpha, "foreground": alpha, "background": 1 - alpha, "beta": alpha}
+        mattes.append(replace(matte(0, doubt=0), **maps, color=np.stack([luma] * 3)))
+    return mattes
+
+
+def test_a_hand_that_the_network_loses_for_a_moment_is_held_where_it_moves() -> None:
+    shifts = [4] + [2] * 19
+    mattes, whole = waving(shifts, range(12, 15)), waving(shifts, range(0))
+    for index, (got, wanted) in enumerate(zip(run(Smoother(), mattes), whole, strict=True)):
+        np.testing.assert_allclose(got, wanted.alpha, atol=0.02, err_msg=str(index))
+
+
+def test_a_hand_that_stays_lost_is_let_go() -> None:
+    alphas = run(Smoother(), waving([30] + [0] * 49, range(30, 50)))
+    held = [index for index, alpha in enumerate(alphas) if index >= 30 and alpha.max() > 0.5]
+    assert held == list(range(30, 30 + CREDIT // COST))
+
+
+def test_a_hand_that_goes_is_not_held() -> None:
+    alphas = run(Smoother(), waving([30] + [0] * 19, range(15, 20), vanishes=True))
+    assert max(alpha.max() for alpha in alphas[15:]) < 0.1
+
+
+def test_what_has_only_just_come_up_is_not_held() -> None:
+    alphas = run(Smoother(), waving([30] + [0] * 19, range(11, 20), comes_at=10))
+    assert alphas[10].max() == 1
+    assert max(alpha.max() for alpha in alphas[11:]) < 0.1
+
+
 def test_smoothing_survives_a_change_of_the_networks_size() -> None:
     smoother = Smoother()
     smoother(matte(0.4, doubt=0.5), follows=False)
@@ -120,3 +165,51 @@ def test_a_cut_between_two_real_scenes_resets_and_the_scenes_do_not(shared_clips
                     if not matter.follows:
                         breaks.append(count)
     assert breaks == [0, 6]
+
+
+def real_mattes(matter: Matter, frames: Iterable[Frame]) -> list[tuple[Matte, bool]]:
+    return [(matter(frame), matter.follows) for frame in frames]
+
+
+def test_a_real_part_that_is_lost_is_held(shared_clips: Path) -> None:
+    with Matter() as matter, Reader(shared_clips / "m1.mp4") as reader:
+        matter.scale = 0.31
+        mattes = real_mattes(matter, itertools.islice(reader, 16))
+    height, width = mattes[0][0].alpha.shape
+    # The head of the policeman who walks on the right.
+    head = np.s_[0 : height * 2 // 9, width * 4 // 5 : width * 19 // 20]
+    assert all(found.alpha[head].mean() > 0.2 for found, _ in mattes)
+    smoother, worst = Smoother(), 0.0
+    for index, (found, follows) in enumerate(mattes):
+        broken = found.alpha.copy()
+        if index in range(12, 15):
+            broken[head] = 0
+        shown = smoother(replace(found, alpha=broken), follows=follows).alpha
+        worst = max(worst, float(np.abs(shown - found.alpha)[head].mean()))
+    assert worst < 0.15  # of 0.38, were it not held
+
+
+def cropped(frame: Frame, left: int, width: int) -> Frame:
+    y, u, v = frame.planes
+    half = np.s_[:, left // 2 : (left + width) // 2]
+    return frame.with_planes((y[:, left : left + width], u[half], v[half]))
+
+
+def test_somebody_real_enters_and_leaves(shared_clips: Path) -> None:
+    """A camera that pans to a person and on: the smoothed alpha is that of a network without a
+    memory, and nothing of the person stays behind."""
+    with Reader(shared_clips / "juggle.mp4") as reader:
+        frames = list(itertools.islice(reader, 24))
+    width = frames[0].width // 5 * 2
+    lefts = np.linspace(0, frames[0].width - width, len(frames)).astype(int) // 2 * 2
+    panned = [cropped(frame, left, width) for frame, left in zip(frames, lefts, strict=True)]
+    with Matter() as matter, Matter() as fresh:
+        matter.scale = fresh.scale = 0.31
+        smoother, areas, alone = Smoother(), [], []
+        for frame in panned:
+            found = matter(frame)
+            areas.append(float(smoother(found, follows=matter.follows).alpha.mean()))
+            fresh.reset()
+            alone.append(float(fresh(frame).alpha.mean()))
+    assert min(alone[0], alone[-1]) < 0.02 and max(alone) > 0.1
+    assert np.abs(np.subtract(areas, alone)).max() < 0.03, (areas, alone)
