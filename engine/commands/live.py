@@ -79,7 +79,9 @@ def main(options: argparse.Namespace) -> int:
         opened.callback(camera.close)
         outlets = list(_open_outlets(options, camera, opened))
         delay = float(options.lookahead * 1000 / camera.rate)
-        budget = options.budget_ms or float(1000 / camera.rate) + delay
+        budget = options.budget_ms
+        if budget is None:
+            budget = float(1000 / camera.rate) + delay
         session = stack.enter_context(
             Session(
                 backgrounds[0],

@@ -18,16 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_PORT,
         help="of 127.0.0.1; 0 takes a free one (%(default)s)",
     )
+    parser.add_argument(
+        "--budget-ms", type=float, metavar="MS",
+        help="latency to hold by a smaller network when the machine is busy (one frame of 30 a "
+        "second)",
+    )  # fmt: skip
     add_model_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command until it is interrupted; returns its exit code."""
     try:
-        from fusematte.engine.serve.server import serve
+        from fusematte.engine.serve.server import BUDGET_MS, serve
     except ImportError as error:
         raise UsageError(
             f"serve needs {error.name}, which is not installed: pip install 'fusematte[serve]'"
         ) from error
-    serve(options.port, model=options.model, backend=options.backend, threads=options.threads)
+    serve(
+        options.port,
+        budget_ms=BUDGET_MS if options.budget_ms is None else options.budget_ms,
+        model=options.model,
+        backend=options.backend,
+        threads=options.threads,
+    )
     return 0

@@ -54,7 +54,7 @@ def keep_local() -> None:
 class Lives:
     """All live sessions of a server.
 
-    options: ``model``, ``backend`` and ``threads`` of their ``Session``.
+    options: ``model``, ``backend``, ``threads`` and ``budget_ms`` of their ``Session``.
     """
 
     def __init__(self, library: Library, options: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ from fusematte.engine.serve.refusal import Refusal
 from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
 
 HOST = "127.0.0.1"
+BUDGET_MS = 1000 / 30
+"""One frame of the cameras that the page asks for."""
 PAGE = Path(__file__).parent / "page"
 VIDEO_LIMIT = 1024 * MEBIBYTE
 BACKGROUND_LIMIT = 64 * MEBIBYTE
@@ -53,29 +55,29 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-def serve(port: int, **options: Any) -> None:  # noqa: ANN401
+def serve(port: int, *, budget_ms: float = BUDGET_MS, **options: Any) -> None:  # noqa: ANN401
     """Serves the page until the process is interrupted or terminated.
 
+    budget_ms: the latency that the cameras' sessions are to hold.
     options: ``model``, ``backend`` and ``threads``, as ``fusematte.run`` and ``Session`` take them.
 
     Raises:
-        UsageError: the port cannot be listened on.
+        UsageError: the port cannot be listened on, or there is no such budget.
         ModelError, BackendError: the model or the backend cannot be used.
     """
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(_serve(port, options))
+        asyncio.run(_serve(port, budget_ms, options))
 
 
-async def _serve(port: int, options: dict[str, Any]) -> None:
+async def _serve(port: int, budget_ms: float, options: dict[str, Any]) -> None:
     task = asyncio.current_task()
     assert task is not None
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
         token = secrets.token_urlsafe()
-        runner = web.AppRunner(
-            make_app(token, Path(folder), options), access_log=None, shutdown_timeout=SHUTDOWN
-        )
+        app = make_app(token, Service(Path(folder), budget_ms, options))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
         try:
             await runner.setup()
             url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
@@ -96,11 +98,10 @@ async def _listen(runner: web.AppRunner, port: int) -> int:
     return int(runner.addresses[0][1])
 
 
-def make_app(token: str, folder: Path, options: dict[str, Any]) -> web.Application:
-    """The application; everything lies below ``/TOKEN/``, what is uploaded in ``folder``."""
+def make_app(token: str, service: Service) -> web.Application:
+    """The application; everything lies below ``/TOKEN/``."""
     app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals, _guard(token)])
     app.on_response_prepare.append(_add_headers)
-    service = Service(folder, options)
     app.cleanup_ctx.append(service.lifetime)
     app.on_shutdown.append(service.hang_up)
     prefix = f"/{token}"
@@ -176,8 +177,10 @@ class Service:
     jobs: Jobs
     lives: Lives
 
-    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: Path, budget_ms: float, options: dict[str, Any]) -> None:
+        if not budget_ms > 0:
+            raise UsageError(f"the budget must be above 0 ms, not {budget_ms:g}")
+        self._folder, self._budget_ms, self._options = folder, budget_ms, options
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Sets up, and takes down after the last request."""
@@ -186,7 +189,7 @@ class Service:
         uploads.mkdir()
         self.library = Library(pictures)
         self.jobs = Jobs(uploads, self._options)
-        self.lives = Lives(self.library, self._options)
+        self.lives = Lives(self.library, {**self._options, "budget_ms": self._budget_ms})
         try:
             with Matter(**self._options):  # compiled once, for every session and job to share
                 yield

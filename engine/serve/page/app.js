@@ -68,11 +68,13 @@ function statistics(now) {
   $("p50").textContent = ms(now.latency_p50);
   $("p99").textContent = ms(now.latency_p99);
   $("drops").textContent = now.dropped;
+  $("budget").textContent = `${now.budget_ms.toFixed(0)} ms, ${now.holds ? "held" : "missed"}`;
+  $("budget").title = now.last_change && `Network changed ${now.level_changes} times: ${now.last_change}`;
   $("network").textContent = `${now.network_size[1]} × ${now.network_size[0]}`;
   $("stages").textContent = Object.entries(now.stages)
     .map(([stage, time]) => `${stage} ${ms(time)}`)
     .join(", ");
-  plot.add(now.latencies);
+  plot.add(now.latencies, now.budget_ms);
   $("plot").ariaLabel = `Latency of the last minute; the median is ${ms(now.latency_p50)}`;
 }
 

@@ -6,6 +6,7 @@ export class Plot {
   #canvas;
   #points = [];
   #last = performance.now();
+  #budget = 0;
 
   constructor(canvas) {
     this.#canvas = canvas;
@@ -13,9 +14,10 @@ export class Plot {
     matchMedia("(prefers-color-scheme: dark)").onchange = () => this.#draw();
   }
 
-  // latencies: in ms, of the frames since the last call.
-  add(latencies) {
+  // latencies: in ms, of the frames since the last call; budget: what they are to stay below.
+  add(latencies, budget) {
     const now = performance.now();
+    this.#budget = budget;
     const step = (now - this.#last) / latencies.length;
     latencies.forEach((latency, index) => {
       this.#points.push([this.#last + step * (index + 1), latency]);
@@ -50,6 +52,15 @@ export class Plot {
       pen.lineTo(width, y(latency));
       pen.stroke();
       if (latency) pen.fillText(`${latency} ms`, 0, y(latency) - 3);
+    }
+    if (this.#budget) {
+      pen.setLineDash([4, 4]);
+      pen.lineWidth = 1;
+      pen.beginPath();
+      pen.moveTo(0, y(this.#budget));
+      pen.lineTo(width, y(this.#budget));
+      pen.stroke();
+      pen.setLineDash([]);
     }
     const now = performance.now();
     pen.strokeStyle = style.color;
