@@ -13,7 +13,7 @@ import threading
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import av
 import numpy as np
@@ -32,6 +32,7 @@ from fusematte.engine.formats import (
     Content,
     Encoding,
     Picture,
+    Unfinished,
     codec_of,
     codecs_of,
     container_of,
@@ -83,7 +84,7 @@ _BUFFER = 1 << 18
 """Bytes that are written at once."""
 
 
-class Writer:
+class Writer(Unfinished):
     """A video file being written; frames go in by ``write``, in the order they are shown.
 
     path: the file; it appears, replacing what was there, when ``close`` has completed it.
@@ -109,8 +110,6 @@ class Writer:
     express, moves there to zero together with the pictures.  A part of a video (``like.origin``)
     begins at zero.  Chapters and tags are copied; what a container has no place for is left out
     with a warning, but sound is not: that is an error.
-
-    As a context manager it closes itself; leaving by an exception abandons the file.
 
     Raises:
         UsageError: a codec, option, file extension or combination that cannot be.
@@ -158,15 +157,6 @@ class Writer:
         self._subtitles = self._add_subtitles() if subtitles else {}
         self._add_chapters()
         self._start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
 
     def write(self, frame: Frame) -> None:
         """Encode one frame; like every frame, it does not change afterwards."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fusematte.engine.backends import Map
 from fusematte.engine.decode import Packet, Reader
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.formats import Content, Encoding, part_of
+from fusematte.engine.formats import Content, Encoding, Unfinished, part_of
 from fusematte.engine.frame import Frame, Plane
 from fusematte.engine.recolor import as_float, enlarge, to_light, to_rgb, to_unit_range
 from fusematte.engine.sources import PATTERN
@@ -73,7 +73,7 @@ class Tags(NamedTuple):
 Save = Callable[[Path, NDArray[Any], Tags], None]
 
 
-class SequenceWriter:
+class SequenceWriter(Unfinished):
     """A sequence of pictures being written; frames go in by ``write``, in their order.
 
     path: a pattern with the place of the number, counted from 1: ``out_%05d.png``, ``.tif``,
@@ -114,15 +114,6 @@ class SequenceWriter:
         turned = like.rotation in (90, 270)
         self._tags = Tags(self._mode, like, float(1 / like.aspect if turned else like.aspect))
         self._make_folder()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
 
     def write(self, frame: Frame) -> None:
         """Writes one picture."""

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import resize_to_tensor
+from fusematte.engine.decode import Reader
+from fusematte.engine.encode import Writer
 from fusematte.engine.frame import Frame, Matte
 
 SAMPLE_RATE = 48000
@@ -115,6 +117,31 @@ def content(path: Path) -> Content:
                 stream = packet.stream.index
                 packets.append((stream, bytes(packet), packet.pts * packet.time_base))
     return Content(times, durations, packets)
+
+
+ROUNDING = {
+    ".mp4": Fraction(0),
+    ".mov": Fraction(0),
+    ".mkv": Fraction(1, 2000),
+    ".webm": Fraction(1, 2000),
+    ".ts": Fraction(1, 180_000),
+    ".flv": Fraction(1, 2000),
+}
+"""Seconds by which a container may be off in telling the time of a frame."""
+
+
+def transcode(
+    source: Path | str,
+    target: Path | str,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Reader into Writer; ``options`` are the Writer's."""
+    with Reader(source) as reader, Writer(target, reader, **options) as writer:
+        for item in reader.items():
+            if isinstance(item, Frame):
+                writer.write(item)
+            else:
+                writer.mux(item)
 
 
 def first_frame(path: Path) -> av.VideoFrame:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import content, first_frame, make_clip
+from tests.helpers import content, first_frame, make_clip, transcode
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
@@ -29,12 +29,6 @@ from fusematte.engine.outfile import ROOM
 def clip(tmp_path: Path) -> Iterator[Reader]:
     with Reader(make_clip(tmp_path / "in.mp4", frames=6)) as reader:
         yield reader
-
-
-def copy(source: Path, target: Path, codec: str | None = None) -> None:
-    with Reader(source) as reader, Writer(target, reader, codec=codec) as writer:
-        for frame in reader:
-            writer.write(frame)
 
 
 @contextmanager
@@ -101,7 +95,7 @@ def test_closing_twice_is_harmless(clip: Reader, tmp_path: Path) -> None:
 )
 def test_codecs(tmp_path: Path, suffix: str, codec: str | None) -> None:
     source = make_clip(tmp_path / "in.mkv", width=128, height=96, frames=4, codec="ffv1")
-    copy(source, tmp_path / f"out{suffix}", codec)
+    transcode(source, tmp_path / f"out{suffix}", codec=codec)
     with av.open(str(tmp_path / f"out{suffix}")) as container:
         name = container.streams.video[0].codec_context.codec.canonical_name
     assert name == av.Codec(codec or "libvpx-vp9", "w").canonical_name
@@ -117,14 +111,14 @@ def test_codecs(tmp_path: Path, suffix: str, codec: str | None) -> None:
 def test_shortest_clips(tmp_path: Path, codec: str, frames: int) -> None:
     source = make_clip(tmp_path / "in.mp4", width=128, height=96, frames=frames)
     for _ in range(5):  # libx265 makes mistakes here at random
-        copy(source, tmp_path / "out.mp4", codec)
+        transcode(source, tmp_path / "out.mp4", codec=codec)
         assert content(tmp_path / "out.mp4").times == content(source).times
 
 
 @pytest.mark.parametrize("name", PIXEL_FORMATS)
 def test_h264_keeps_every_layout(tmp_path: Path, name: str) -> None:
     source = make_clip(tmp_path / "in.mkv", frames=3, codec="ffv1", pixel_format=name)
-    copy(source, tmp_path / "out.mp4")
+    transcode(source, tmp_path / "out.mp4")
     with Reader(source) as before, Reader(tmp_path / "out.mp4") as after:
         assert after.format == before.format
         for frame, got in zip(before, after, strict=True):
@@ -148,7 +142,7 @@ def test_layouts_a_codec_lacks_become_the_nearest(
     source = make_clip(
         tmp_path / "in.mkv", width=128, height=96, frames=2, codec="ffv1", pixel_format=name
     )
-    copy(source, tmp_path / "out.mkv", codec)
+    transcode(source, tmp_path / "out.mkv", codec=codec)
     with Reader(tmp_path / "out.mkv") as reader:
         assert reader.format.name == expected
 
@@ -160,7 +154,7 @@ def test_layouts_a_codec_lacks_become_the_nearest(
 def test_any_size(tmp_path: Path, size: tuple[int, int], suffix: str, codec: str) -> None:
     width, height = size
     source = make_clip(tmp_path / "in.mkv", width=width, height=height, frames=2, codec="ffv1")
-    copy(source, tmp_path / f"out{suffix}", codec)
+    transcode(source, tmp_path / f"out{suffix}", codec=codec)
     with Reader(tmp_path / f"out{suffix}") as reader:
         assert (reader.width, reader.height) == size
         assert len(list(reader)) == 2
@@ -339,14 +333,7 @@ def test_disk_full(tmp_path: Path, suffix: str) -> None:
     assert caught.value.__cause__.errno == errno.EFBIG
 
 
-COPY = """
-import sys
-from fusematte.engine.decode import Reader
-from fusematte.engine.encode import Writer
-with Reader(sys.argv[1]) as reader, Writer(sys.argv[2], reader, audio=True) as writer:
-    for item in reader.items():
-        (writer.write if hasattr(item, "planes") else writer.mux)(item)
-"""
+COPY = "import sys; from tests.helpers import transcode; transcode(*sys.argv[1:], audio=True)"
 ON_A_SMALL_DISK = """
 mount -t tmpfs -o size="$1" none "$2" && "$3" -c "$4" "$5" "$6"; code=$?; cp "$2"/* "$7"; exit $code
 """
@@ -368,7 +355,7 @@ def test_a_full_disk_leaves_what_plays(tmp_path: Path, suffix: str) -> None:
     command = ["sh", "-c", ON_A_SMALL_DISK, "sh", size, disk, sys.executable, COPY, source]
     done = subprocess.run(
         [*alone, *map(str, command), f"{disk}/out{suffix}", str(kept)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert "cannot be written: No space left on device" in done.stderr.splitlines()[-1]
     assert [path.name for path in kept.iterdir()] == [f"out{suffix}.part"]

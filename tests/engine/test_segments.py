@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip, pictures_of
+from tests.helpers import content, cut, make_clip, pictures_of, transcode
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
@@ -56,16 +56,6 @@ def encode_parts(source: Path, output: Path, spans: list[Span]) -> Parts:
             for frame in frames_of(reader, span):
                 writer.write(frame)
     return Parts({output: files})
-
-
-def encode_whole(source: Path, output: Path) -> Path:
-    with Reader(source) as reader, Writer(output, like=reader, audio=True) as writer:
-        for item in reader.items():
-            if isinstance(item, Frame):
-                writer.write(item)
-            else:
-                writer.mux(item)
-    return output
 
 
 def put_together(source: Path, output: Path, parts: Parts) -> int:
@@ -122,7 +112,8 @@ def test_no_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("start", [0, 50])
 def test_joined_is_the_whole(tmp_path: Path, suffix: str, start: int) -> None:
     clip = clip_of(tmp_path, suffix, start=start)
-    whole = encode_whole(clip, tmp_path / f"whole{suffix}")
+    whole = tmp_path / f"whole{suffix}"
+    transcode(clip, whole, audio=True)
     output = tmp_path / f"out{suffix}"
     parts = encode_parts(clip, output, cut_up(clip, 10).spans)
     assert put_together(clip, output, parts) == 48
