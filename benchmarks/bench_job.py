@@ -2,8 +2,9 @@
 
     python benchmarks/bench_job.py [--clip CLIP] [--sizes 1280x720 ...] [--repeats 5]
 
-Writes benchmarks/results/job.json: frames per second of both (medians), their ratio (the median of
-the ratios of neighbouring runs), and the seconds of work per stage.
+Writes benchmarks/results/job.json, beside the other sizes that were measured that day on this
+machine: frames per second of both (medians), their ratio (the median of the ratios of neighbouring
+runs), and the seconds of work per stage.
 """
 
 from __future__ import annotations
@@ -100,6 +101,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "background": args.background, "sizes": {}}
+    if args.output.exists():
+        before = json.loads(args.output.read_text("utf-8"))
+        if all(before[key] == results[key] for key in ("machine", "background")):
+            results["sizes"] = before["sizes"]
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             width, height = map(int, size.split("x"))

@@ -161,7 +161,7 @@ def bench_composite(height: int, width: int, repeats: int) -> dict[str, Any]:
         return cycle(
             [
                 lambda f=f, b=b, o=o: cpp_ext.composite(
-                    f, slope, offset, b, levels=LEVELS, shift=shift, out=o
+                    f, slope, offset, b, levels=LEVELS, shift=shift, keep_solid=True, out=o
                 )
                 for f, b, o in ring
             ]
@@ -224,8 +224,9 @@ def bench_handover(height: int, width: int, repeats: int) -> dict[str, Any]:
 
     def turn(frame: Planes, background: Planes, out: Sequence[NDArray[Any]] | None) -> None:
         planes = cpp_ext.composite(
-            frame, job.slope, job.offset, background, levels=LEVELS, shift=job.shift, out=out
-        )
+            frame, job.slope, job.offset, background, levels=LEVELS, shift=job.shift,
+            keep_solid=True, out=out,
+        )  # fmt: skip
         new_picture(tuple(planes), "yuv420p")
 
     ring = list(zip(job.frames, job.backgrounds, strict=True))

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 LEVELS = (1.0, 0.58, 0.31)
 """Network areas to choose from, as parts of the model's own: about 3/4 of the side each."""
-WINDOW = 12
+WINDOW = 150
 """Frames that are looked at."""
 MISSES = 3
-"""That many of the window over the budget are too many."""
+"""That many of the window over the budget are too many: 98 of 100 frames shall keep it."""
+ENOUGH = 60
+"""Frames of a level that must have been seen before going up."""
 ROOM = 0.8
 """A larger network must be expected to need no more than this part of the budget."""
 PATIENCE = 2.0
@@ -75,7 +77,7 @@ class Governor:
         self._network.append(network_ms)
         if self._misses() >= MISSES:
             self._down(now)
-        elif len(self._latencies) == WINDOW and self._index:
+        elif len(self._latencies) >= ENOUGH and self._index:
             self._consider_up(now)
 
     def _misses(self) -> int:
@@ -106,7 +108,7 @@ class Governor:
             latency + (growth - 1) * network
             for latency, network in zip(self._latencies, self._network, strict=True)
         )
-        return slow[-2]
+        return slow[-MISSES]
 
     def _move(self, now: float, step: int, why: str) -> None:
         before = self.level

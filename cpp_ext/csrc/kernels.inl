@@ -4,6 +4,7 @@
 #include "simd.inl"
 #include "box.inl"
 #include "composite.inl"
+#include "whole.inl"
 #include "resize.inl"
 
 namespace fusematte::FUSEMATTE_ISA {

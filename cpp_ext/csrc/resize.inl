@@ -1,5 +1,6 @@
 // YUV planes to a small RGB tensor by area averaging: rows first, into one line of sums, then
-// along that line, so that every source row is read once (twice where two outputs share it).
+// along that line, so that every source row is read once (twice where two outputs share it).  Bytes
+// are averaged in whole numbers where they fit and the processor has AVX-512, else in floats.
 
 namespace fusematte::FUSEMATTE_ISA {
 
@@ -101,6 +102,9 @@ void resize(const ResizeJob& job, int threads) {
     const int chroma_samples = layout.chroma_width * (layout.interleaved ? 2 : 1);
     const std::size_t sums_size = padded(most(layout.width, chroma_samples)) + 4 * kLanes;
     const std::size_t scratch = 3 * sums_size + 3 * padded(job.width);
+    const WholeAverage<T> luma_whole(luma_rows, luma_columns, layout.width, job.width, 1);
+    const WholeAverage<T> chroma_whole(chroma_rows, chroma_columns, chroma_samples, job.width,
+                                       layout.interleaved ? 2 : 1);
     const int workers = least(threads, job.height);
     const Buffer buffer(sizeof(float) * scratch * workers);
     parallel(workers, job.height, [&](int worker, int begin, int end) {
@@ -113,9 +117,19 @@ void resize(const ResizeJob& job, int threads) {
             return average_rows<T>(n, source.data[channel], source.stride[channel], table, row,
                                    sums);
         };
-        for (int row = begin; row < end; ++row) {
+        const auto average_luma = [&](int row) {
+            if (luma_whole.fits())
+                return luma_whole.average(source.data[0], source.stride[0], row, sums[0], lines[0]);
             const float* luma = rows_of(0, layout.width, luma_rows, row);
             average_columns(luma_columns, job.width, luma, lines[0]);
+        };
+        const auto average_chroma = [&](int row) {
+            if (chroma_whole.fits()) {
+                for (int p = 1; p < (layout.interleaved ? 2 : 3); ++p)
+                    chroma_whole.average(source.data[p], source.stride[p], row, sums[0], lines[p],
+                                         lines[2]);
+                return;
+            }
             const float* chroma = rows_of(1, chroma_samples, chroma_rows, row);
             for (int c = 1; c < 3; ++c) {
                 if (layout.interleaved) split_pairs(layout.chroma_width, chroma + c - 1, single);
@@ -123,6 +137,10 @@ void resize(const ResizeJob& job, int threads) {
                 average_columns(chroma_columns, job.width, layout.interleaved ? single : chroma,
                                 lines[c]);
             }
+        };
+        for (int row = begin; row < end; ++row) {
+            average_luma(row);
+            average_chroma(row);
             store_row(job, row, lines);
         }
     });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -41,7 +42,8 @@ void parallel(int threads, int count, const std::function<void(int, int, int)>& 
     for (auto& thread : others) thread.join();
 }
 
-AreaTable::AreaTable(int source, int target) : stride(padded(target)), reach(0) {
+AreaTable::AreaTable(int source, int target)
+    : stride(padded(target)), parts(source / std::gcd(source, target)), reach(0) {
     const double step = static_cast<double>(source) / target;
     const double share = 1 / step;
     taps = std::min(source, static_cast<int>(std::ceil(step)) + 1);

@@ -31,7 +31,8 @@ constexpr int padded(int count) { return (count + kLanes - 1) / kLanes * kLanes;
 // Splits 0..count into at most `threads` runs and calls work(worker, begin, end) on each at once.
 void parallel(int threads, int count, const std::function<void(int, int, int)>& work);
 
-// Target cell i averages source[first[i] + k] with weight(i, k), k < taps; they sum to 1.
+// Target cell i averages source[first[i] + k] with weight(i, k), k < taps; they sum to 1.  In whole
+// numbers: with count(i, k), which sum to parts.
 struct AreaTable {
     AreaTable(int source, int target);
     ~AreaTable();
@@ -40,7 +41,12 @@ struct AreaTable {
 
     float weight(int i, int k) const { return weights[static_cast<std::size_t>(k) * stride + i]; }
 
+    int count(int i, int k) const {
+        return static_cast<int>(weight(i, k) * static_cast<float>(parts) + 0.5f);
+    }
+
     const int stride;
+    const int parts;
     int taps;
     int reach;  // source cells under any kLanes neighbours
     int* first;

@@ -41,6 +41,20 @@ def test_resize_to_tensor(case: Case, matrix: tuple[float, float]) -> None:
         np.testing.assert_allclose(array, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["yuv420p", "nv12", "yuv444p10le", "p010"])
+@pytest.mark.parametrize("height", [127, 128, 257, 263, 1080])
+def test_resize_to_tensor_holds_the_largest_sums(layout: str, height: int) -> None:
+    case = Case(layout, height, 1920 if height == 1080 else 150, 16, 20, 5, True, 0, 2)
+    low = (288, 512) if height == 1080 else (13 + height % 2, 40)
+    planes = case.planes(case.random())
+    planes[0][:] = int(case.levels[1]) << (6 if layout == "p010" else 0)
+    planes[0][-1] = 0
+    expected = reference.resize_to_tensor(planes, *low, MATRICES[1], case.levels)
+    result = cpp_ext.resize_to_tensor(planes, *low, matrix=MATRICES[1], levels=case.levels)
+    for array, wanted in zip(result, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, atol=1e-5)
+
+
 def test_resize_to_tensor_writes_into_given_arrays() -> None:
     planes = Case("nv12", 36, 64, 9, 16, 1, False, 0, 1)
     rgb, ycbcr = np.empty((3, 9, 16), np.float32), np.empty((3, 9, 16), np.float32)
