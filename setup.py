@@ -53,8 +53,8 @@ def kernels() -> Pybind11Extension:
 class BuildKernels(build_ext):
     """Builds the extension and, with FUSEMATTE_CUDA=1, the CUDA kernels beside it.
 
-    Not unasked, even where there is an nvcc: it takes minutes for all architectures, and only
-    ``fusematte.cpp_ext.cuda`` runs them, the engine's jobs do not.
+    Not unasked, even where there is an nvcc: it takes minutes for all architectures, and only a
+    job on an NVIDIA GPU runs them.
     """
 
     def run(self) -> None:
@@ -69,7 +69,8 @@ class BuildKernels(build_ext):
 
     def _compile_cuda(self, nvcc: str, target: Path) -> None:
         """A driver-API module for every architecture, and PTX for the ones to come."""
-        sources = [str(path) for path in Path("cpp_ext/csrc").glob("*.*")]
+        source = "cpp_ext/frame_path.cu"
+        sources = [source, *(str(path) for path in Path("cpp_ext/csrc").glob("*.*"))]
         if target.exists() and not self.force and not newer_group(sources, str(target)):
             return
         targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in CUDA_ARCHITECTURES]
@@ -78,7 +79,7 @@ class BuildKernels(build_ext):
             f"-gencode=arch=compute_{n},code=compute_{n}" for n in (CUDA_ARCHITECTURES[0], newest)
         ]
         command = [nvcc, "--fatbin", "-std=c++17", "-O3", "--threads=0", *targets]
-        subprocess.run([*command, "-o", str(target), "cpp_ext/csrc/kernels.cu"], check=True)
+        subprocess.run([*command, "-o", str(target), source], check=True)
 
 
 setup(

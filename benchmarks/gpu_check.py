@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_check.py [--output PATH]
 
-With whichever of TensorRT, TensorRT-RTX and PyTorch is installed: the tests marked ``gpu``, the
-bandwidth of the CUDA kernels, and the device time of a frame for ``edge`` and ``paper`` at the
-network sizes of 720p, 1080p and 2160p, fp32 against fp16, with and without CUDA graphs.
+With whichever of TensorRT, TensorRT-RTX and PyTorch is installed: the tests marked ``gpu``; the
+bandwidth of the CUDA kernels beside that of a plain copy; the device time of a frame for ``edge``
+and ``paper`` at the network sizes of 720p, 1080p and 2160p, fp32 against fp16, with and without
+CUDA graphs; the whole path of ``edge``'s frames on the device, and how many videos fit on it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,15 +31,21 @@ import numpy as np
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.cuda_driver import CudaDriver, why_no_cuda
-from fusematte.engine.backends.tensorrt_backend import EngineRunner
+from fusematte.engine.backends.tensorrt_backend import EngineRunner, TensorRtBackend
 from fusematte.engine.backends.tensorrt_library import installed, load_library, make_logger
+from fusematte.engine.composite import open_background
 from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.frame import PIXEL_FORMATS, Color
+from fusematte.engine.gpu.path import FramePath, Slot
+from fusematte.engine.gpu.pictures import DeviceFrame, PictureLayout, stand_ins
+from fusematte.engine.matte import Matter
 from fusematte.engine.models import load_bundle
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 SIZES = {"720p": (288, 512), "1080p": (288, 512), "2160p": (576, 1024), "800x800": (800, 800)}
 """Network sizes: edge sees every video at about its default size; the paper's figure is 800x800."""
 FRAMES = {"720p": (720, 1280), "1080p": (1080, 1920), "2160p": (2160, 3840)}
+STREAMS = (1, 2, 4, 8, 16, 32)
 RUNS, WARM = 100, 20
 
 
@@ -52,11 +63,21 @@ def median_ms(driver: CudaDriver, work: Callable[[], None]) -> float:
         done.record(driver.stream)
         done.synchronize()
         times.append(begun.time_till(done))
-    return round(statistics.median(times), 4)
+    return float(round(statistics.median(times), 4))
 
 
-def kernel_bandwidth(driver: CudaDriver) -> Iterator[dict[str, Any]]:
-    """Time and bytes per second of resizing and compositing NV12 frames."""
+def copy_bandwidth(driver: CudaDriver) -> float:
+    """Bytes read and written per second, in GB, of a copy within the device: what kernels that do
+    little else can come near."""
+    size = 256 << 20
+    source, target = driver.allocate(size), driver.allocate(size)
+    ms = median_ms(driver, lambda: driver.copy(int(source), int(target), size))
+    return round(2 * size / ms / 1e6, 1)
+
+
+def kernel_bandwidth(driver: CudaDriver, copy: float) -> Iterator[dict[str, Any]]:
+    """Time and bytes per second of resizing and compositing NV12 frames, and the share of what a
+    copy reaches."""
     levels, matrix = cuda.Levels(16, 219, 128, 224), cuda.Matrix(0.2126, 0.0722)
     for name, (height, width) in FRAMES.items():
         layout = cuda.Layout(height, width, height // 2, width // 2, 8, 0, True)
@@ -76,7 +97,11 @@ def kernel_bandwidth(driver: CudaDriver) -> Iterator[dict[str, Any]]:
         for kernel, (work, passes) in jobs.items():
             ms = median_ms(driver, work)
             size = passes * height * width * 1.5
-            yield {"kernel": kernel, "frame": name, "ms": ms, "gb_per_s": round(size / ms / 1e6, 1)}
+            rate = round(size / ms / 1e6, 1)
+            yield {
+                "kernel": kernel, "frame": name, "ms": ms, "gb_per_s": rate,
+                "share_of_copy": round(rate / copy, 3),
+            }  # fmt: skip
 
 
 def _nv12(address: int, height: int, width: int) -> cuda.Planes:
@@ -144,10 +169,91 @@ def _time_engine(
     return times
 
 
+def device_frame(driver: CudaDriver, height: int, width: int) -> DeviceFrame:
+    """A frame as NVDEC leaves it, with noise for a picture."""
+    format = PIXEL_FORMATS["yuv420p"]
+    layout = PictureLayout(format=format, height=height, width=width, paired=True)
+    memory = driver.allocate(layout.size)
+    noise = np.random.default_rng(0).integers(16, 235, layout.size, np.uint8)
+    driver.upload(noise, int(memory))
+    driver.wait()
+    return DeviceFrame(
+        planes=stand_ins(format, height, width),
+        format=format,
+        color=Color(1, 1, 1),
+        picture=layout.picture(int(memory), driver.kind, memory),
+    )
+
+
+@contextmanager
+def frame_path(frame: DeviceFrame) -> Iterator[FramePath]:
+    """The path of a video of such frames, on streams of its own; composites stay on the device.
+
+    All paths share one engine.
+    """
+    with ExitStack() as stack:
+        device, intake = (stack.enter_context(closing(CudaDriver())) for _ in range(2))
+        matter = stack.enter_context(Matter(backend="tensorrt"))
+        assert isinstance(matter.backend, TensorRtBackend)
+        path = FramePath(
+            device=device, intake=intake, network=matter.backend.network, matter=matter,
+            background=open_background("green"), like=frame, download=False, with_alpha=False,
+        )  # fmt: skip
+        yield path
+        path.close()
+
+
+def path_times(driver: CudaDriver) -> Iterator[dict[str, Any]]:
+    """From the decoder's picture to the composite: the device's time for a frame; and frames per
+    second with as many videos at once as ``STREAMS`` says, three frames of each under way."""
+    for name, (height, width) in FRAMES.items():
+        frame = device_frame(driver, height, width)
+        for videos in STREAMS:
+            row: dict[str, Any] = {"frame": name, "videos": videos}
+            try:
+                with ExitStack() as stack:
+                    paths = [stack.enter_context(frame_path(frame)) for _ in range(videos)]
+                    yield row | _path_row(paths, frame)
+            except FuseMatteError as error:
+                yield row | {"failed": str(error)}
+                break
+
+
+def _path_row(paths: list[FramePath], frame: DeviceFrame) -> dict[str, Any]:
+    _run_paths(paths, frame, WARM)
+    begun = time.perf_counter()
+    _run_paths(paths, frame, RUNS)
+    fps = len(paths) * RUNS / (time.perf_counter() - begun)
+    row = {"fps": round(fps, 1), "videos_at_30_fps": int(fps / 30)}
+    if len(paths) == 1:
+        slot = paths[0].begin(frame)
+        driver = paths[0].device
+        assert isinstance(driver, CudaDriver)
+        row["device_ms"] = median_ms(driver, lambda: paths[0].run(slot))
+    return row
+
+
+def _run_paths(paths: list[FramePath], frame: DeviceFrame, count: int) -> None:
+    """Frames of each video in turn; one that was begun three frames ago is waited for."""
+    under_way: deque[tuple[FramePath, Slot]] = deque()
+    for index in range(count):
+        shown = replace(frame, pts=3000 * index)  # of 1/90000 s
+        for path in paths:
+            under_way.append((path, path.begin(shown)))
+            if len(under_way) > 3 * len(paths):
+                _finish(*under_way.popleft())
+    for item in under_way:
+        _finish(*item)
+
+
+def _finish(path: FramePath, slot: Slot) -> None:
+    assert slot.done is not None
+    slot.done.synchronize()
+    path.release(slot)
+
+
 def torch_times() -> Iterator[dict[str, Any]]:
     """The same in PyTorch with fp16 autocast: the torch backend, copies included."""
-    import time
-
     from fusematte.engine.backends.torch_backend import TorchBackend
 
     bundle = load_bundle()
@@ -183,10 +289,13 @@ def main() -> None:
         "gpu_tests_exit_code": tests.returncode,
     }
     with tempfile.TemporaryDirectory() as folder, driver.current():
+        results["copy_gb_per_s"] = copy_bandwidth(driver)
         if cuda.fatbin() is not None:
-            results["kernels"] = list(kernel_bandwidth(driver))
+            results["kernels"] = list(kernel_bandwidth(driver, results["copy_gb_per_s"]))
         if installed():
             results["tensorrt"] = list(tensorrt_times(driver, Path(folder)))
+        if cuda.fatbin() is not None and installed():
+            results["frame_path"] = list(path_times(driver))
     if find_spec("torch") is not None:
         import torch
 

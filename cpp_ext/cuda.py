@@ -19,7 +19,7 @@ from ctypes import (
     sizeof,
 )
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 BLOCK = 32, 4
 STRIP = 32
 """Threads of a block, and pixels that one thread of a box mean walks (kernels.cu: kStrip)."""
+
+
+Shape = tuple[int, int, int]
 
 
 class Device(Protocol):
@@ -125,6 +128,22 @@ class ForegroundJob(Structure):
         ("foreground", c_void_p),
         ("background", c_void_p),
     ]
+
+
+class BlurJob(NamedTuple):
+    """``color``: [3, height, width], Y'CbCr; ``alpha``: [height, width]; ``behind``: [3, ...].
+
+    taps: the address of the 2 * radius + 1 weights of a Gaussian.
+    """
+
+    height: int
+    width: int
+    radius: int
+    taps: int
+    color: int
+    alpha: int
+    behind: int
+    levels: Levels
 
 
 class CompositeJob(Structure):
@@ -259,6 +278,41 @@ def composite(device: Device, job: CompositeJob) -> None:
     kernel = f"composite_{job.layout.bits}"
     size = _blocks(job.layout.chroma_width, job.layout.chroma_height)
     device.launch(kernel, size, BLOCK, [job])
+
+
+def shrink(device: Device, source: int, shape: Shape, target: int, size: tuple[int, int]) -> None:
+    """The area means of float pictures ``shape`` = (channels, height, width) at ``size``."""
+    arguments = [c_void_p(source), *map(c_int, shape), c_void_p(target), *map(c_int, size)]
+    device.launch("shrink", _blocks(size[1], size[0]), BLOCK, arguments)
+
+
+def refine_offset(
+    device: Device, alpha: int, slope: int, guide: int, offset: int, size: tuple[int, int]
+) -> None:
+    """offset = alpha - slope * guide, all of ``size`` = (height, width)."""
+    addresses = map(c_void_p, (alpha, slope, guide, offset))
+    device.launch(
+        "refine_offset", _blocks(size[1], size[0]), BLOCK, [*addresses, *map(c_int, size)]
+    )
+
+
+def color_shift(
+    device: Device, people: int, color: int, levels: Levels, shift: int, size: tuple[int, int]
+) -> None:
+    """People's colours less the frame's in code values, [3, *size] each."""
+    arguments = [c_void_p(people), c_void_p(color), levels, c_void_p(shift), *map(c_int, size)]
+    device.launch("color_shift", _blocks(size[1], size[0]), BLOCK, arguments)
+
+
+def blur_background(device: Device, job: BlurJob) -> None:
+    """A picture out of focus, into which what alpha covers does not bleed, in code values."""
+    blocks, size = _blocks(job.width, job.height), (c_int(job.height), c_int(job.width))
+    sums = c_void_p(device.scratch(sizeof(c_float) * 4 * job.height * job.width))
+    taps = c_void_p(job.taps), c_int(job.radius)
+    sources = c_void_p(job.color), c_void_p(job.alpha)
+    device.launch("blur_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
+    arguments = [sums, *taps, job.levels, c_void_p(job.behind), *size]
+    device.launch("blur_columns", blocks, BLOCK, arguments)
 
 
 def _blocks(across: int, down: int) -> tuple[int, int]:

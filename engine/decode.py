@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeAlias
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.gpu.pictures import DeviceFrame, is_on_device, stand_ins
 from fusematte.engine.mastering import mastering_of
 from fusematte.engine.notices import OnlyNews
 from fusematte.engine.pictures import color_of, has_alpha, nearest_format, planes_of
@@ -67,6 +69,8 @@ class Reader:
     start, end: seconds from the video's beginning; only frames from ``start`` on and before ``end``
     are given, with the timestamps they have in the file.
     frame_rate: pictures per second of a sequence of pictures (25).
+    hardware: decodes the video of a file where it can; frames whose pictures it leaves in its own
+    memory are ``DeviceFrame``s.
 
     name: the path as it was given.
     container_name: libav's name of the container.
@@ -75,6 +79,7 @@ class Reader:
     color: the colour tags of the frames.
     mastering: what an HDR video tells of the display it was graded on, with its first picture.
     has_alpha: whether frames come with an alpha of their own.
+    on_device: whether the first picture came in the memory of ``hardware``.
     rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
     aspect: width over height of one pixel.
     frame_rate: average, in frames per second; None where unknown.
@@ -104,9 +109,10 @@ class Reader:
         start: Fraction | float | None = None,
         end: Fraction | float | None = None,
         frame_rate: Fraction | None = None,
+        hardware: HWAccel | None = None,
     ) -> None:
         _check_range(start, end)
-        self._given = path, frame_rate
+        self._given = path, frame_rate, hardware
         self._scaler = VideoReformatter()
         self._frames_read = self._packets_read = 0
         self._end_of_packets, self.damaged = Fraction(0), False
@@ -404,6 +410,8 @@ class Reader:
 
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
         """The picture, deinterlaced if the video is: then it comes one picture later."""
+        if is_on_device(picture) and (self._deinterlacer is not None or picture.interlaced_frame):
+            picture = self._scaler.reformat(picture, format=self.format.name)
         if self._deinterlacer is None and picture.interlaced_frame:
             if not self._interlaced:
                 log.warning("%s: is interlaced; its pictures are deinterlaced", self.name)
@@ -427,25 +435,29 @@ class Reader:
             )
         self.damaged |= picture.is_corrupt
         self._frames_read += 1
+        known: dict[str, Any] = {
+            "format": self.format,
+            "color": self.color,
+            "pts": pts,
+            "time_base": self.time_base,
+            "duration": picture.duration,
+            "rotation": self.rotation,
+            "aspect": self.aspect,
+        }
+        if is_on_device(picture):
+            planes = stand_ins(self.format, self.height, self.width)
+            return DeviceFrame(planes=planes, picture=picture, **known)
         planes, alpha = planes_of(picture, self.format, self.color, self._scaler)
-        return Frame(
-            planes=planes,
-            format=self.format,
-            color=self.color,
-            pts=pts,
-            time_base=self.time_base,
-            duration=picture.duration,
-            rotation=self.rotation,
-            aspect=self.aspect,
-            alpha=alpha,
-        )
+        return Frame(planes=planes, alpha=alpha, **known)
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self._described = True
         self.width, self.height = picture.width, picture.height
         self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
-        self.format = nearest_format(picture.format)
-        self.has_alpha = has_alpha(picture.format)
+        layout = picture.sw_format or picture.format
+        self.format = nearest_format(layout)
+        self.has_alpha = has_alpha(layout)
+        self.on_device = is_on_device(picture)
         self.color, self.mastering = color_of(picture), mastering_of(picture)
 
     def _timestamp(self, picture: av.VideoFrame) -> int:

@@ -17,6 +17,7 @@ from fusematte.cpp_ext import instruction_sets
 from fusematte.cpp_ext.cuda import fatbin
 from fusematte.engine.backends import BACKENDS, create_backend
 from fusematte.engine.backends.cuda_driver import count_gpus, describe_gpus, why_no_gpu
+from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
 from fusematte.engine.backends.tensorrt_library import MODULES, REMEDIES, installed, load_library
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
@@ -117,7 +118,16 @@ def _gpu() -> list[str]:
     state = "NOT usable: not in this build of av"
     if decodes:
         state = "in this build of av" if gpus else "NOT usable: needs an NVIDIA GPU and its driver"
-    return [*lines, f"decoder     NVDEC: {state}; this version decodes on the CPU"]
+    lines.append(f"decoder     NVDEC: {state}")
+    return [*lines, f"GPU frames  {_frame_path()}"]
+
+
+def _frame_path() -> str:
+    """Whether frames can stay on the GPU from the decoder to the composite."""
+    reason = TensorRtBackend.unavailable()
+    if reason is None and fatbin() is None:
+        reason = "the CUDA kernels are not built, see above"
+    return f"NOT usable: {reason}" if reason else "ok: with the backend tensorrt they stay on it"
 
 
 def _tensorrt(flavour: str) -> str:

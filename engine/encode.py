@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import av
 import numpy as np
 from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
@@ -43,6 +44,7 @@ from fusematte.engine.formats import (
     pixel_format_of,
 )
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.gpu.pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.mastering import Mastering, mastering_options
 from fusematte.engine.notices import OnlyNews
 from fusematte.engine.outfile import OutFile
@@ -96,6 +98,8 @@ class Writer(Unfinished):
     bitrate: bits per second, in place of ``crf``.
     audio: make room for the audio streams of ``like``; their packets come by ``mux``.
     subtitles: the same for subtitles; attachments, such as their fonts, come along.
+    hardware: encodes frames that are in its own memory where they are; the codec must be one of
+    its.
     content: "color"; "gray", a full-range gray video (an alpha) whose pictures come by
     ``write_gray``; or "rgba", pictures with their alpha, colours not multiplied by it: ProRes 4444
     in .mov, VP9 in .webm, FFV1 in .mkv.
@@ -129,19 +133,24 @@ class Writer(Unfinished):
         audio: bool = False,
         subtitles: bool = False,
         content: Content = "color",
+        hardware: HWAccel | None = None,
     ) -> None:
         self.name = os.fspath(path)
         self.path = Path(path)
         self.part = part_of(self.path)
         self._to_stdout = is_stdout(self.name)
-        self._like, self._content = like, content
+        self._like, self._content, self._hardware = like, content, hardware
         encoding = Encoding(
             codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
         )
         self._kind = container_of(self.name, self._suffix())
         self._codec = codec_of(self.name, self._kind, content, encoding)
         picture = Picture(like.format, like.width, like.height, like.color)
-        self._format = pixel_format_of(self.name, self._codec, picture, content, pixel_format)
+        self._format = (
+            PAIRED_NAMES[like.format.name]
+            if hardware is not None
+            else pixel_format_of(self.name, self._codec, picture, content, pixel_format)
+        )
         self._color = encoder_color(self._codec, _GRAY if content == "gray" else like.color)
         self._time_base = self._choose_time_base()
         self._scaler = VideoReformatter()
@@ -160,7 +169,9 @@ class Writer(Unfinished):
 
     def write(self, frame: Frame) -> None:
         """Encode one frame; like every frame, it does not change afterwards."""
-        if self._content == "rgba":
+        if isinstance(frame, DeviceFrame):
+            self._encode(frame.picture, frame)
+        elif self._content == "rgba":
             self._encode(self._transparent_picture(frame), frame)
         else:
             self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
@@ -296,7 +307,15 @@ class Writer(Unfinished):
     def _add_video(self, options: dict[str, str], bitrate: int | None) -> av.VideoStream:
         self._check_container()
         like = self._like
-        stream = self._container.add_stream(self._codec.name, like.frame_rate, options)
+        try:
+            stream = self._container.add_stream(
+                self._codec.name, like.frame_rate, options, hwaccel=self._hardware
+            )
+        except av.FFmpegError as error:
+            raise OutputError(
+                f"{self.name}: {self._codec.name} cannot be used here ({error.strerror}); "
+                "choose another codec"
+            ) from error
         assert isinstance(stream, av.VideoStream)
         stream.time_base = self._time_base
         context = stream.codec_context

@@ -9,7 +9,9 @@ from fractions import Fraction
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.composite import (
     Background,
@@ -23,6 +25,7 @@ from fusematte.engine.encode import Writer, is_stdout
 from fusematte.engine.errors import TruncatedInputError, UsageError
 from fusematte.engine.formats import Content, Encoding
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.gpu.stages import Wishes, take_gpu
 from fusematte.engine.look import Look
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
@@ -138,12 +141,26 @@ def run(
         codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
     )
     with ExitStack() as stack:
-        reader = stack.enter_context(Reader(input, start=start, end=end, frame_rate=frame_rate))
+        open_reader = partial(Reader, input, start=start, end=end, frame_rate=frame_rate)
+        reader = stack.enter_context(open_reader())
         if tools is None:
             tools = stack.enter_context(open_tools(background, model, backend, threads))
         transparent = isinstance(tools.background, TransparentBackground)
         if alpha_mode is not None and not transparent and rgba_output is None:
             raise UsageError("alpha mode: no output has an alpha; name background 'transparent'")
+        wishes = Wishes(
+            alpha=alpha_output is not None,
+            foreground=foreground_output is not None or rgba_output is not None,
+            look=look,
+            mattes=observe is not None,
+            codec=codec,
+            pixel_format=pixel_format,
+        )
+        gpu = None
+        if parts is None:
+            reopen: Callable[[HWAccel], Reader] = lambda h: open_reader(hardware=h)  # noqa: E731
+            gpu = take_gpu(stack, reader, reopen, tools.matter, tools.background, wishes)
+        reader = reader if gpu is None else gpu.reader
         audio, subtitles = audio and span is None, span is None
 
         def opened(path: StrPath, content: Content, **options: Any) -> AnyWriter:  # noqa: ANN401
@@ -159,6 +176,7 @@ def run(
                 encoding=encoding,
                 audio=audio,
                 subtitles=subtitles,
+                hardware=None if gpu is None else gpu.encoder,
             ),
             alpha=opened(alpha_output, "gray") if alpha_output else None,
             foreground=opened(foreground_output, "color") if foreground_output else None,
@@ -167,7 +185,8 @@ def run(
         if parts is not None:
             frames = join(reader, writers.files(), parts, audio=True)
             return Report(frames=frames, seconds=0.0, busy={})
-        return _process(reader, tools, writers, look, span, observe, progress)
+        work: Work = CpuStages(tools, wishes, observe) if gpu is None else gpu.stages
+        return _process(reader, tools.background, work, writers, span, progress)
 
 
 @contextmanager
@@ -226,38 +245,56 @@ def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
     return result
 
 
-def _process(
-    reader: Reader,
-    tools: Tools,
-    writers: Writers,
-    look: Look,
-    span: Span | None,
-    observe: Observe | None,
-    progress: Progress | None,
-) -> Report:
-    background = tools.background
-    with_foreground = writers.foreground is not None or writers.rgba is not None
+class Work(Protocol):
+    """Two stages, from a frame to its composite; ``begin`` is given frames in their order."""
 
-    def matte(frame: Frame) -> tuple[Frame, Matte]:
-        found = tools.matter(frame)
-        if observe is not None:
-            observe(found)
+    def begin(self, frame: Frame) -> Any: ...  # noqa: ANN401
+    def finish(self, item: Any) -> Composite: ...  # noqa: ANN401
+    def warm_up(self, frame: Frame) -> None:
+        """Takes a frame that is not composited, but goes before others."""
+
+
+class CpuStages:
+    """The stages where the CPU works on the pixels, on whatever the network runs."""
+
+    def __init__(self, tools: Tools, wishes: Wishes, observe: Observe | None) -> None:
+        self._tools, self._wishes, self._observe = tools, wishes, observe
+
+    def begin(self, frame: Frame) -> tuple[Frame, Matte]:
+        """Stage one: the matte."""
+        found = self._tools.matter(frame)
+        if self._observe is not None:
+            self._observe(found)
         return frame, found
 
-    def blend(item: tuple[Frame, Matte]) -> Composite:
+    def finish(self, item: tuple[Frame, Matte]) -> Composite:
+        """Stage two: the composite."""
         return compose(
             *item,
-            background,
-            look=look,
-            with_alpha=writers.alpha is not None,
-            with_foreground=with_foreground,
+            self._tools.background,
+            look=self._wishes.look,
+            with_alpha=self._wishes.alpha,
+            with_foreground=self._wishes.foreground,
         )
 
+    def warm_up(self, frame: Frame) -> None:
+        """See ``Work``."""
+        self.begin(frame)
+
+
+def _process(
+    reader: Reader,
+    background: Background,
+    work: Work,
+    writers: Writers,
+    span: Span | None,
+    progress: Progress | None,
+) -> Report:
     frames = 0
     if span is not None:
         background.begin(span.origin * reader.time_base)
-    source = "decode", _stretch(reader, span, matte) if span else _frames(reader, writers)
-    stages: list[Stage] = [("network", matte), ("composite", blend), *writers.stages()]
+    source = "decode", _stretch(reader, span, work.warm_up) if span else _frames(reader, writers)
+    stages: list[Stage] = [("network", work.begin), ("composite", work.finish), *writers.stages()]
     with Pipeline(source, *stages) as pipeline:
         for frames, _ in enumerate(pipeline, start=1):
             if progress is not None:

@@ -143,6 +143,10 @@ class Matter:
             self._previous = memory.alpha
             self._continuity.before = memory.luma, memory.time
 
+    def keep(self, alpha: Map) -> None:
+        """Takes note of the alpha of the last frame, which somebody else has matted."""
+        self._previous = alpha
+
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in its display orientation."""
         return size_for(frame, self.bundle, self.scale)
@@ -153,13 +157,9 @@ class Matter:
         Raises:
             BackendError: the network's output is not finite; the frame before stays known.
         """
-        shape = frame.height, frame.width, frame.rotation, frame.aspect
-        if self._shape not in ((), shape):
-            self.reset()
-        self._shape = shape
         turns = frame.rotation // 90
         image, color = network_input(frame, *self.size_for(frame))
-        if self._continuity.breaks(color[0], frame.time):
+        if self.starts_anew(frame, color[0]):
             self._previous = None
         self.follows = self._previous is not None
         maps = self._infer(image)
@@ -176,6 +176,19 @@ class Matter:
             pts=frame.pts,
             time_base=frame.time_base,
         )
+
+    def starts_anew(self, frame: Frame, luma: Map) -> bool:
+        """Takes note of a frame; whether it has nothing to do with the one before it.
+
+        Shape:
+            luma: [h, w], 0..1, of any size.
+        """
+        shape = frame.height, frame.width, frame.rotation, frame.aspect
+        changed = self._shape not in ((), shape)
+        if changed:
+            self._continuity.reset()
+        self._shape = shape
+        return self._continuity.breaks(luma, frame.time) or changed
 
     def _infer(self, image: Map) -> Maps:
         """Runs the network on [1, 3, h, w] with the alpha of the frame before.

@@ -6,6 +6,8 @@ import logging
 from os import PathLike, fspath
 from pathlib import Path
 
+from av.codec.hwaccel import HWAccel
+
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
 from fusematte.engine.errors import UsageError
@@ -32,6 +34,7 @@ def open_output(
     alpha_mode: AlphaMode | None = None,
     audio: bool = False,
     subtitles: bool = False,
+    hardware: HWAccel | None = None,
 ) -> AnyWriter:
     """The writer of a file: a sequence for .png, .tif, .tiff and .exr, else a video.
 
@@ -52,7 +55,15 @@ def open_output(
             f"{fspath(path)}: only sequences of .png, .tiff or .exr can be premultiplied; "
             "players take a video's alpha as straight"
         )
-    return Writer(path, like, content=content, audio=audio, subtitles=subtitles, **vars(encoding))
+    return Writer(
+        path,
+        like,
+        content=content,
+        audio=audio,
+        subtitles=subtitles,
+        hardware=hardware,
+        **vars(encoding),
+    )
 
 
 def parts_of(path: str | PathLike[str]) -> list[Path]:

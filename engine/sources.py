@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
-from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.errors import BackendError, InputError, UsageError
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
 """Pictures that a sequence may consist of."""
@@ -42,18 +43,25 @@ class Source:
     name: as the user wrote it.
     file: the file on disk, if it is one.
     pictures: how many a sequence has; 0 for anything else.
+    hardware: decodes files; nothing else.
 
     Raises:
         InputError: there is nothing there, or no video.
+        BackendError: ``hardware`` cannot be used.
         UsageError: a frame rate for what has its own.
     """
 
-    def __init__(self, path: str | os.PathLike[str], frame_rate: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        frame_rate: Fraction | None = None,
+        hardware: HWAccel | None = None,
+    ) -> None:
         self.name = os.fspath(path)
         self.file: Path | None = None
         self.pictures = 0
         with ExitStack() as stack:
-            self.container = self._open(stack, frame_rate)
+            self.container = self._open(stack, frame_rate, hardware)
             stack.callback(self.container.close)
             self._resources = stack.pop_all()
 
@@ -61,7 +69,9 @@ class Source:
         """Closes the container."""
         self._resources.close()
 
-    def _open(self, stack: ExitStack, frame_rate: Fraction | None) -> InputContainer:
+    def _open(
+        self, stack: ExitStack, frame_rate: Fraction | None, hardware: HWAccel | None
+    ) -> InputContainer:
         if not is_url(self.name) and is_sequence(self.name):
             files = find_pictures(self.name)
             self.pictures = len(files)
@@ -75,7 +85,7 @@ class Source:
         if is_stdin(self.name):
             return _open_stdin(self.name)
         self.file = Path(self.name)
-        return _open_file(self.file)
+        return _open_file(self.file, hardware)
 
 
 def is_url(name: str) -> bool:
@@ -189,17 +199,19 @@ def _open_stdin(name: str) -> InputContainer:
         ) from error
 
 
-def _open_file(path: Path) -> InputContainer:
+def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if path.is_file() and not path.stat().st_size:
         raise InputError(f"{path}: is empty; give a video file")
     try:
         # The prefix keeps a colon in the name from being taken for a protocol.
-        container = av.open(f"file:{path}", metadata_errors="replace")
-    except PermissionError as error:
-        raise InputError(f"{path}: may not be read; check its permissions") from error
+        container = av.open(f"file:{path}", metadata_errors="replace", hwaccel=hardware)
     except (av.FFmpegError, ValueError) as error:
+        if hardware is not None:
+            raise BackendError(f"{path}: the GPU's decoder cannot be opened: {error}") from error
+        if isinstance(error, PermissionError):
+            raise InputError(f"{path}: may not be read; check its permissions") from error
         raise InputError(_why_not_video(path)) from error
     container.flags &= ~_GEN_PTS  # it gives the frames of an AVI one frame too late
     return container

@@ -30,7 +30,7 @@ GAP = Fraction(1, 2)
 CUT = 0.1
 """Mean change of luma, coarsely seen, that is a cut: moving cameras stay below 0.02, cuts between
 two scenes are at 0.17 and above."""
-_COARSE = 32, 18
+COARSE = 32, 18
 """Size at which two frames are compared for a cut."""
 
 HOLD = 0.7
@@ -74,7 +74,7 @@ class Continuity:
         Shape:
             luma: [h, w], 0..1, of any size.
         """
-        coarse = np.asarray(cv2.resize(luma, _COARSE, interpolation=cv2.INTER_AREA), np.float32)
+        coarse = np.asarray(cv2.resize(luma, COARSE, interpolation=cv2.INTER_AREA), np.float32)
         before, self.before = self.before, (coarse, time)
         if before is None:
             return False

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda
+from fusematte.engine.backends.tensorrt_plugin import leave_stream
 from fusematte.engine.errors import BackendError
+from fusematte.engine.gpu.dlpack import CUDA
 
 
 def open_libcuda() -> ctypes.CDLL | None:
@@ -72,17 +74,36 @@ def why_no_cuda() -> str | None:
     return why_no_gpu()
 
 
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: no waiting for the default stream, on which libav's decoders work, and
+which nobody may use while a stream that waits for it is captured."""
+_BLOCKING_SYNC = 4
+"""CU_CTX_SCHED_BLOCKING_SYNC."""
+
+
+def _wait_as_libav_does() -> None:
+    """Gives the primary context the flags that libav insists on: it refuses one that others have
+    activated with the driver's defaults."""
+    library = open_libcuda()
+    if library is not None:
+        library.cuDevicePrimaryCtxSetFlags_v2(0, _BLOCKING_SYNC)
+
+
 class CudaDriver:
     """The first GPU's primary context and one stream; usable from any one thread at a time.
 
-    A ``cuda.Device``: the kernels of ``cpp_ext`` are launched on the stream.
+    A ``cuda.Device``: the kernels of ``cpp_ext`` are launched on the stream.  Other drivers have
+    streams of their own beside it, over the same memory.
     """
+
+    kind = CUDA
 
     def __init__(self) -> None:
         import pycuda.driver as driver
 
         self._cuda = driver
         driver.init()
+        _wait_as_libav_does()
         device = driver.Device(0)
         self.name: str = device.name()
         self.compute_capability = ".".join(map(str, device.compute_capability()))
@@ -93,7 +114,7 @@ class CudaDriver:
         self._functions: dict[str, Any] = {}
         self._module: Any = None
         with self.current():
-            self.stream = driver.Stream()
+            self.stream = driver.Stream(_NON_BLOCKING)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -118,9 +139,11 @@ class CudaDriver:
         """Device memory that is freed when its object is; ``int()`` gives its address."""
         return self._cuda.mem_alloc(max(size, 1))
 
-    def pinned(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """A float32 array that copies to and from the device without waiting."""
-        return np.asarray(self._cuda.pagelocked_empty(tuple(shape), np.float32))
+    def pinned(self, shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:  # noqa: ANN401
+        """An array that copies to and from the device without waiting."""
+        if 0 in shape:
+            return np.empty(tuple(shape), dtype)
+        return np.asarray(self._cuda.pagelocked_empty(tuple(shape), dtype))
 
     def upload(self, source: NDArray[Any], target: int) -> None:
         """Copies on the stream."""
@@ -130,6 +153,42 @@ class CudaDriver:
         """Copies on the stream."""
         self._cuda.memcpy_dtoh_async(target, source, self.stream)
 
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copies bytes within the device, on the stream."""
+        self._cuda.memcpy_dtod_async(target, source, size, self.stream)
+
+    def copy_rows(
+        self, source: tuple[int, int], target: tuple[int, int], shape: tuple[int, int]
+    ) -> None:
+        """Copies rows within the device, on the stream; see ``path.Device``."""
+        work = self._cuda.Memcpy2D()
+        work.set_src_device(source[0])
+        work.set_dst_device(target[0])
+        work.src_pitch, work.dst_pitch = source[1], target[1]
+        work.height, work.width_in_bytes = shape
+        work(self.stream)
+
+    def clear(self, target: int, size: int) -> None:
+        """Sets bytes to zero, on the stream."""
+        self._cuda.memset_d8_async(target, 0, size, self.stream)
+
+    def mark(self) -> Any:  # noqa: ANN401
+        """An event: ``synchronize()`` waits until the stream has come this far."""
+        flags = self._cuda.event_flags
+        event = self._cuda.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+        event.record(self.stream)
+        return event
+
+    def follow(self, event: Any) -> None:  # noqa: ANN401
+        """What comes next on the stream waits for an event of another."""
+        self.stream.wait_for_event(event)
+
+    def follow_decoder(self) -> None:
+        """What comes next waits for what libav has put on the default stream."""
+        event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        event.record()
+        self.follow(event)
+
     def wait(self) -> None:
         """Until the stream has done what it was given."""
         self.stream.synchronize()
@@ -138,10 +197,8 @@ class CudaDriver:
         self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
     ) -> None:
         """Runs a kernel of ``cpp_ext`` on the stream."""
-        function = self._function(kernel)
-        function.prepare("".join(map(_format, arguments)))
-        values = map(_value, arguments)
-        function.prepared_async_call((*grid, 1)[:2], (*block, 1), self.stream, *values)
+        function = self._function(kernel, arguments)
+        function.prepared_async_call(grid, (*block, 1), self.stream, *map(_value, arguments))
 
     def scratch(self, size: int) -> int:
         """Memory of this frame; see ``begin_frame``."""
@@ -161,7 +218,7 @@ class CudaDriver:
         """What ``work`` puts on the stream, as a graph; it does not run now."""
         return CudaGraph(int(self.stream.handle), work)
 
-    def _function(self, kernel: str) -> Any:  # noqa: ANN401
+    def _function(self, kernel: str, arguments: Sequence[Any]) -> Any:  # noqa: ANN401
         if kernel not in self._functions:
             if self._module is None:
                 path = cuda.fatbin()
@@ -170,7 +227,9 @@ class CudaDriver:
                         "the CUDA kernels were not built: reinstall with FUSEMATTE_CUDA=1 and nvcc"
                     )
                 self._module = self._cuda.module_from_file(str(path))
-            self._functions[kernel] = self._module.get_function(kernel)
+            function = self._module.get_function(kernel)
+            function.prepare("".join(map(_format, arguments)))
+            self._functions[kernel] = function
         return self._functions[kernel]
 
     def close(self) -> None:
@@ -178,6 +237,7 @@ class CudaDriver:
         if self._context is None:
             return
         with self.current():
+            leave_stream(int(self.stream.handle))
             self._scratch.clear()
             self._functions.clear()
             self._module = None

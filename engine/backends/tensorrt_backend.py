@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
@@ -20,7 +20,7 @@ from fusematte.engine.backends.tensorrt_library import (
     load_library,
     make_logger,
 )
-from fusematte.engine.backends.tensorrt_plugin import register_plugin, run_plugin
+from fusematte.engine.backends.tensorrt_plugin import register_plugin, serve_stream
 from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.models import Bundle
 
@@ -127,6 +127,25 @@ class EngineRunner:
         return lambda: self._execute(shape.context), graph
 
     def _prepare(self, height: int, width: int) -> _Shape:
+        names = *self.inputs, *self.outputs
+        context = self.sized_context(height, width)
+        host = {n: self._driver.pinned(tuple(context.get_tensor_shape(n))) for n in names}
+        device = {name: self._driver.allocate(array.nbytes) for name, array in host.items()}
+        self.place(context, {name: int(memory) for name, memory in device.items()})
+        self._execute(context)  # what is set up lazily must not be captured
+        self._driver.wait()
+        graph = None
+        if self.captures:
+            graph = self._driver.capture(lambda: self._execute(context))
+        return _Shape(context=context, device=device, host=host, graph=graph)
+
+    @property
+    def captures(self) -> bool:
+        """Whether its launches are captured by us, and not by TensorRT-RTX itself."""
+        return self._config is None
+
+    def sized_context(self, height: int, width: int) -> Any:  # noqa: ANN401
+        """An execution context for one size, whose tensors have no place yet."""
         least, most = self.size_range()
         if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
             raise BackendError(
@@ -138,18 +157,13 @@ class EngineRunner:
             channels = self._engine.get_tensor_shape(name)[1]
             if not context.set_input_shape(name, (1, channels, height, width)):
                 raise BackendError(f"the engine refuses the size {width}x{height} for {name}")
-        host, device = {}, {}
+        return context
+
+    def place(self, context: Any, addresses: Mapping[str, int]) -> None:  # noqa: ANN401
+        """Gives every tensor of a context its place in device memory."""
         for name in (*self.inputs, *self.outputs):
-            host[name] = self._driver.pinned(tuple(context.get_tensor_shape(name)))
-            device[name] = self._driver.allocate(host[name].nbytes)
-            if not context.set_tensor_address(name, int(device[name])):
+            if not context.set_tensor_address(name, addresses[name]):
                 raise BackendError(f"the engine refuses memory for {name}")
-        self._execute(context)  # what is set up lazily must not be captured
-        self._driver.wait()
-        graph = None
-        if self._config is None:
-            graph = self._driver.capture(lambda: self._execute(context))
-        return _Shape(context=context, device=device, host=host, graph=graph)
 
     def _context(self) -> Any:  # noqa: ANN401
         context = (
@@ -164,7 +178,11 @@ class EngineRunner:
         return context
 
     def _execute(self, context: Any) -> None:  # noqa: ANN401
-        if not context.execute_async_v3(int(self._driver.stream.handle)):
+        self.execute(context, int(self._driver.stream.handle))
+
+    def execute(self, context: Any, stream: int) -> None:  # noqa: ANN401
+        """Puts one run of a context on a stream."""
+        if not context.execute_async_v3(stream):
             raise BackendError("TensorRT failed to run the engine; see its messages above")
 
     def close(self) -> None:
@@ -173,6 +191,27 @@ class EngineRunner:
             if shape.graph is not None:
                 shape.graph.close()
         self._shapes.clear()
+
+
+class EngineNetwork:
+    """An engine bound to memory that others own; see ``gpu.path.Network``."""
+
+    def __init__(self, runner: EngineRunner) -> None:
+        self._runner = runner
+        self.takes_guide = "guide" in runner.inputs
+        self.captures = runner.captures
+
+    def bind(
+        self,
+        size: tuple[int, int],
+        addresses: Mapping[str, int],
+        device: Any,  # noqa: ANN401
+    ) -> Callable[[], None]:
+        """A run of the engine with its tensors at ``addresses``, on the stream of ``device``."""
+        context, stream = self._runner.sized_context(*size), int(device.stream.handle)
+        self._runner.place(context, addresses)
+        serve_stream(stream, device)
+        return lambda: self._runner.execute(context, stream)
 
 
 class TensorRtBackend(Backend):
@@ -216,7 +255,8 @@ class TensorRtBackend(Backend):
         )
         self._cache = EngineCache()
         with self._driver.current():
-            register_plugin(library, self._launch_plugin)
+            register_plugin(library)
+            serve_stream(int(self._driver.stream.handle), self._driver)
             plan = bundle.file.read_bytes() if exported else self._build(flavour)
             self._logger = make_logger(library)
             self._runtime = library.Runtime(self._logger)
@@ -249,9 +289,10 @@ class TensorRtBackend(Backend):
             self._cache.store(self._key, plan)
         return plan
 
-    def _launch_plugin(self, _stream: int, *job: Any) -> None:  # noqa: ANN401
-        self._driver.begin_frame()
-        run_plugin(self._driver, *job)
+    @property
+    def network(self) -> EngineNetwork:
+        """The engine for work that stays on the device; contexts of it may run side by side."""
+        return EngineNetwork(self._runner)
 
     def infer(self, image: Map, previous: Map) -> Maps:
         feeds = self.feeds(image, previous)

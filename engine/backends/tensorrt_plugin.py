@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,23 +19,30 @@ class PluginName(NamedTuple):
 
 
 PLUGIN = PluginName("FuseMatteGuidedFilter", "1", "fusematte")
-Launch = Callable[[int, int, float, Sequence[int], Sequence[int], int], None]
-"""Runs the layer: stream, radius, epsilon, shape, addresses of guide and alpha, that of slope."""
 
 
-def build_only(*_: object) -> None:
-    """The launch of a process that builds engines.
+class FrameDevice(cuda.Device, Protocol):
+    """A stream's device, whose scratch memory serves one frame after the other."""
 
-    Raises:
-        RuntimeError: always.
-    """
-    raise RuntimeError("the guided filter's layer has no device to run on")
+    def begin_frame(self) -> None: ...
 
 
-def register_plugin(library: Any, launch: Launch) -> None:  # noqa: ANN401
+_devices: dict[int, FrameDevice] = {}
+"""Whose kernels run on a stream, by its handle: TensorRT tells a layer no more."""
+
+
+def serve_stream(handle: int, device: FrameDevice) -> None:
+    """The layer launches its kernels with ``device`` where an engine runs on this stream."""
+    _devices[handle] = device
+
+
+def leave_stream(handle: int) -> None:
+    """The stream is about to end."""
+    _devices.pop(handle, None)
+
+
+def register_plugin(library: Any) -> None:  # noqa: ANN401
     """Makes the layer known to a TensorRT flavour, once per process.
-
-    launch: see ``Launch``; ``build_only`` where engines are built and do not run.
 
     Shape:
         inputs: guide, alpha [N, 1, h, w], float32; output: slope [N, 1, h, w], float32.
@@ -43,12 +50,12 @@ def register_plugin(library: Any, launch: Launch) -> None:  # noqa: ANN401
     registry = library.get_plugin_registry()
     known = registry.get_creator(*PLUGIN)
     if known is None:
-        registry.register_creator(_creator(library, launch), PLUGIN.namespace)
+        registry.register_creator(_creator(library), PLUGIN.namespace)
 
 
-def _creator(library: Any, launch: Launch) -> Any:  # noqa: ANN401
+def _creator(library: Any) -> Any:  # noqa: ANN401
     """An instance of the creator's class, which derives from the flavour's own."""
-    plugin = _plugin_class(library, launch)
+    plugin = _plugin_class(library)
     field = library.PluginField
     kinds = library.PluginFieldType
 
@@ -70,7 +77,7 @@ def _creator(library: Any, launch: Launch) -> Any:  # noqa: ANN401
     return Creator()
 
 
-def _plugin_class(library: Any, launch: Launch) -> Any:  # noqa: ANN401
+def _plugin_class(library: Any) -> Any:  # noqa: ANN401
     bases = (
         library.IPluginV3,
         library.IPluginV3OneCore,
@@ -131,7 +138,10 @@ def _plugin_class(library: Any, launch: Launch) -> Any:  # noqa: ANN401
 
         def enqueue(self, described: Any, _: Any, *addresses: Any) -> None:  # noqa: ANN401
             inputs, outputs, _workspace, stream = addresses
-            launch(int(stream), self.radius, self.epsilon, described[0].dims, inputs, outputs[0])
+            device = _devices[int(stream)]
+            device.begin_frame()
+            shape = described[0].dims
+            run_plugin(device, self.radius, self.epsilon, shape, inputs, outputs[0])
 
     return GuidedFilter
 

@@ -1,5 +1,5 @@
 // The device code as plain C++, with a launch function that takes what cuLaunchKernel takes.
-#include "csrc/kernels.cu"
+#include "frame_path.cu"
 
 #include <cstring>
 #include <utility>
@@ -44,6 +44,11 @@ extern "C" bool launch(const char* name, unsigned grid_x, unsigned grid_y, unsig
     LAUNCH(foreground_solve)
     LAUNCH(composite_8)
     LAUNCH(composite_10)
+    LAUNCH(shrink)
+    LAUNCH(refine_offset)
+    LAUNCH(color_shift)
+    LAUNCH(blur_rows)
+    LAUNCH(blur_columns)
 #undef LAUNCH
     return false;
 }

@@ -4,11 +4,7 @@ CPU, and where there is an NVIDIA GPU on that."""
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,13 +15,11 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
 from fusematte.engine.backends.tensorrt_plugin import run_plugin
+from tests.device import HostDevice, compiled_for_the_host
 
 from .strategies import LAYOUTS, MATRICES, Case, cases
 
 Array = NDArray[Any]
-
-SOURCES = Path(__file__).parents[2] / "cpp_ext"
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 relaxed = settings(deadline=None, max_examples=60)
 
@@ -40,31 +34,6 @@ class ArrayDevice(cuda.Device, Protocol):
         """Makes an array that was placed see what kernels wrote."""
 
 
-class HostDevice:
-    """Runs the kernels on the CPU; its addresses are NumPy's."""
-
-    def __init__(self, library: Path) -> None:
-        self._launch = ctypes.CDLL(str(library)).launch
-        self._launch.restype = ctypes.c_bool
-        self._memory: list[Array] = []
-
-    def launch(
-        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
-    ) -> None:
-        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        assert self._launch(kernel.encode(), *grid, *block, pointers), kernel
-
-    def scratch(self, size: int) -> int:
-        self._memory.append(np.full(size, 0xFF, np.uint8))
-        return self._memory[-1].ctypes.data
-
-    def place(self, array: Array) -> tuple[int, int]:
-        return array.ctypes.data, array.strides[0]
-
-    def fetch(self, array: Array, address: int) -> None:
-        assert array.ctypes.data == address
-
-
 class GpuDevice(cuda.Gpu):
     """The same on the GPU: arrays are copied, with the gap between their rows."""
 
@@ -76,15 +45,6 @@ class GpuDevice(cuda.Gpu):
 
     def fetch(self, array: Array, address: int) -> None:
         self.download(array, address)
-
-
-def compiled_for_the_host(folder: Path) -> HostDevice:
-    if COMPILER is None or not (SOURCES / "csrc").exists():
-        pytest.skip("needs a C++ compiler and sources")
-    library, source = folder / "kernels.so", Path(__file__).with_name("device_on_host.cpp")
-    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
-    subprocess.run([*command, "-o", str(library), str(source)], check=True)
-    return HostDevice(library)
 
 
 @pytest.fixture(scope="module", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])

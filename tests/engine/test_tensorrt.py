@@ -313,6 +313,37 @@ def test_arguments_are_packed_as_c_has_them() -> None:
     assert packed == bytes(Whole(*arguments))
 
 
+def test_every_kernels_arguments_are_packed_as_c_has_them() -> None:
+    """Floats behind an integer, as ``blur_columns`` has them, lie where C puts them."""
+    import ctypes
+    import struct
+
+    from fusematte.cpp_ext import cuda
+
+    class Recorder:
+        def __init__(self) -> None:
+            self.calls: list[list[Any]] = []
+
+        def launch(self, kernel: str, grid: object, block: object, arguments: list[Any]) -> None:  # noqa: ARG002
+            self.calls.append(list(arguments))
+
+        def scratch(self, size: int) -> int:  # noqa: ARG002
+            return 4096
+
+    device, levels = Recorder(), cuda.Levels(16, 219, 128, 224)
+    cuda.shrink(device, 1, (3, 8, 9), 2, (4, 5))
+    cuda.refine_offset(device, 1, 2, 3, 4, (8, 9))
+    cuda.color_shift(device, 1, 2, levels, 3, (8, 9))
+    cuda.blur_background(device, cuda.BlurJob(8, 9, 3, 1, 2, 3, 4, levels))
+    for arguments in device.calls:
+        fields = tuple((f"a{index}", type(value)) for index, value in enumerate(arguments))
+        whole = type("Whole", (ctypes.Structure,), {"_fields_": fields})(*arguments)
+        layout = "".join(map(cuda_driver._format, arguments))
+        packed = struct.pack(layout, *map(cuda_driver._value, arguments))
+        assert packed == bytes(whole)[: len(packed)]
+        assert len(bytes(whole)) - len(packed) < 8  # C pads the whole's end
+
+
 # --- the cache ------------------------------------------------------------------------------------
 
 KEY = EngineKey(
