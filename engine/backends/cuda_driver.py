@@ -17,6 +17,9 @@ from fusematte.engine.backends.tensorrt_plugin import leave_stream
 from fusematte.engine.errors import BackendError
 from fusematte.engine.gpu.dlpack import CUDA
 
+OLDEST_DRIVER = 13, 0
+"""The CUDA version of the TensorRT-RTX wheels and of the kernels' compiler."""
+
 
 def open_libcuda() -> ctypes.CDLL | None:
     """The driver's library, or None: no NVIDIA driver is installed."""
@@ -34,13 +37,20 @@ def count_gpus() -> int:
     return count.value
 
 
+def driver_version() -> tuple[int, int]:
+    """The CUDA version, (major, minor), up to which the driver serves; (0, 0) without one."""
+    library, version = open_libcuda(), ctypes.c_int(0)
+    if library is not None:
+        library.cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000, version.value % 1000 // 10
+
+
 def describe_gpus() -> list[str]:
     """Name, compute capability and the driver's CUDA version of each GPU."""
     library, count = open_libcuda(), count_gpus()
     if library is None or not count:
         return []
-    version, described = ctypes.c_int(0), []
-    library.cuDriverGetVersion(ctypes.byref(version))
+    described, cuda_version = [], ".".join(map(str, driver_version()))
     for index in range(count):
         device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
         library.cuDeviceGet(ctypes.byref(device), index)
@@ -50,7 +60,6 @@ def describe_gpus() -> list[str]:
             value = ctypes.c_int(0)
             library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
             capability.append(str(value.value))
-        cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
         described.append(
             f"{name.value.decode()}, compute capability {'.'.join(capability)}, driver for CUDA "
             f"{cuda_version}"
@@ -64,6 +73,12 @@ def why_no_gpu() -> str | None:
         return "no NVIDIA driver is installed: install one from nvidia.com/drivers"
     if not count_gpus():
         return "the NVIDIA driver finds no GPU: see what nvidia-smi says, or update the driver"
+    if driver_version() < OLDEST_DRIVER:
+        own, oldest = (".".join(map(str, v)) for v in (driver_version(), OLDEST_DRIVER))
+        return (
+            f"the NVIDIA driver is for CUDA {own}, but what is installed here needs {oldest}: "
+            "update it at nvidia.com/drivers"
+        )
     return None
 
 

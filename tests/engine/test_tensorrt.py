@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -20,14 +21,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusematte.engine.backends import cuda_driver, tensorrt_backend
+from fusematte.engine.backends import cuda_driver, tensorrt_backend, tensorrt_library
 from fusematte.engine.backends.engine_cache import EngineCache, EngineKey
 from fusematte.engine.backends.tensorrt_backend import (
     EngineRunner,
     TensorRtBackend,
     check_compatible,
 )
-from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.errors import BackendError, ExportError, ModelError
 from fusematte.engine.models import load_bundle
 
 SURFACES = json.loads(Path(__file__).with_name("tensorrt_surfaces.json").read_text("utf-8"))
@@ -284,15 +285,151 @@ def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: None)
     assert "install one from nvidia.com/drivers" in str(TensorRtBackend.unavailable())
 
-    class NoGpu:
-        def cuInit(self, flags: int) -> int:
-            return 100 + flags
-
-    monkeypatch.setattr(cuda_driver, "open_libcuda", NoGpu)
+    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: Libcuda(gpus=0))
     assert "nvidia-smi" in str(TensorRtBackend.unavailable())
-    monkeypatch.setattr(cuda_driver, "count_gpus", lambda: 1)
+    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: Libcuda(version=12040))
+    assert "is for CUDA 12.4, but what is installed here needs 13.0: update it" in str(
+        TensorRtBackend.unavailable()
+    )
+    monkeypatch.setattr(cuda_driver, "open_libcuda", Libcuda)
     monkeypatch.setattr(cuda_driver, "find_spec", lambda _: None)
     assert "pip install 'fusematte[tensorrt]'" in str(TensorRtBackend.unavailable())
+    monkeypatch.setattr(cuda_driver, "find_spec", lambda name: name)
+    assert TensorRtBackend.unavailable() is None
+
+
+class Libcuda:
+    """The driver's library, as far as it is asked before pycuda is imported."""
+
+    def __init__(self, gpus: int = 1, version: int = 13000) -> None:
+        self.gpus, self.version = gpus, version
+
+    def cuInit(self, flags: int) -> int:
+        return flags if self.gpus else 100
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: ANN401
+        count._obj.value = self.gpus
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: ANN401
+        version._obj.value = self.version
+        return 0
+
+
+def test_a_library_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_of_old.py").write_text("raise ImportError('libnvinfer.so.10: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", ("tensorrt_of_old",))
+    with pytest.raises(BackendError, match=r"libnvinfer\.so\.10: not found; reinstall it .*pip"):
+        tensorrt_library.load_library("tensorrt")
+
+
+# --- a model on a device --------------------------------------------------------------------------
+
+
+class Card(Driver):
+    """A GPU as the backend sees it."""
+
+    name, compute_capability, version = "NVIDIA T4", "7.5", "13000"
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        pass
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: object) -> list[bytes]:
+    """Makes the backend find a GPU and a TensorRT that answers ``loaded`` to every engine."""
+    version = next(iter(SURFACES))
+    plans: list[bytes] = []
+
+    def deserialize(plan: bytes) -> object:
+        plans.append(plan)
+        return loaded
+
+    library = SimpleNamespace(
+        __version__="10.3.0",
+        TensorIOMode=Mode,
+        Runtime=lambda _: Recorded(
+            SURFACES[version], "Runtime", SimpleNamespace(deserialize_cuda_engine=deserialize)
+        ),
+    )
+    logger = SimpleNamespace(errors=lambda: "Target GPU SM 90 is not supported")
+    monkeypatch.setattr(tensorrt_backend, "CudaDriver", Card)
+    monkeypatch.setattr(tensorrt_backend, "load_library", lambda _: library)
+    monkeypatch.setattr(tensorrt_backend, "make_logger", lambda _: logger)
+    monkeypatch.setattr(tensorrt_backend, "register_plugin", lambda _: None)
+    monkeypatch.setattr(tensorrt_backend, "installed", lambda: ["tensorrt"])
+    monkeypatch.setenv("FUSEMATTE_CACHE", str(tmp_path / "cache"))
+    return plans
+
+
+def test_an_engine_of_another_gpu_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_a_card(monkeypatch, tmp_path, None)
+    (tmp_path / "m.engine").write_bytes(b"plan")
+    export = {"target": "tensorrt", "precision": "fp16", "engine": {"version": "10.3.0"}}
+    manifest = {"export": export, "sha256": "0" * 64}
+    made = replace(load_bundle(), file=tmp_path / "m.engine", manifest=manifest)
+    with pytest.raises(ModelError, match=r"m\.engine: .*SM 90 is not.*export it again on this"):
+        TensorRtBackend(made)
+
+
+def test_an_engine_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built: list[str] = []
+    build_engine = pytest.importorskip("fusematte.export.build_engine")
+
+    def build(_: object, flavour: str) -> bytes:
+        built.append(flavour)
+        return b"plan"
+
+    monkeypatch.setattr(build_engine, "build_for_bundle", build)
+    engine = Engine(SURFACES[next(iter(SURFACES))], {})
+    plans = on_a_card(monkeypatch, tmp_path, engine)
+    for _ in range(2):
+        made = TensorRtBackend(load_bundle())
+        made.close()
+        made.close()
+    assert (built, plans) == (["tensorrt"], [b"plan"] * 2)
+
+
+def test_a_build_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build_engine = pytest.importorskip("fusematte.export.build_engine")
+
+    def build(*_: object) -> bytes:
+        raise ExportError("tensorrt cannot build the engine: out of memory")
+
+    monkeypatch.setattr(build_engine, "build_for_bundle", build)
+    on_a_card(monkeypatch, tmp_path, None)
+    with pytest.raises(ExportError, match="out of memory"):
+        TensorRtBackend(load_bundle())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_memory_on_the_gpu() -> None:
+    """PyCUDA's errors become ours, with what to do."""
+
+    class Error(Exception):
+        pass
+
+    class MemoryError(Error):
+        pass
+
+    def allocate(_: int) -> object:
+        raise MemoryError("cuMemAlloc failed: out of memory")
+
+    stack: list[str] = []
+    context = SimpleNamespace(push=lambda: stack.append("on"), pop=stack.pop)
+    driver = object.__new__(cuda_driver.CudaDriver)
+    driver.name, driver._context = "NVIDIA T4", context
+    driver._cuda = SimpleNamespace(Error=Error, MemoryError=MemoryError, mem_alloc=allocate)
+    with pytest.raises(BackendError, match="T4 is out of memory: close other"), driver.current():
+        driver.allocate(1 << 40)
+    with pytest.raises(BackendError, match="T4 failed: launch"), driver.current():
+        raise Error("launch")
+    assert not stack
 
 
 def test_arguments_are_packed_as_c_has_them() -> None:
