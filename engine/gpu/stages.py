@@ -26,9 +26,11 @@ from fusematte.engine.gpu.path import Device, FramePath, Network, Slot
 from fusematte.engine.gpu.pictures import DeviceFrame
 from fusematte.engine.look import PLAIN, Look
 from fusematte.engine.matte import Matter
+from fusematte.engine.notices import OnlyNews
 from fusematte.engine.sources import is_sequence, is_stdin, is_url
 
 log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
 
 ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
 """Encoders that read frames in the GPU's memory."""

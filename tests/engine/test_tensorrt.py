@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fusematte.engine.backends import cuda_driver, tensorrt_backend, tensorrt_library
 from fusematte.engine.backends.engine_cache import EngineCache, EngineKey
 from fusematte.engine.backends.tensorrt_backend import (
+    EngineNetwork,
     EngineRunner,
     TensorRtBackend,
     check_compatible,
@@ -211,6 +212,27 @@ def test_runner_on_every_recorded_surface(version: str) -> None:
     assert (runner.jit_cache() is None) == own_graphs
     runner.close()
     runner.close()
+
+
+@pytest.mark.parametrize("version", SURFACES)
+def test_an_engine_over_memory_of_others(version: str) -> None:
+    """As the frame path uses it: two videos of one engine, each with a context of its own."""
+    runner, engine, driver = make(SURFACES[version])
+    network = EngineNetwork(runner)
+    assert not network.takes_guide
+    assert network.captures == ("tensorrt_rtx" not in version)
+    videos = []
+    for value in (0.25, 0.5):
+        addresses = {name: driver.allocate(4 * 64 * 96 * 3) for name in Engine.names}
+        driver.memory[addresses["image"]][:] = value
+        driver.memory[addresses["previous"]][:] = 0
+        videos.append((network.bind((64, 96), addresses, driver), addresses, value))
+    for run, addresses, value in videos:
+        run()
+        np.testing.assert_allclose(driver.memory[addresses["alpha"]], value)
+    assert len(engine.contexts) == 2
+    with pytest.raises(BackendError, match="export it again with --sizes"):
+        network.bind((16, 32), addresses, driver)
 
 
 def test_rtx_captures_graphs_itself_and_keeps_its_kernels() -> None:
