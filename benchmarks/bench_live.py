@@ -1,17 +1,20 @@
 """Live matting of a paced 720p30 source for minutes, alone and beside a process that takes a core.
 
-    python benchmarks/bench_live.py [--minutes 10] [--loaded-minutes 3] [--budget-ms 50]
+    python benchmarks/bench_live.py [--minutes 10] [--budget-ms 33.3]
 
-Each part is a process of its own: the source, a clip over and over, is pushed into a Session at
-its own pace.  Writes benchmarks/results/live.json: latency p50, p95 and p99 from push to result,
-dropped frames, resident memory at the start and the end, the share of the processor, and which
-network sizes the governor chose how often.  Latencies over the whole time and after the first
-seconds, in which the network is compiled, are told apart.
+Three parts, each a process of its own: alone; beside a process that keeps a core busy; and a tenth
+as long the same without a budget.  The source, a clip forwards and backwards without a cut, is
+pushed into a Session at its own pace.  Writes benchmarks/results/live.json: latency p50, p95 and
+p99 from push to result, dropped frames, resident memory at the start and the end, the share of the
+processor, which network sizes the governor chose for how long, and by how much the refined alpha of
+each size differs from that of the largest (mean of absolute differences, 0..1).  The first seconds,
+in which the network is compiled, are left out of the steady figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,21 +23,31 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
-from bench_job import SOURCE, make_clip
+from av.video.frame import PictureType
+from bench_job import SOURCE
 from machine import machine
+from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
 from fusematte.engine.frame import Frame
+from fusematte.engine.governor import LEVELS
+from fusematte.engine.matte import Matter
+from fusematte.engine.refine import refine
 from fusematte.engine.session import Result, Session
 
 RESULTS = Path(__file__).parent / "results" / "live.json"
-RATE, FRAMES = 30, 150
+SIZE, RATE, FRAMES = (1280, 720), 30, 150
+COMPARED = 40
+"""Frames in which the sizes' alphas are compared."""
 WARM_UP = 10.0
 """Seconds that are left out of the steady figures."""
 
@@ -44,6 +57,23 @@ def frames_of(clip: Path) -> Iterator[Frame]:
     while True:
         with closing(Reader(clip)) as reader:
             yield from reader
+
+
+def make_clip(source: Path, target: Path) -> None:
+    """So many frames of ``source`` at most, there and back, as H.264 of the benchmark's size."""
+    with av.open(str(source)) as container:
+        there = [
+            frame.reformat(*SIZE, format="yuv420p")
+            for frame in itertools.islice(container.decode(video=0), FRAMES)
+        ]
+    with av.open(str(target), "w") as output:
+        stream = output.add_stream("libx264", rate=RATE, options={"preset": "fast", "crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for index, frame in enumerate([*there, *reversed(there)]):
+            frame.pts, frame.time_base = index, Fraction(1, RATE)
+            frame.pict_type = PictureType.NONE
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
 
 
 def take_a_core(stop: Event) -> None:
@@ -67,43 +97,69 @@ class Collector:
 
 def run_paced(clip: Path, minutes: float, budget: float | None, background: str) -> dict[str, Any]:
     """Pushes the clip for so many minutes; the figures."""
-    process, collector, sizes = psutil.Process(), Collector(), Counter[str]()
-    with Session(background, budget_ms=budget, on_result=collector) as session:
-        resident, pushed = [], 0
+    process, sizes, count = psutil.Process(), Counter[str](), round(60 * RATE * minutes)
+    resident: list[float] = []
+    with Session(background, budget_ms=budget, on_result=(collector := Collector())) as session:
         process.cpu_percent()
-        for pushed, frame in enumerate(frames_of(clip), start=1):
-            due = collector.begun + pushed / RATE
-            time.sleep(max(0.0, due - time.perf_counter()))
-            if due - collector.begun > 60 * minutes:
-                break
-            session.push(frame, pts=pushed)
-            if pushed % RATE == 0:
-                sizes["x".join(map(str, reversed(session.statistics.network_size)))] += 1
-                if due - collector.begun > WARM_UP:
-                    resident.append(process.memory_info().rss / 1e6)
+        for index, frame in enumerate(itertools.islice(frames_of(clip), count)):
+            time.sleep(max(0.0, collector.begun + index / RATE - time.perf_counter()))
+            session.push(replace(frame, pts=index, time_base=Fraction(1, RATE)))
+            if index % RATE == 0 and index > RATE * WARM_UP:
+                sizes[name_of(session.statistics.network_size)] += 1
+                resident.append(process.memory_info().rss / 1e6)
         cpu = process.cpu_percent()
+        while session.busy:
+            time.sleep(0.01)
         statistics = session.statistics
-    return summarise(collector, pushed) | {
+    return summarise(collector, count, budget) | {
         "budget_ms": budget,
         "governor_changes": statistics.level_changes,
+        "governor_last_change": statistics.last_change,
         "seconds_at_size": dict(sizes.most_common()),
         "processor_share": round(cpu / 100 / (os.cpu_count() or 1), 3),
-        "resident_mb_start": round(resident[0]) if resident else None,
-        "resident_mb_end": round(resident[-1]) if resident else None,
+        "resident_mb_start": round(resident[0]),
+        "resident_mb_end": round(resident[-1]),
+        "resident_mb_most": round(max(resident)),
     }
 
 
-def summarise(collector: Collector, pushed: int) -> dict[str, Any]:
+def name_of(size: tuple[int, int]) -> str:
+    """(height, width) as ``WxH``."""
+    return f"{size[1]}x{size[0]}"
+
+
+def alpha_changes(clip: Path) -> dict[str, float]:
+    """How far the refined alpha of each network size is from that of the largest."""
+    alphas: dict[str, list[NDArray[Any]]] = {}
+    with Matter() as matter:
+        for matter.scale in LEVELS:
+            matter.reset()
+            with closing(Reader(clip)) as reader:
+                frames = list(itertools.islice(reader, COMPARED))
+            alphas[name_of(matter.size_for(frames[0]))] = [refine(f, matter(f)) for f in frames]
+    best = next(iter(alphas.values()))
+    return {size: round(difference(found, best), 5) for size, found in alphas.items()}
+
+
+def difference(found: list[NDArray[Any]], best: list[NDArray[Any]]) -> float:
+    """Mean of absolute differences of 8-bit alphas, 0..1."""
+    pairs = zip(found, best, strict=True)
+    return float(np.mean([np.abs(a.astype(np.int16) - b).mean() for a, b in pairs])) / 255
+
+
+def summarise(collector: Collector, pushed: int, budget: float | None) -> dict[str, Any]:
     """Latency percentiles, over all and over the steady part, and what was dropped."""
     everything = [latency for _, latency, _ in collector.results]
-    steady = [latency for at, latency, _ in collector.results if at > WARM_UP]
+    steady = [latency for at, latency, _ in collector.results if at > WARM_UP] or everything
+    late = np.mean([latency > (budget or np.inf) for latency in steady])
     return {
         "seconds": round(time.perf_counter() - collector.begun, 1),
         "pushed": pushed,
         "results": len(everything),
         "dropped": pushed - len(everything),
         "failed": sum(failed for _, _, failed in collector.results),
-        "latency_ms": percentiles(steady or everything),
+        "latency_ms": percentiles(steady),
+        "share_over_budget": round(float(late), 4),
         "latency_ms_from_the_start": percentiles(everything),
     }
 
@@ -138,20 +194,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clip", type=Path, default=SOURCE, help="a video of people")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--loaded-minutes", type=float, default=3)
     parser.add_argument("--budget-ms", type=float, default=1000 / RATE)
     parser.add_argument("--background", default="blur")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine(), "size": "1280x720", "rate": RATE}
+    if 60 * args.minutes <= WARM_UP + 2:
+        parser.error(f"--minutes: more than {(WARM_UP + 2) / 60:g}: so long is the warm-up")
+    results: dict[str, Any] = {
+        "machine": machine(), "size": "x".join(map(str, SIZE)), "rate": RATE
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder, "clip.mp4")
-        make_clip(args.clip, clip, 1280, 720, FRAMES)
-        budget, background = args.budget_ms, args.background
-        results["alone"] = in_a_process(clip, args.minutes, budget, background)
-        loaded = args.loaded_minutes
-        results["loaded"] = in_a_process(clip, loaded, budget, background, busy=1)
-        results["loaded_ungoverned"] = in_a_process(clip, loaded, None, background, busy=1)
+        make_clip(args.clip, clip)
+        minutes, budget, background = args.minutes, args.budget_ms, args.background
+        short = max(minutes / 10, min(minutes, 0.4))
+        results["alone"] = in_a_process(clip, minutes, budget, background)
+        results["loaded"] = in_a_process(clip, minutes, budget, background, busy=1)
+        results["loaded_ungoverned"] = in_a_process(clip, short, None, background, busy=1)
+        results["alpha_change_by_size"] = alpha_changes(clip)
     args.output.parent.mkdir(exist_ok=True)
     args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results))

@@ -283,18 +283,25 @@ def live_table(results: dict[str, Any]) -> str:
         ms, sizes = row["latency_ms"], row["seconds_at_size"]
         budget = "-" if row["budget_ms"] is None else f"{row['budget_ms']:.0f} ms"
         lines.append(
-            f"{name} | {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
-            f"| {row['dropped']} of {row['pushed']} "
+            f"{name} | {row['seconds'] / 60:.0f} "
+            f"| {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
+            f"| {100 * row['share_over_budget']:.1f} % | {row['dropped']} of {row['pushed']} "
             f"| {', '.join(f'{size} {seconds}' for size, seconds in sizes.items())} "
             f"| {100 * row['processor_share']:.0f} % "
             f"| {row['resident_mb_start']} to {row['resident_mb_end']} MB"
         )
     columns = (
-        "machine | latency p50, p95, p99 | budget | dropped | network sizes, seconds | processor "
-        "| resident memory"
+        "machine | minutes | latency p50, p95, p99 | budget | over it | dropped "
+        "| network sizes, seconds | processor | resident memory"
     )
     shape = f"{results['size']} at {results['rate']} frames a second"
-    return f"\nA live session, {shape}:\n\n{grid(columns, lines)}"
+    changes = results["alpha_change_by_size"].items()
+    return (
+        f"\nA live session, {shape}:\n\n{grid(columns, lines)}"
+        "\nWhat a smaller network changes of alpha, on average over the picture: "
+        + ", ".join(f"{size} {1000 * change:.1f}" for size, change in changes)
+        + " thousandths.\n"
+    )
 
 
 def main() -> None:

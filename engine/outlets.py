@@ -204,6 +204,8 @@ class Stream(Outlet):
             raise UsageError(f"{url}: unknown protocol; use one of {', '.join(_FORMATS)}")
         options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23",
                    "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
+        if _FORMATS[scheme] == "whip":
+            options["profile"] = "baseline"  # the one that all ends of WebRTC know
         protocol = SCHEME_OPTIONS.get(scheme, {})
         self._stream = url, _FORMATS[scheme], like, rate, options, protocol
         self._waits = BackOff()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def signals_on_the_normal_stack() -> None:
     for the registers of this processor: the next signal, a Ctrl-C of a test, say, would crash."""
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(flags=SS_DISABLE)), None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard() -> None:
+    """Shells start what runs in the background deaf to Ctrl-C, and its children with it; of a
+    process that has a handler they hear it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,9 @@ def make_camera(clip: Path, target: Path, seconds: float = 4, rate: int = 15) ->
 
 
 class Browser:
-    """A running Chromium."""
+    """A running Chromium; ``camera``, motion JPEG, is what its camera sees."""
 
-    def __init__(self, folder: Path, camera: Path) -> None:
+    def __init__(self, folder: Path, camera: Path | None = None) -> None:
         self._port = folder / "DevToolsActivePort"
         self.downloads = folder / "downloads"
         arguments = (
@@ -64,7 +64,7 @@ class Browser:
             "--no-first-run", "--disable-background-networking", "--disable-extensions",
             "--remote-debugging-port=0", f"--user-data-dir={folder}", "--window-size=1360,1000",
             "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-            f"--use-file-for-fake-video-capture={camera}", "about:blank",
+            *([f"--use-file-for-fake-video-capture={camera}"] if camera else []), "about:blank",
         )  # fmt: skip
         self._process = subprocess.Popen(
             [find_chromium(), *arguments],

@@ -278,6 +278,8 @@ def test_a_port_in_use_is_said(server: Server, capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == (
         f"fusematte: port {port} is in use; choose another one with --port\n"
     )
+    assert main(["serve", "--port", "0", "--budget-ms", "0"]) == 2
+    assert "budget" in capfd.readouterr().err
     assert main(["serve", "--port", "70000"]) == 2
     assert "70000" in capfd.readouterr().err
 
