@@ -281,11 +281,13 @@ def live_table(results: dict[str, Any]) -> str:
     for key, name in names.items():
         row = results[key]
         ms, sizes = row["latency_ms"], row["seconds_at_size"]
-        budget = "-" if row["budget_ms"] is None else f"{row['budget_ms']:.0f} ms"
+        budget = "- | -"
+        if row["budget_ms"] is not None:
+            budget = f"{row['budget_ms']:.0f} ms | {100 * row['share_over_budget']:.1f} %"
         lines.append(
             f"{name} | {row['seconds'] / 60:.0f} "
             f"| {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
-            f"| {100 * row['share_over_budget']:.1f} % | {row['dropped']} of {row['pushed']} "
+            f"| {row['dropped']} of {row['pushed']} "
             f"| {', '.join(f'{size} {seconds}' for size, seconds in sizes.items())} "
             f"| {100 * row['processor_share']:.0f} % "
             f"| {row['resident_mb_start']} to {row['resident_mb_end']} MB"
