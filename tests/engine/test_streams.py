@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import IO
 
 import av
+import psutil
 import pytest
 from tests.helpers import picture
 from tests.peers import free_port, until_listening
@@ -37,6 +38,18 @@ IMPATIENT = ("-fflags", "nobuffer", "-analyzeduration", "100000", "-probesize", 
 TOLD = ("-copyts", "-c", "copy", "-f", "framecrc", "-flush_packets", "1", "-")
 """A line of text for each packet, at once: ``stream, dts, pts, ...``."""
 LIKE = frame_from_rgb(picture(64, 48, 0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No thread, file or child process of a stream outlives it."""
+    process = psutil.Process()
+    before = process.num_fds(), process.children()
+    yield
+    wait(lambda: not [t for t in threading.enumerate() if t.name.startswith("fusematte-")], 10)
+    wait(lambda: (process.num_fds(), process.children()) == before, 10)
+    assert (process.num_fds(), process.children()) == before
+
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is the peer")
 

@@ -34,7 +34,8 @@ export class Live {
     this.#socket = new WebSocket(new URL("live", location.href.replace(/^http/, "ws")));
     this.#socket.onmessage = (event) => this.#receive(JSON.parse(event.data));
     this.#socket.onclose = () => this.#fail("The server ended the connection.");
-    this.#socket.onopen = () => this.#offer(track, settings);
+    this.#socket.onopen = () =>
+      this.#offer(track, settings).catch((error) => this.#fail(`WebRTC: ${error.message}`));
   }
 
   set(settings) {
@@ -61,12 +62,14 @@ export class Live {
     peer.onconnectionstatechange = () => {
       if (peer.connectionState === "connected") clearTimeout(this.#timer);
     };
-    const sender = peer.addTrack(track, this.#camera);
+    const { sender } = peer.addTransceiver(track, {
+      streams: [this.#camera],
+      sendEncodings: [{ maxBitrate: BITRATE }],
+    });
     await peer.setLocalDescription();
     const parameters = sender.getParameters();
     parameters.degradationPreference = "maintain-resolution";
-    parameters.encodings[0].maxBitrate = BITRATE;
-    await sender.setParameters(parameters);
+    await sender.setParameters(parameters).catch(() => {}); // a wish that not all browsers know
     await gathered(peer);
     this.#send({ type: "offer", sdp: peer.localDescription.sdp, ...settings });
   }
