@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from machine import real_time_priority
 from numpy.typing import NDArray
 
 from fusematte import cpp_ext
@@ -265,6 +266,7 @@ def machine() -> dict[str, Any]:
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "instruction_set": cpp_ext.instruction_sets()[-1],
+        "real_time_priority": real_time_priority(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 

@@ -42,12 +42,13 @@ def memory_line(results: dict[str, Any]) -> str:
 
 def latency_line(results: dict[str, Any]) -> str:
     """A live session's latency."""
-    ms = results["latency_ms"]
+    ms, sizes = results["latency_ms"], results["frames_at_network_size"]
     return (
-        f"\nLive, {results['size']} at {results['rate']} frames per second for "
-        f"{results['seconds']:.0f} s, from frame to composite: median {ms['p50']:.0f} ms, 95 % "
+        f"\n{_where(results['machine'])}: live, {results['size']} at {results['rate']} frames per "
+        f"second for {results['seconds']:.0f} s, from frame to composite: median {ms['p50']:.0f} ms, 95 % "
         f"within {ms['p95']:.0f} ms, 99 % within {ms['p99']:.0f} ms; {results['dropped']} of "
-        f"{results['frames']} frames dropped.\n"
+        f"{results['frames']} frames dropped; network sizes: "
+        f"{', '.join(f'{count} frames {size}' for size, count in sizes.items())}.\n"
     )
 
 
@@ -252,9 +253,10 @@ def backends_table(results: dict[str, Any]) -> str:
 
 
 def _where(machine: dict[str, Any]) -> str:
+    first = ", at real-time priority beside other programs"
     return (
         f"On {machine['cores']} cores of an {machine['cpu']} ({machine['precision']}), "
-        f"{machine['date']}"
+        f"{machine['date']}{first if machine.get('real_time_priority') else ''}"
     )
 
 
