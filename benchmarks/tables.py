@@ -43,12 +43,12 @@ def memory_line(results: dict[str, Any]) -> str:
 def latency_line(results: dict[str, Any]) -> str:
     """A live session's latency."""
     ms, sizes = results["latency_ms"], results["frames_at_network_size"]
+    seen = ", ".join(f"{count} frames {size}" for size, count in sizes.items())
     return (
         f"\n{_where(results['machine'])}: live, {results['size']} at {results['rate']} frames per "
-        f"second for {results['seconds']:.0f} s, from frame to composite: median {ms['p50']:.0f} ms, 95 % "
-        f"within {ms['p95']:.0f} ms, 99 % within {ms['p99']:.0f} ms; {results['dropped']} of "
-        f"{results['frames']} frames dropped; network sizes: "
-        f"{', '.join(f'{count} frames {size}' for size, count in sizes.items())}.\n"
+        f"second for {results['seconds']:.0f} s, from frame to composite: median {ms['p50']:.0f} "
+        f"ms, 95 % within {ms['p95']:.0f} ms, 99 % within {ms['p99']:.0f} ms; "
+        f"{results['dropped']} of {results['frames']} frames dropped; network sizes: {seen}.\n"
     )
 
 
