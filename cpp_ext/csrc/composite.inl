@@ -8,8 +8,8 @@ namespace fusematte::FUSEMATTE_ISA {
 constexpr int kSegment = 64;          // luma samples
 constexpr int kReach = 8 * kSegment;  // mixed at once
 constexpr int kStrip = kReach + kLanes;
-constexpr int kAhead = 2;             // units between what is worked on and what is fetched
-constexpr int kLinesAhead = 4;        // cache lines of each row that are fetched
+constexpr int kAhead = 4;             // units between what is worked on and what is fetched
+constexpr int kLinesAhead = 8;        // cache lines of each row that are fetched
 
 struct Range {
     int from, to;
