@@ -247,6 +247,7 @@ class Session:
 
         Raises:
             BackgroundError: it is unknown or cannot be read; the old one stays.
+            UsageError: the session is closed.
         """
         return self._spec
 
@@ -254,9 +255,10 @@ class Session:
     def background(self, spec: str | PathLike[str]) -> None:
         scene = open_background(spec)
         with self._scene_lock:
-            scene, self._scene = self._scene, scene
-            self._spec = spec
-        scene.close()
+            if not self._closed:
+                scene, self._scene, self._spec = self._scene, scene, spec
+        scene.close()  # the old one, or what comes too late
+        self._refuse_if_closed()
 
     @property
     def model(self) -> str | PathLike[str]:
@@ -265,6 +267,7 @@ class Session:
 
         Raises:
             ModelError, BackendError: it cannot be used; the old one stays.
+            UsageError: the session is closed.
         """
         return self._model
 
@@ -278,9 +281,10 @@ class Session:
             matter.close()
             raise
         with self._matter_lock:
-            matter, self._matter = self._matter, matter
-            self._model = model
-        matter.close()
+            if not self._closed:
+                matter, self._matter, self._model = self._matter, matter, model
+        matter.close()  # as above
+        self._refuse_if_closed()
 
     @property
     def statistics(self) -> LiveStatistics:
@@ -317,9 +321,14 @@ class Session:
         if not ended:
             log.warning("the network does not come back: it is left behind")
         elif not self._closed:
-            self._closed = True
+            with self._matter_lock, self._scene_lock:
+                self._closed = True
             self._matter.close()
             self._scene.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise UsageError("the session is closed")
 
     def _as_frame(self, pushed: Pushed, pts: int | None, arrived: float) -> Frame:
         if isinstance(pushed, Frame):

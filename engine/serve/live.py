@@ -185,9 +185,13 @@ class Live:
             self._blur = parse_blur(message["blur"])
         if "background" in message or "blur" in message:
             self._background = str(message.get("background", self._background))
-            spec = self._library[self._background].spec_with(self._blur)
-            # A large picture takes a while to read.
-            await asyncio.to_thread(setattr, self._track.session, "background", spec)
+            choice = self._library[self._background]
+            spec = choice.spec_with(self._blur)
+            try:  # a large picture takes a while to read
+                await asyncio.to_thread(setattr, self._track.session, "background", spec)
+            except FuseMatteError as error:
+                log.warning("%s", error)
+                raise Refusal("unreadable", f"{choice.name}: cannot be used now") from error
 
     async def _report(self, track: MattingTrack) -> None:
         """Tells the page how it goes."""

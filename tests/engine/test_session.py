@@ -254,6 +254,15 @@ def test_model_changes_and_a_bad_one_leaves_the_old() -> None:
         assert session.get(60).error is None
 
 
+def test_a_closed_session_takes_nothing_more() -> None:
+    session = Session("green")
+    session.close()
+    for name, value in (("background", "blur"), ("model", "edge")):
+        with pytest.raises(UsageError, match="closed"):
+            setattr(session, name, value)
+    assert session.background == "green"  # and nothing_is_left sees to the network
+
+
 def test_sessions_share_one_compiled_network() -> None:
     with Session("green") as one, Session("green") as two, Session("green", threads=1) as other:
         assert one._matter.backend is two._matter.backend is not other._matter.backend
