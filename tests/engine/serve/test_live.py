@@ -13,6 +13,7 @@ from tests.engine.serve.browser import HEIGHT, WIDTH, Browser, Tab, until
 from tests.engine.serve.conftest import Server, Usage
 from tests.engine.serve.peer import Pattern, live_peer
 
+from fusematte.engine.governor import LEVELS
 from fusematte.engine.serve import live
 
 PARTS = ("", "state", "jobs", "page/app.js", "page/live.js", "page/style.css", "page/icon.svg",
@@ -34,6 +35,9 @@ async def come_and_go(server: Server, pattern: Pattern) -> None:
     """A session from its beginning to its proper end."""
     async with live_peer(server.url, pattern) as peer:
         assert np.abs(peer.first[:4, :4].mean((0, 1)) - (0, 177, 64)).max() < 40
+        # The first frames compile the network for one level of the governor each.
+        while (await peer.hear("statistics"))["frames"] <= len(LEVELS):
+            pass
     await nobody(server.url)
 
 
