@@ -308,6 +308,17 @@ def live_table(results: dict[str, Any]) -> str:
     )
 
 
+def flicker_line(results: dict[str, Any]) -> str:
+    """Change of alpha where the picture stands still, by way of smoothing."""
+    clips = list(results["clips"].values())
+    means = {way: sum(clip[way]["flicker"] for clip in clips) / len(clips) for way in clips[0]}
+    shown = ", ".join(f"{way} {mean:.1f}" for way, mean in means.items())
+    return (
+        f"\nFlicker where the picture stands still (dtSSD of alpha, thousandths, mean of {len(clips)} "
+        f"clips): {shown}.\n"
+    )
+
+
 def main() -> None:
     """Rewrites the generated parts."""
     measured = job_table(_load("job")) + kernel_table(_load("kernels"))
@@ -315,6 +326,8 @@ def main() -> None:
         measured += latency_line(_load("latency"))
     if (ROOT / "benchmarks" / "results" / "live.json").exists():
         measured += live_table(_load("live"))
+    if (ROOT / "benchmarks" / "results" / "flicker.json").exists():
+        measured += flicker_line(_load("flicker"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
     _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
     if (ROOT / "benchmarks" / "results" / "backends.json").exists():
