@@ -314,8 +314,8 @@ def flicker_line(results: dict[str, Any]) -> str:
     means = {way: sum(clip[way]["flicker"] for clip in clips) / len(clips) for way in clips[0]}
     shown = ", ".join(f"{way} {mean:.1f}" for way, mean in means.items())
     return (
-        f"\nFlicker where the picture stands still (dtSSD of alpha, thousandths, mean of {len(clips)} "
-        f"clips): {shown}.\n"
+        f"\nFlicker where the picture stands still (dtSSD of alpha, thousandths, mean of "
+        f"{len(clips)} clips): {shown}.\n"
     )
 
 
