@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/csrc/*)
+PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
 .PHONY: demo test develop lint typing bench gpu-check sanitize clean
 

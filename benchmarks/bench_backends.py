@@ -79,6 +79,7 @@ def measure(made: list[Candidate], reference: Reference, runs: int) -> list[dict
     times: list[list[float]] = [[] for _ in backends]
     for turn in range(WARM + runs):
         for backend, row in zip(backends, times, strict=True):
+            backend.infer(image, previous)  # threads of the one before may spin for a while
             begun = time.perf_counter()
             backend.infer(image, previous)
             if turn >= WARM:
