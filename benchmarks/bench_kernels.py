@@ -5,8 +5,9 @@
 Every kernel runs in turn with a memcpy in the same loop, over a ring of pictures larger than the
 last-level cache, as pictures arrive in a pipeline.  The figures are medians of the thread's CPU
 time, which other processes disturb least.  For ``composite`` the memcpy moves as many bytes as the
-kernel must: what it must read plus what it must write, so it copies half of that sum (a memcpy of
-the whole sum takes twice as long).  For ``resize_to_tensor`` it copies the planes that are read.
+kernel must: frame, background and maps that it must read plus what it must write, so it copies
+half of that sum (a memcpy of the whole sum takes twice as long).  For ``resize_to_tensor`` it
+copies the planes that are read.
 ``handover`` is ``composite`` and the picture for the encoder: into pooled memory that the encoder
 reads where it is, and into fresh memory that is copied.  Writes benchmarks/results/kernels.json.
 """
@@ -168,7 +169,8 @@ def bench_composite(height: int, width: int, repeats: int) -> dict[str, Any]:
             ]
         )
 
-    moved = 3 * sum(plane.nbytes for plane in job.frames[0])
+    maps = job.slope.nbytes + job.offset.nbytes + job.shift.nbytes
+    moved = 3 * sum(plane.nbytes for plane in job.frames[0]) + maps
     medians = measure(
         {
             "memcpy": copies(moved // 2),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 LEVELS = (1.0, 0.58, 0.31)
 """Network areas to choose from, as parts of the model's own: about 3/4 of the side each."""
@@ -18,7 +19,7 @@ MISSES = 3
 """That many of the window over the budget are too many: 98 of 100 frames shall keep it."""
 ENOUGH = 60
 """Frames of a level that must have been seen before going up."""
-ROOM = 0.8
+ROOM = 0.85
 """A larger network must be expected to need no more than this part of the budget."""
 PATIENCE = 2.0
 """Seconds of room before going up; doubled after each time that going up was wrong."""
@@ -102,13 +103,10 @@ class Governor:
             self._went_up = now
 
     def _expected_above(self) -> float:
-        """The slow frames' latency at the next level up: the network's part grows with the area."""
+        """The slow frames' latency at the next level up: the network's usual part grows with the
+        area; what made those frames slow does not."""
         growth = self.levels[self._index - 1] / self.level
-        slow = sorted(
-            latency + (growth - 1) * network
-            for latency, network in zip(self._latencies, self._network, strict=True)
-        )
-        return slow[-MISSES]
+        return sorted(self._latencies)[-MISSES] + (growth - 1) * median(self._network)
 
     def _move(self, now: float, step: int, why: str) -> None:
         before = self.level
