@@ -118,6 +118,9 @@ async def until_listening(process: subprocess.Popen[str], port: int) -> None:
 class EdgeMatter:
     """People in the left half of every picture, with a soft edge; no network: for outputs alone."""
 
+    backend = None
+    """Nothing that could keep frames on a GPU."""
+
     def __call__(self, frame: Frame) -> Matte:
         ramp = np.clip(3.5 - 6 * np.linspace(0, 1, 24), 0, 1)
         return matte_of(frame, np.tile(ramp.astype(np.float32), (18, 1)))
