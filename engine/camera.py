@@ -161,6 +161,13 @@ class LiveContainer(Camera):
         self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
 
     def __iter__(self) -> Iterator[Frame]:
+        # Whoever iterates may stop in the middle: the connection ends with the generator.
+        try:
+            yield from self._frames()
+        finally:
+            self._container.close()
+
+    def _frames(self) -> Iterator[Frame]:
         pending: av.VideoFrame | None = self._first
         while not self._stop.is_set():
             reason = "it ended"
@@ -177,7 +184,6 @@ class LiveContainer(Camera):
             if not self._stop.is_set():
                 log.warning("%s: lost (%s); trying again", self.name, reason)
                 self._reopen()
-        self._container.close()
 
     def close(self) -> None:
         self._stop.set()
