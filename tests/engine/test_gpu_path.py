@@ -13,7 +13,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tests.device import HostDevice, compiled_for_the_host
 from tests.helpers import content, make_clip
 
-from fusematte.engine.backends import Map, Maps
+from fusematte.engine.backends import Map, Maps, sharing
 from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
 from fusematte.engine.composite import compose, open_background
 from fusematte.engine.decode import Reader
@@ -92,8 +92,11 @@ def at(address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 class HostMatter(Matter):
     """A Matter whose network is ``network_of``, at a small size."""
 
+    opened: ClassVar[list[Matter]] = []
+
     def __init__(self) -> None:
         super().__init__()
+        self.opened.append(self)
         self.bundle = replace(self.bundle, default_size=(64, 96))
 
     def _infer(self, image: Map) -> Maps:
@@ -102,10 +105,18 @@ class HostMatter(Matter):
         return network_of(image, self._previous[None, None])
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No matter keeps the network that the process shares."""
+    yield
+    while HostMatter.opened:
+        HostMatter.opened.pop().close()
+    assert not sharing._pool
+
+
 @pytest.fixture
-def matter() -> Iterator[HostMatter]:
-    with HostMatter() as made:
-        yield made
+def matter() -> HostMatter:
+    return HostMatter()
 
 
 def pictures(name: str, count: int = 4, *, cut: bool = False) -> list[Frame]:
