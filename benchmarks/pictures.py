@@ -21,7 +21,7 @@ from skimage import data
 from fusematte.engine.matte import Matter
 from fusematte.training.augment import Picture
 from fusematte.training.evaluate import REFINED, Case, load_cases, stages
-from fusematte.training.explain import implicit_trimap
+from fusematte.training.explain import codes, implicit_trimap
 from fusematte.training.samples import decode_image, foreground_colour, shard_sources
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -59,7 +59,7 @@ def main() -> None:
 def free_row(picture: Picture, matter: Matter) -> Picture:
     """Picture, alpha, implicit trimap and the people over a colour, side by side."""
     alphas, matte = stages(picture, matter)
-    alpha = codes(alphas[REFINED])
+    alpha = codes(np.asarray(alphas[REFINED], np.float32))
     foreground = foreground_colour(picture, alpha)
     weight = np.asarray(alphas[REFINED], np.float32)[..., None]
     composite = (foreground * weight + COLOUR * (1 - weight) + 0.5).astype(np.uint8)
@@ -77,17 +77,12 @@ def chosen(folder: Path, names: list[str]) -> Iterator[Case]:
 def matte_pair(case: Case, matter: Matter) -> Picture:
     """Alpha, and alpha with the outline of the human's mask."""
     assert case.image is not None and case.mask is not None
-    alpha = codes(stages(case.image, matter)[0][REFINED])
+    alpha = codes(np.asarray(stages(case.image, matter)[0][REFINED], np.float32))
     compared = cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB)
     mask = np.asarray(case.mask > 127, np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(compared, outlines, -1, OUTLINE, 2)
     return side_by_side([alpha, np.asarray(compared, np.uint8)])
-
-
-def codes(alpha: np.ndarray) -> Picture:
-    """Alpha 0..1 as 0..255."""
-    return np.asarray(alpha * 255 + 0.5, np.uint8)
 
 
 def side_by_side(pictures: list[Picture]) -> Picture:

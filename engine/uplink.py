@@ -14,7 +14,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,17 +126,9 @@ class _Child:
     def __init__(self) -> None:
         self._encoder: LiveEncoder | None = None
 
-    def open(
-        self,
-        url: str,
-        format: str,
-        like: Frame,
-        rate: Fraction,
-        options: dict[str, str],
-        protocol: dict[str, str],
-    ) -> None:
+    def open(self, *stream: Any) -> None:  # noqa: ANN401
         self.close()
-        self._encoder = LiveEncoder(url, format, like, rate, options, protocol)
+        self._encoder = LiveEncoder(*stream)
 
     def write(self, frame: Frame) -> None:
         assert self._encoder is not None

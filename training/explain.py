@@ -59,13 +59,13 @@ def explain(picture: Picture, matter: Matter) -> Picture:
             "the picture": _mark(picture, matte, row, column),
             "alpha, refined": alpha,
             "implicit trimap": implicit_trimap(matte),
-            "|F - (1 - B)|": _codes(gap),
+            "|F - (1 - B)|": codes(gap),
         },
         {
-            "F": _codes(matte.foreground),
-            "1 - B": _codes(1 - matte.background),
-            "beta": _codes(matte.beta),
-            "alpha of the network": _codes(matte.alpha),
+            "F": codes(matte.foreground),
+            "1 - B": codes(1 - matte.background),
+            "beta": codes(matte.beta),
+            "alpha of the network": codes(matte.alpha),
         },
     )
     height = round(WIDTH * picture.shape[0] / picture.shape[1])
@@ -100,7 +100,8 @@ def plot_line(matte: Matte, row: int, column: int) -> Picture:
     return plot
 
 
-def _codes(map: Map) -> Picture:
+def codes(map: Map) -> Picture:
+    """A map 0..1 as 0..255."""
     return (map * 255 + 0.5).astype(np.uint8)
 
 
