@@ -11,6 +11,8 @@ from fusematte.engine.frame import Frame, Matte, Planes
 
 log = logging.getLogger(__name__)
 
+STALL = 0.5
+"""Seconds without a result after which the background takes the last composite's place."""
 CARD_LUMA, SIGN_LUMA = 0.1, 0.45
 """Of the card and of the two bars on it, 0..1."""
 

@@ -31,6 +31,7 @@ from fusematte.engine.matte import Matter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.outputs import AnyWriter, open_output
 from fusematte.engine.pipeline import Pipeline, Stage, Statistics
+from fusematte.engine.processors import network_threads
 from fusematte.engine.segments import Parts, Span, join
 from fusematte.engine.sequence import AlphaMode, is_picture_sequence
 
@@ -122,7 +123,7 @@ def run(
         rgba_output: where to write those colours with their alpha.
         start, end: seconds from the video's beginning; what lies between becomes the output.
         frame_rate: pictures per second of an input of pictures.
-        threads: CPU threads for the network; None leaves the choice to the backend.
+        threads: CPU threads for the network; None takes half of the processors.
         codec, pixel_format, bitrate, crf, preset: of ``output``; None takes the defaults of its
             container.
         alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
@@ -196,7 +197,7 @@ def open_tools(
     """Opens the network and the background."""
     with (
         closing(open_background(background)) as scene,
-        Matter(model, backend=backend, threads=threads) as matter,
+        Matter(model, backend=backend, threads=network_threads(threads)) as matter,
     ):
         yield Tools(matter, scene)
 

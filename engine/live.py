@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from fusematte.engine.camera import Camera
+from fusematte.engine.closed import STALL
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.meter import LiveStatistics
@@ -25,8 +26,6 @@ from fusematte.engine.session import Result, Session
 
 log = logging.getLogger(__name__)
 
-STALL = 0.5
-"""Seconds without a result after which the background takes the last composite's place."""
 PATIENCE = 6.0
 """Seconds to wait at the end for a camera that hangs."""
 

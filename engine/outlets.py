@@ -27,6 +27,7 @@ from fusematte.engine.h264 import LiveEncoder
 from fusematte.engine.pictures import picture_of, range_of, rgb_of
 from fusematte.engine.pipeline import Relay, Stopped
 from fusematte.engine.uplink import LinkError, Uplink
+from fusematte.engine.whip import Identity
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ _FORMATS = {
     **dict.fromkeys(("http", "https"), "whip"),
 }
 """The container that a protocol carries."""
+WHIP_TOKEN = "FUSEMATTE_WHIP_TOKEN"
+"""Environment variable with a WHIP server's bearer token; a command line is no place for it."""
 VIRTUAL_CAMERA_HINT = {
     "linux": "install v4l2loopback and load it: sudo modprobe v4l2loopback exclusive_caps=1 "
     "card_label=FuseMatte",
@@ -65,6 +68,12 @@ class Outlet(ABC):
         """Completes what was written, frees the device."""
 
 
+def _check_even(name: str, like: Frame) -> None:
+    """Refuses sizes whose chroma cannot be halved."""
+    if like.width % 2 or like.height % 2:
+        raise OutputError(f"{name}: needs even sizes, not {like.width}x{like.height}")
+
+
 class VirtualCamera(Outlet):
     """A camera that other programs see (v4l2loopback on Linux, OBS elsewhere), by pyvirtualcam.
 
@@ -80,8 +89,7 @@ class VirtualCamera(Outlet):
             raise OutputError(
                 f"{self.name}: needs pyvirtualcam: pip install 'fusematte[live]'"
             ) from error
-        if like.width % 2 or like.height % 2:
-            raise OutputError(f"{self.name}: needs even sizes, not {like.width}x{like.height}")
+        _check_even(self.name, like)
         try:
             self._camera = pyvirtualcam.Camera(
                 like.width, like.height, float(rate), device=device,
@@ -193,6 +201,7 @@ class Stream(Outlet):
 
     Raises:
         UsageError: it is no URL of a known protocol.
+        OutputError: WHIP cannot send such a picture, or needs what is not installed.
     """
 
     def __init__(
@@ -204,9 +213,15 @@ class Stream(Outlet):
             raise UsageError(f"{url}: unknown protocol; use one of {', '.join(_FORMATS)}")
         options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23",
                    "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
+        protocol = dict(SCHEME_OPTIONS.get(scheme, {}))
+        self._identity: Identity | None = None
         if _FORMATS[scheme] == "whip":
+            _check_even(url, like)
             options["profile"] = "baseline"  # the one that all ends of WebRTC know
-        protocol = SCHEME_OPTIONS.get(scheme, {})
+            self._identity = Identity()
+            protocol |= self._identity.options
+            if token := os.environ.get(WHIP_TOKEN):
+                protocol["authorization"] = token
         self._stream = url, _FORMATS[scheme], like, rate, options, protocol
         self._waits = BackOff()
         self._link = Uplink(TIMEOUT)
@@ -224,6 +239,8 @@ class Stream(Outlet):
 
     def close(self) -> None:
         self._link.close()
+        if self._identity is not None:
+            self._identity.close()
 
     def _connect(self) -> None:
         self._link.open(*self._stream)

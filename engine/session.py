@@ -30,6 +30,7 @@ from fusematte.engine.meter import LiveStatistics, Meter
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pictures import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.pipeline import Mailbox, Relay, Stopped
+from fusematte.engine.processors import network_threads
 from fusematte.engine.refine import refine
 from fusematte.engine.temporal import Lookahead, Smoother
 
@@ -124,7 +125,8 @@ class Session:
 
     Args:
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a video.
-        model, backend, threads: as for ``Matter``.
+        model, backend: as for ``Matter``.
+        threads: CPU threads for the network; None takes half of the processors.
         budget_ms: the latency from ``push`` to the result that is to be held, by moving to a
             smaller network while the machine is busy; None leaves the network as it is.
         mirror: turn the picture's left to its right before anything else.
@@ -161,12 +163,13 @@ class Session:
         if budget_ms is not None and budget_ms <= 0:
             raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
         self.mirror = mirror
-        self._spec, self._model, self._backend, self._threads = background, model, backend, threads
+        self._spec, self._model, self._backend = background, model, backend
+        self._threads = network_threads(threads)
         self._look = Look(light_wrap=light_wrap, despill=despill)
         self._on_result = on_result
         self._scene = open_background(background)
         try:
-            self._matter = Matter(model, backend=backend, threads=threads)
+            self._matter = Matter(model, backend=backend, threads=self._threads)
         except BaseException:
             self._scene.close()
             raise
@@ -240,6 +243,11 @@ class Session:
     def busy(self) -> bool:
         """Whether frames are under way, those apart that are held back to look ahead."""
         return self._finished + len(self._held) < self._pushed
+
+    @property
+    def latest(self) -> Frame | None:
+        """The frame pushed last."""
+        return self._latest
 
     @property
     def background(self) -> str | PathLike[str]:

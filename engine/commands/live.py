@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preview", action="store_true", help="show it in a window")
     parser.add_argument(
         "--output", "-o", action="append", default=[], metavar="OUT",
-        help="a file, or a URL to stream to (rtmp, srt, rtsp, whip, udp); can be given again",
+        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP); can be "
+        "given again",
     )  # fmt: skip
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",

@@ -20,8 +20,9 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     """``--backend`` and ``--threads``."""
     parser.add_argument("--backend", default="auto", help=f"auto, {', '.join(BACKENDS)} (auto)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads for the network (the backend chooses)"
-    )
+        "--threads", type=int, metavar="N",
+        help="CPU threads for the network (half of the processors; for stills all)",
+    )  # fmt: skip
 
 
 def add_long_job_options(parser: argparse.ArgumentParser) -> None:

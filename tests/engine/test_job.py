@@ -12,6 +12,7 @@ import pytest
 from tests.helpers import content, cut, first_frame, make_clip
 
 import fusematte as fm
+from fusematte.engine.backends.openvino_backend import OpenVinoBackend
 from fusematte.engine.errors import (
     BackendError,
     BackgroundError,
@@ -21,7 +22,8 @@ from fusematte.engine.errors import (
     TruncatedInputError,
     UsageError,
 )
-from fusematte.engine.job import run
+from fusematte.engine.job import open_tools, run
+from fusematte.engine.processors import network_threads
 
 CLIPS = ("d20.mp4", "m1.mp4", "s13.mp4")
 """Short ones: square with audio, 720p with audio, upright."""
@@ -153,6 +155,20 @@ def test_no_thread_outlives_a_job(tmp_path: Path) -> None:
     with pytest.raises(TruncatedInputError):
         run(make_truncated(tmp_path), tmp_path / "out.mp4")
     assert not [t for t in threading.enumerate() if t.name.startswith("fusematte")]
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 1), (2, 1), (3, 1), (8, 4)])
+def test_the_network_leaves_half_of_the_processors_to_others(
+    processors: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    assert network_threads() == threads
+    with open_tools("green", "edge", "openvino", None) as tools:
+        backend = tools.matter._lease.backend
+        assert isinstance(backend, OpenVinoBackend)
+        assert backend._options["INFERENCE_NUM_THREADS"] == threads
+    with pytest.raises(UsageError, match="threads"), open_tools("green", "edge", "auto", 0):
+        pass
 
 
 def test_the_api_of_the_readme(tmp_path: Path) -> None:

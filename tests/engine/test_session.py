@@ -264,7 +264,7 @@ def test_a_closed_session_takes_nothing_more() -> None:
 
 
 def test_sessions_share_one_compiled_network() -> None:
-    with Session("green") as one, Session("green") as two, Session("green", threads=1) as other:
+    with Session("green") as one, Session("green") as two, Session("green", threads=3) as other:
         assert one._matter.backend is two._matter.backend is not other._matter.backend
         one.push(red(), pts=1)
         two.push(red(), pts=2)

@@ -26,7 +26,7 @@ from tests.peers import free_port, until_listening
 from fusematte.engine.camera import LiveContainer
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.frame import CLOCK
-from fusematte.engine.outlets import Outlet, Sender, Stream
+from fusematte.engine.outlets import WHIP_TOKEN, Outlet, Sender, Stream
 from fusematte.engine.pipeline import Feed
 from fusematte.engine.recolor import frame_from_rgb
 
@@ -116,29 +116,39 @@ def wait(done: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - begun
 
 
+def taker(*options: str) -> tuple[str, ...]:
+    """ffmpeg, which tells of each packet that it is sent."""
+    return (*RUN, *IMPATIENT, *options, *TOLD)
+
+
 TAKE = {
-    "rtmp": lambda url: ("-listen", "1", "-f", "flv", "-i", url),
-    "rtsp": lambda url: ("-rtsp_flags", "listen", "-i", url),
-    "tcp": lambda url: ("-f", "mpegts", "-i", f"{url}?listen=1"),
+    "rtmp": lambda url: taker("-listen", "1", "-f", "flv", "-i", url),
+    "rtsp": lambda url: taker("-rtsp_flags", "listen", "-i", url),
+    "tcp": lambda url: taker("-f", "mpegts", "-i", f"{url}?listen=1"),
+    "http": lambda url: (sys.executable, "-m", "tests.engine.whip_server", str(port_of(url))),
 }
 
 
 @pytest.mark.parametrize("protocol", list(TAKE))
-def test_a_relay_that_is_killed_gets_the_stream_again(protocol: str) -> None:
+def test_a_relay_that_is_killed_gets_the_stream_again(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WHIP_TOKEN, "bring-this")
     url = address(protocol)
     takers = []
     with streaming(Stream(url, LIKE, Fraction(25))) as sender:
         for _ in range(2):
-            with listening(url, *RUN, *IMPATIENT, *TAKE[protocol](url), *TOLD) as peer:
-                takers.append(taker := Taker(peer))
-                assert wait(lambda t=taker: bool(t.packets), 2 * RECOVERY) < RECOVERY
-                wait(lambda t=taker: len(t.packets) > 10, 20)
+            with listening(url, *TAKE[protocol](url)) as peer:
+                takers.append(told := Taker(peer))
+                assert wait(lambda t=told: bool(t.packets), 2 * RECOVERY) < RECOVERY
+                wait(lambda t=told: len(t.packets) > 10, 20)
             time.sleep(1.5)  # long enough for the longest wait between two tries
     assert sender.error is None
-    before, after = ([pts for _, pts in taker.packets] for taker in takers)
+    before, after = ([pts for _, pts in told.packets] for told in takers)
     assert len(before) > 10 and len(after) > 10
-    times = before + after
-    assert times == sorted(set(times))
+    # Of RTP's times aiortc tells those since the connection's first.
+    for times in (before, after) if protocol == "http" else (before + after,):
+        assert times == sorted(set(times))
 
 
 @pytest.mark.parametrize("protocol", ["rtmp", "rtsp"])
@@ -165,12 +175,19 @@ def test_a_stream_is_told_once_that_it_is_lost_and_once_that_it_is_back(
     url = address("tcp")
     with streaming(Stream(url, LIKE, Fraction(25))):
         wait(lambda: "trying again" in caplog.text, 20)
-        with listening(url, *RUN, *IMPATIENT, *TAKE["tcp"](url), *TOLD) as peer:
-            taker = Taker(peer)
-            wait(lambda: bool(taker.packets), 20)
+        with listening(url, *TAKE["tcp"](url)) as peer:
+            told = Taker(peer)
+            wait(lambda: bool(told.packets), 20)
     said = [record.message for record in caplog.records]
     assert [url in line for line in said] == [True, True], said
     assert "refused" in said[0] and said[1].endswith("is back")
+
+
+def test_without_its_token_a_whip_server_is_not_reached(caplog: pytest.LogCaptureFixture) -> None:
+    url = address("http")
+    with listening(url, *TAKE["http"](url)), streaming(Stream(url, LIKE, Fraction(25))):
+        wait(lambda: "401" in caplog.text, 20)
+    assert f"{url}: cannot be reached" in caplog.text and "401" in caplog.text
 
 
 SOURCE = ("-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-c:v", "libx264", "-bf", "0")
@@ -228,6 +245,15 @@ def test_a_protocol_that_libav_has_not_is_told() -> None:
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(UsageError, match="gopher"):
         Stream("gopher://here", LIKE, Fraction(25))
+
+
+def test_what_whip_cannot_do_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = frame_from_rgb(picture(63, 48, 0))
+    with pytest.raises(OutputError, match="even sizes, not 63x48"):
+        Stream("https://127.0.0.1/live", odd, Fraction(25))
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(OutputError, match=r"fusematte\[live\]"):
+        Stream("https://127.0.0.1/live", LIKE, Fraction(25))
 
 
 def test_nobody_at_the_other_end_holds_nothing_up() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -40,6 +41,10 @@ class ClipTrack(MediaStreamTrack):
         return self.sent[-1]
 
 
+def is_not_blue(picture: av.VideoFrame) -> bool:
+    return bool(picture.to_ndarray(format="rgb24")[..., 0].mean() > 10)
+
+
 async def all_of(track: MattingTrack) -> list[av.VideoFrame]:
     """What a track gives until it ends."""
     pictures = []
@@ -53,7 +58,11 @@ def test_people_come_back_over_the_background(shared_clips: Path) -> None:
     async def whole() -> None:
         source = ClipTrack(shared_clips / "m1.mp4")
         track = MattingTrack(source, background="#0000ff")
-        pictures = [await asyncio.wait_for(track.recv(), 60) for _ in range(3)]
+        pictures = []
+        while len(pictures) < 3:  # over the background alone at first, while the network loads
+            picture = await asyncio.wait_for(track.recv(), 60)
+            if is_not_blue(picture):
+                pictures.append(picture)
         times = {picture.pts: picture for picture in source.sent}
         for picture in pictures:
             before = times[picture.pts].to_ndarray(format="rgb24").astype(int)
@@ -102,6 +111,33 @@ def test_it_can_be_stopped_while_somebody_waits_or_before_anybody_does() -> None
     assert not [t for t in threading.enumerate() if t.name.startswith("fusematte")]
 
 
+@pytest.mark.parametrize("background", ["#0000ff", "blur"])
+def test_while_the_network_hangs_no_picture_of_the_source_is_sent(background: str) -> None:
+    async def whole() -> None:
+        track = MattingTrack(Pattern(), background=background)
+        go_on, infer = threading.Event(), track.session._matter._lease.infer
+        first = await asyncio.wait_for(track.recv(), 60)
+
+        def hang(*arguments: Any) -> Any:  # noqa: ANN401
+            go_on.wait(60)
+            return infer(*arguments)
+
+        track.session._matter._lease.infer = hang  # type: ignore[method-assign]
+        closed = []
+        while len(closed) < 2:
+            picture = await asyncio.wait_for(track.recv(), 10)
+            gray = picture.to_ndarray(format="gray")
+            if gray.mean() < 60 and gray.std() < 16:  # blue, or the card: the pattern is neither
+                closed.append(picture)
+        go_on.set()
+        later = [await asyncio.wait_for(track.recv(), 10) for _ in range(3)]
+        times = [float(p.pts * p.time_base) for p in (first, *closed, *later)]
+        assert times == sorted(set(times))
+        await track.close()
+
+    asyncio.run(whole())
+
+
 def test_settings_change_while_it_runs() -> None:
     async def whole() -> None:
         results: list[Result] = []
@@ -135,7 +171,8 @@ def test_views_without_a_matte_are_black() -> None:
     async def whole() -> Result:
         results: list[Result] = []
         track = MattingTrack(Pattern(), on_result=results.append)
-        await track.recv()
+        while not results:  # while the network loads, the background comes without a result
+            await asyncio.wait_for(track.recv(), 60)
         await track.close()
         return results[0]
 

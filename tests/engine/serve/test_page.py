@@ -114,8 +114,9 @@ def test_the_camera_comes_back_composited(server: Server, browser: Browser) -> N
             await shot(tab, view)
         await tab.run(CHOOSE % "composite")
 
-        dropped = await tab.run(TEXT % "drops")
-        await tab.until(f"{TEXT % 'drops'} != '{dropped}'")  # the camera is faster than the network
+        stages = await tab.run(TEXT % "stages")
+        await tab.until(f"{TEXT % 'stages'} != '{stages}'")  # they move
+        assert (await tab.run(TEXT % "drops")).isdigit()  # how many depends on the machine
         for figure in ("fps", "p50", "p99", "budget"):
             assert float((await tab.run(TEXT % figure)).split()[0]) > 0
         assert "network" in await tab.run(TEXT % "stages")
