@@ -217,9 +217,10 @@ def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:
 
 
 def keeps_rooms_out(bundle: Bundle) -> bool:
-    """Whether a model comes from a run that held rooms out; older runs say nothing of a stream."""
+    """Whether a model comes from a run that held rooms out, and from nothing that may have seen
+    them; older runs say nothing of a stream."""
     training = bundle.manifest.get("provenance", {}).get("training", {})
-    return "stream" in training.get("config", {})
+    return "stream" in training.get("config", {}) and not training.get("init")
 
 
 class Evaluation:

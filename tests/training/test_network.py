@@ -6,8 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.training.published import published_lite_state  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from fusematte.training.front import LiteFront  # noqa: E402
 from fusematte.training.network import (  # noqa: E402
     CONFIGS,
     STRIDE,
@@ -270,40 +272,12 @@ def lite() -> EfficientNetLiteEncoder:
     return EfficientNetLiteEncoder().eval()
 
 
-def published_lite_state() -> dict[str, Tensor]:
-    """The names and shapes of the published file, from its own description of the blocks."""
-    torch.manual_seed(1)
-    state = {"_conv_stem.weight": torch.randn(32, 3, 3, 3), **published_norm("_bn0", 32)}
-    inputs, index = 32, 0
-    for size, expand, width, count in (
-        (3, 1, 16, 1), (3, 6, 24, 2), (5, 6, 40, 2), (3, 6, 80, 3),
-        (5, 6, 112, 3), (5, 6, 192, 4), (3, 6, 320, 1),
-    ):  # fmt: skip
-        for _ in range(count):
-            name, middle = f"_blocks.{index}", inputs * expand
-            if expand > 1:
-                state[f"{name}._expand_conv.weight"] = torch.randn(middle, inputs, 1, 1)
-                state |= published_norm(f"{name}._bn0", middle)
-            state[f"{name}._depthwise_conv.weight"] = torch.randn(middle, 1, size, size)
-            state |= published_norm(f"{name}._bn1", middle)
-            state[f"{name}._project_conv.weight"] = torch.randn(width, middle, 1, 1)
-            state |= published_norm(f"{name}._bn2", width)
-            inputs, index = width, index + 1
-    return state | {"_fc.weight": torch.randn(1000, 1280), "_fc.bias": torch.randn(1000)}
-
-
-def published_norm(name: str, width: int) -> dict[str, Tensor]:
-    parts = ("weight", "bias", "running_mean", "running_var")
-    norm = {f"{name}.{part}": torch.rand(width) for part in parts}
-    return norm | {f"{name}.num_batches_tracked": torch.tensor(7)}
-
-
 def test_lite_has_the_published_number_of_parameters(lite: EfficientNetLiteEncoder) -> None:
     # The published network has 4,652,008; we leave out its last stage (192 -> 1152 -> 320), the
     # 1280-wide head and the classifier, norms and biases included.
     stage = 192 * 1152 + 9 * 1152 + 1152 * 320 + 2 * (1152 + 1152 + 320)
     left_out = stage + 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
-    published = (lite.stem, lite.blocks)
+    published = (LiteFront(), lite.blocks)
     count = sum(parameter.numel() for part in published for parameter in part.parameters())
     assert count == 4_652_008 - left_out == 2_353_408
 
@@ -317,15 +291,22 @@ def test_lite_taps_are_those_of_the_docstring(lite: EfficientNetLiteEncoder) -> 
 
 def test_lite_loads_the_published_file() -> None:
     state = published_lite_state()
-    fresh = EfficientNetLiteEncoder()
+    fresh, front = EfficientNetLiteEncoder(), LiteFront()
     fresh.load_imagenet_weights(state)
-    assert torch.equal(fresh.stem[0].weight, state["_conv_stem.weight"])
-    last = fresh.blocks[14]
-    assert isinstance(last, InvertedBottleneck)
-    assert torch.equal(last.project[1].running_var, state["_blocks.14._bn2.running_var"])
-    first = fresh.blocks[0]
-    assert isinstance(first, InvertedBottleneck)
-    assert torch.equal(first.depthwise[0].weight, state["_blocks.0._depthwise_conv.weight"])
+    front.load_imagenet_weights(state)
+    assert torch.equal(front.stem[0].weight, state["_conv_stem.weight"])
+    for blocks, index, number in (
+        (front.blocks, 0, 0),
+        (fresh.blocks, 0, 3),
+        (fresh.blocks, 11, 14),
+    ):
+        block = blocks[index]
+        assert isinstance(block, InvertedBottleneck)
+        filters = state[f"_blocks.{number}._depthwise_conv.weight"]
+        assert torch.equal(block.depthwise[0].weight, filters)
+        assert torch.equal(
+            block.project[1].running_var, state[f"_blocks.{number}._bn2.running_var"]
+        )
 
 
 def test_lite_refuses_an_incomplete_file() -> None:
@@ -333,6 +314,10 @@ def test_lite_refuses_an_incomplete_file() -> None:
     del state["_blocks.3._bn1.weight"]
     with pytest.raises(RuntimeError, match=r"blocks\.3\.depthwise\.1\.weight"):
         EfficientNetLiteEncoder().load_imagenet_weights(state)
+    LiteFront().load_imagenet_weights(state)
+    del state["_conv_stem.weight"]
+    with pytest.raises(RuntimeError, match=r"stem\.0\.weight"):
+        LiteFront().load_imagenet_weights(state)
 
 
 def test_lite_starts_without_a_say_of_the_previous_alpha(lite: EfficientNetLiteEncoder) -> None:

@@ -24,17 +24,20 @@ pytest.importorskip("tensorboard")
 
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from tests.training.published import published_lite_state  # noqa: E402
 
+import fusematte.training.train as training  # noqa: E402
 from fusematte.engine.errors import OutputError, UsageError  # noqa: E402
 from fusematte.training.config import Phase, StreamConfig, TrainConfig  # noqa: E402
 from fusematte.training.errors import CheckpointError, DataError, DivergedError  # noqa: E402
 from fusematte.training.layouts import find_sources  # noqa: E402
-from fusematte.training.network import build_network  # noqa: E402
+from fusematte.training.network import EfficientNetLiteEncoder, build_network  # noqa: E402
 from fusematte.training.train import CHECKPOINT, Run, train  # noqa: E402
 from fusematte.training.weights import (  # noqa: E402
     initialise,
     load_averaged_network,
     load_encoder_weights,
+    read_checkpoint,
 )
 
 CONFIG = TrainConfig("edge", (Phase((64,), 2, steps=2), Phase((32, 64), 2, steps=2)), warmup=10)
@@ -191,7 +194,7 @@ def fresh(config: TrainConfig = CONFIG, phase: int = 0) -> Run:
 
 def test_first_step_by_hand(tmp_path: Path) -> None:
     run = fresh()
-    name = "fusion.head.bias"
+    name = "foreground.blocks.2.head.bias"
     before = run.network.state_dict()[name].clone()
     assert math.isfinite(run.train_step([batch(0)])[0])
     after = run.network.state_dict()[name]
@@ -207,8 +210,8 @@ def test_first_step_by_hand(tmp_path: Path) -> None:
 
 
 def test_parts_may_learn_more_slowly() -> None:
-    run = fresh(replace(CONFIG, rate_scale={"fusion.head": 0.25}))
-    name = "fusion.head.bias"
+    run = fresh(replace(CONFIG, rate_scale={"foreground.blocks.2.head": 0.25}))
+    name = "foreground.blocks.2.head.bias"
     before = run.network.state_dict()[name].clone()
     run.train_step([batch(0)])
     moved = (run.network.state_dict()[name] - before).abs()
@@ -308,7 +311,8 @@ def test_a_run_starts_from_the_average_of_another(
         assert torch.equal(value, tensors[f"average.{name}"]), name
     # At a rate of nothing the run's own weights, and their average, are those it started from.
     still = replace(CONFIG, rate=1e-12, weight_decay=0.0, phases=CONFIG.phases[:1])
-    started = load_file(run_training(still, data, tmp_path, init=str(trained)))
+    started = load_file(path := run_training(still, data, tmp_path, init=str(trained)))
+    assert read_checkpoint(path)[0]["init"] == str(trained)
     for part in ("network", "average"):
         name = f"{part}.fusion.head.weight"
         torch.testing.assert_close(started[name], tensors["average.fusion.head.weight"])
@@ -376,6 +380,33 @@ def test_encoder_weights(tmp_path: Path) -> None:
         load_encoder_weights(network, str(tmp_path / "gone.pth"))
     with pytest.raises(UsageError, match=r"'densenet201': give torchvision's file"):
         load_encoder_weights(build_network("paper"), "imagenet")
+
+
+def test_training_starts_with_what_the_front_replaces(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = published_lite_state(), tmp_path / "lite.pth"
+    torch.save(state, path)
+    monkeypatch.setattr(training, "FRONT_STEPS", 3)
+    scales = []
+
+    real = training.teach
+
+    def teach(encoder: EfficientNetLiteEncoder, *rest: Any) -> float:  # noqa: ANN401
+        missed = real(encoder, *rest)
+        scales.append(encoder.front[-1].weight.detach().clone())
+        return missed
+
+    monkeypatch.setattr(training, "teach", teach)
+    config = replace(CONFIG, phases=CONFIG.phases[:1], rate=1e-9)
+    weights = load_file(run_training(config, data, tmp_path / "run", encoder_weights=str(path)))
+    expected = {
+        "blocks.0.depthwise.0.weight": state["_blocks.3._depthwise_conv.weight"],
+        "front.4.weight": scales[0],
+    }
+    for name, value in expected.items():
+        got = weights[f"average.encoder.{name}"]
+        torch.testing.assert_close(got, value, rtol=1e-3, atol=1e-3)
 
 
 # --- several processes ----------------------------------------------------------------------------
