@@ -2,15 +2,17 @@
 
     python benchmarks/bench_cluster.py [--seconds 60] [--stretch 300]
 
-Each machine has one processor and each task one thread of the network.  Writes
-benchmarks/results/cluster.json: wall time on one machine and on two (median of the repeats, in
-turns), the speed-up, and of a run that loses a worker whether the output is frame-exact.
+Each machine has one processor, to which all of its processes are bound: without that the encoder
+of one task would take the other machine's.  Writes benchmarks/results/cluster.json: wall time on
+one machine and on two (median of the repeats, in turns), the speed-up, and of a run that loses a
+worker whether the output is frame-exact.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -35,9 +37,15 @@ def on_machines(count: int, clip: Path, output: Path, *, kill: bool = False) -> 
     """One job on so many machines, which are started before and stopped after."""
     memory = {"object_store_memory": 100_000_000}
     head = {"num_cpus": 1, "include_dashboard": False, **memory}
-    machines = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(count - 1):
-        machines.add_node(num_cpus=1, **memory)
+    processors = sorted(os.sched_getaffinity(0))
+    try:  # what a process starts is bound to the processors that it is bound to
+        os.sched_setaffinity(0, processors[:1])
+        machines = Cluster(initialize_head=True, head_node_args=head)
+        for processor in processors[1:count]:
+            os.sched_setaffinity(0, [processor])
+            machines.add_node(num_cpus=1, **memory)
+    finally:
+        os.sched_setaffinity(0, processors)
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker, args=(killed,), daemon=True)
     if kill:

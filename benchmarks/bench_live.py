@@ -3,12 +3,12 @@
     python benchmarks/bench_live.py [--minutes 10] [--budget-ms 33.3]
 
 Three parts, each a process of its own: alone; beside a process that keeps a core busy; and a tenth
-as long the same without a budget.  The source, a clip forwards and backwards without a cut, is
-pushed into a Session at its own pace.  Writes benchmarks/results/live.json: latency p50, p95 and
-p99 from push to result, dropped frames, resident memory at the start and the end, the share of the
-processor, which network sizes the governor chose for how long, and by how much the refined alpha of
-each size differs from that of the largest (mean of absolute differences, 0..1).  The first seconds,
-in which the network is compiled, are left out of the steady figures.
+as long the same without a budget.  The source, one long file of a clip forwards and backwards
+without a cut, is pushed into a Session at its own pace.  Writes benchmarks/results/live.json:
+latency p50, p95 and p99 from push to result, dropped frames, resident memory at the start and the
+end, the share of the processor, which network sizes the governor chose for how long, and by how
+much the refined alpha of each size differs from that of the largest (mean of absolute differences,
+0..1).  The first seconds, in which the network is compiled, are left out of the steady figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -38,7 +37,6 @@ from machine import machine
 from numpy.typing import NDArray
 
 from fusematte.engine.decode import Reader
-from fusematte.engine.frame import Frame
 from fusematte.engine.governor import LEVELS
 from fusematte.engine.matte import Matter
 from fusematte.engine.refine import refine
@@ -52,24 +50,21 @@ WARM_UP = 10.0
 """Seconds that are left out of the steady figures."""
 
 
-def frames_of(clip: Path) -> Iterator[Frame]:
-    """The clip's frames, decoded as they are wanted, without end."""
-    while True:
-        with closing(Reader(clip)) as reader:
-            yield from reader
-
-
-def make_clip(source: Path, target: Path) -> None:
-    """So many frames of ``source`` at most, there and back, as H.264 of the benchmark's size."""
+def make_clip(source: Path, target: Path, minutes: float) -> None:
+    """``source``'s first frames there and back, so many minutes of it, as H.264 of the benchmark's
+    size.  One file: readers that are opened again and again would cost memory of their own."""
     with av.open(str(source)) as container:
         there = [
             frame.reformat(*SIZE, format="yuv420p")
             for frame in itertools.islice(container.decode(video=0), FRAMES)
         ]
+    swinging = itertools.cycle([*there, *reversed(there)])
     with av.open(str(target), "w") as output:
-        stream = output.add_stream("libx264", rate=RATE, options={"preset": "fast", "crf": "20"})
+        stream = output.add_stream(
+            "libx264", rate=RATE, options={"preset": "ultrafast", "crf": "20"}
+        )
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for index, frame in enumerate([*there, *reversed(there)]):
+        for index, frame in enumerate(itertools.islice(swinging, round(60 * RATE * minutes))):
             frame.pts, frame.time_base = index, Fraction(1, RATE)
             frame.pict_type = PictureType.NONE
             output.mux(stream.encode(frame))
@@ -77,10 +72,9 @@ def make_clip(source: Path, target: Path) -> None:
 
 
 def take_a_core(stop: Event) -> None:
-    """Computes until told to stop."""
-    values = np.random.default_rng(0).random((256, 256))
+    """Computes until told to stop; in Python, for NumPy would take every core."""
     while not stop.is_set():
-        values = np.tanh(values @ values / 256)
+        sum(range(10_000))
 
 
 class Collector:
@@ -99,9 +93,12 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
     """Pushes the clip for so many minutes; the figures."""
     process, sizes, count = psutil.Process(), Counter[str](), round(60 * RATE * minutes)
     resident: list[float] = []
-    with Session(background, budget_ms=budget, on_result=(collector := Collector())) as session:
+    with (
+        Reader(clip) as frames,
+        Session(background, budget_ms=budget, on_result=(collector := Collector())) as session,
+    ):
         process.cpu_percent()
-        for index, frame in enumerate(itertools.islice(frames_of(clip), count)):
+        for index, frame in enumerate(itertools.islice(frames, count)):
             time.sleep(max(0.0, collector.begun + index / RATE - time.perf_counter()))
             session.push(replace(frame, pts=index, time_base=Fraction(1, RATE)))
             if index % RATE == 0 and index > RATE * WARM_UP:
@@ -205,7 +202,7 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder, "clip.mp4")
-        make_clip(args.clip, clip)
+        make_clip(args.clip, clip, args.minutes)
         minutes, budget, background = args.minutes, args.budget_ms, args.background
         short = max(minutes / 10, min(minutes, 0.4))
         results["alone"] = in_a_process(clip, minutes, budget, background)

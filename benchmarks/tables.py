@@ -170,6 +170,19 @@ def quality_table(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def network_line(results: dict[str, Any]) -> str:
+    """The network alone, by precision and threads."""
+    rows = ", ".join(
+        f"{row['median_ms']:.1f} ms in {row['precision']} with {row['threads']} "
+        f"thread{'s' if row['threads'] > 1 else ''}"
+        for row in results["rows"]
+    )
+    return (
+        f"\n{_where(results['machine'])}, otherwise idle, the network alone takes at "
+        f"{results['size']}: {rows}.\n"
+    )
+
+
 METRICS = ("sad", "mse", "mad", "grad", "conn")
 
 
@@ -224,14 +237,14 @@ def ablation_table(results: dict[str, dict[str, Any]]) -> str:
 
 def speed_table(results: dict[str, Any]) -> str:
     """Training speed by picture size."""
-    kinds = ("load", "learn", "plain", "run")
+    kinds = ("load", "learn", "plain", "returned", "run")
     rows = (
         f"{row['size']} | {row['batch']} | {' | '.join(f'{row[kind]:.1f}' for kind in kinds)}"
         for row in results["samples_per_second"]
     )
     columns = (
         "size | batch | samples made | learnt from | with PyTorch's depthwise gradients "
-        "| a run: made and learnt from"
+        "| with memory given back | a run: made and learnt from"
     )
     where = f"{_where(results['machine'])}, network `{results['network']}`"
     return f"{where}, samples per second:\n\n{grid(columns, rows)}"
@@ -329,7 +342,10 @@ def main() -> None:
     if (ROOT / "benchmarks" / "results" / "flicker.json").exists():
         measured += flicker_line(_load("flicker"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))
-    _replace(ROOT / "docs" / "model-card.md", quality_table(_load("quality")))
+    card = quality_table(_load("quality"))
+    if _path("network").exists():
+        card += network_line(_load("network"))
+    _replace(ROOT / "docs" / "model-card.md", card)
     if (ROOT / "benchmarks" / "results" / "backends.json").exists():
         _replace(ROOT / "docs" / "export.md", backends_table(_load("backends")))
     _replace(ROOT / "docs" / "training.md", _training_tables())
