@@ -215,24 +215,44 @@ def scene_table(results: dict[str, Any]) -> str:
     )
 
 
-def ablation_table(results: dict[str, dict[str, Any]]) -> str:
-    """What parts of the design are worth: one line per ``quality*.json``, and the filter off."""
+def ablation_table(results: Iterable[dict[str, Any]]) -> str:
+    """What parts of the design are worth: one line per network, and the guided filter off."""
     lines = []
-    for name, scored in results.items():
-        rows = {name: "joint refined"}
-        if name == "edge":
-            rows["edge, guided filter off"] = "joint raw"
-        moving = scored["moving"]["with the frame before"]["dtssd"]
-        for design, row in rows.items():
-            whole, soft = (scored["rows"][row][region] for region in ("whole", "transition"))
-            refined = row == "joint refined"
-            iou = f"{scored['people']['all']['iou']:.3f}" if refined else "-"
-            flicker = f"{moving:.4f}" if refined else "-"
+    for scored in results:
+        model, moving = scored["model"], scored["moving"]["with the frame before"]["dtssd"]
+        iou, row = scored["people"]["all"]["iou"], scored["rows"]["joint refined"]
+        designs = {f"{_DESIGNS[model['name']]} | {iou:.3f}": (row, f"{moving:.4f}")}
+        if model["name"] == "edge":
+            designs["the same, guided filter off | -"] = scored["rows"]["joint raw"], "-"
+        for design, (errors, flicker) in designs.items():
             lines.append(
-                f"{design} | {iou} | {whole['mad']:.4f} | {soft['mse']:.4f} "
-                f"| {whole['grad']:.4f} | {flicker}"
+                f"{design} | {errors['whole']['mad']:.4f} | {errors['transition']['mse']:.4f} "
+                f"| {errors['whole']['grad']:.3f} | {flicker} | {model['macs'] / 1e9:.2f}"
             )
-    return grid("design | IoU | MAD | MSE in the transition | gradient | dtSSD, moving", lines)
+    return grid(
+        "design | IoU | MAD | MSE in the transition | gradient | dtSSD, moving | GMAC", lines
+    )
+
+
+_DESIGNS = {
+    "edge": "two decoders and fusion",
+    "edge-single": "one decoder",
+    "edge-still": "no previous alpha",
+}
+
+
+def recurrent_table(results: dict[str, Any]) -> str:
+    """A recurrent state beside the previous alpha."""
+    rows = (
+        f"{way} | {row['dtssd']:.4f} | {row['messddt']:.5f} | {row['mse']:.4f} "
+        f"| {f'{ms:.1f} ms' if (ms := row.get('median_ms')) else '-'}"
+        for way, row in results["rows"].items()
+    )
+    return (
+        f"{_where(results['machine'])}, {results['scenes']} moving scenes, after "
+        f"{results['frames']} frames in sequences of four, from {results['model']} on:\n\n"
+        f"{grid('memory | dtSSD | MESSDdt | MSE in the transition | a frame', rows)}"
+    )
 
 
 def speed_table(results: dict[str, Any]) -> str:
@@ -358,12 +378,10 @@ def _training_tables() -> str:
     tables = []
     if (folder / "training.json").exists():
         tables.append(speed_table(_load("training")))
-    designs = {
-        path.stem.removeprefix("quality-").replace("quality", "edge"): _load(path.stem)
-        for path in sorted(folder.glob("quality*.json"))
-    }
-    if len(designs) > 1:
+    if designs := [_load(path.stem) for path in sorted(folder.glob("ablation-*.json"))]:
         tables.append(ablation_table(designs))
+    if (folder / "recurrent.json").exists():
+        tables.append(recurrent_table(_load("recurrent")))
     return "\n".join(tables) or "Not measured yet.\n"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,8 +16,12 @@ from numpy.typing import NDArray
 from fusematte.engine.composite import read_image
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.matte import Matter
-from fusematte.engine.recolor import frame_from_rgb
+from fusematte.engine.recolor import as_float, enlarge, frame_from_rgb
 from fusematte.engine.refine import refine
+
+CLOSER = 1.6
+"""Of the network's own area: a still picture has the time to be seen twice, as a video's frames
+are and then in more detail."""
 
 
 def matte_image(path: str | PathLike[str], matter: Matter) -> NDArray[np.uint8]:
@@ -40,10 +46,29 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
 
 
 def matte_picture(picture: NDArray[np.uint8], matter: Matter) -> NDArray[np.uint8]:
-    """The alpha [H, W], uint8, of an RGB picture [H, W, 3] that follows no other."""
-    matter.reset()
+    """The alpha [H, W], uint8, of an RGB picture [H, W, 3] that follows no other: the mean of what
+    the network says at its own size and at a larger one, unless an engine has no larger one."""
     frame = frame_from_rgb(picture)
-    return np.asarray(refine(frame, matter(frame)), np.uint8)
+    matter.reset()
+    matte = matter(frame)
+    with _scaled(matter, CLOSER):
+        size = matter.size_for(frame)
+        if size != matte.alpha.shape and matter.bundle.takes(*size):
+            matter.reset()
+            closer = matter(frame)
+            mean = cv2.addWeighted(enlarge(matte.alpha, *size), 0.5, closer.alpha, 0.5, 0)
+            matte = replace(closer, alpha=as_float(mean))
+    return np.asarray(refine(frame, matte), np.uint8)
+
+
+@contextmanager
+def _scaled(matter: Matter, scale: float) -> Iterator[None]:
+    """A matter whose network is larger for a while."""
+    before, matter.scale = matter.scale, matter.scale * scale
+    try:
+        yield
+    finally:
+        matter.scale = before
 
 
 def output_paths(images: Sequence[str], folder: Path) -> list[Path]:

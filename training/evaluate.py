@@ -48,7 +48,9 @@ from fusematte.training.samples import (
 Map = NDArray[np.floating]
 
 FG_BG, FUSION, RAW, REFINED = "FG/BG only", "fusion only", "joint raw", "joint refined"
-ROWS = (FG_BG, FUSION, RAW, REFINED)
+STILL = "refined, still"
+"""As ``fusematte matte`` makes it."""
+ROWS = (FG_BG, FUSION, RAW, REFINED, STILL)
 REGIONS = ("whole", "transition")
 SCENE_EVERY = 15
 """One in so many people is also put into a moving scene."""
@@ -281,6 +283,7 @@ class Evaluation:
         self.decoders.add({"bracketed": bracketed(matte, truth)})
         for row, matter in self.earlier.items():
             alphas[row] = stages(image, matter)[0][FG_BG if row == FG_BG else RAW]
+        alphas[STILL] = matte_picture(image, self.matter) / 255
         for row, alpha in alphas.items():
             for region, scores in score(alpha, truth).items():
                 self.rows.add(scores, row, region)
@@ -299,7 +302,11 @@ class Evaluation:
         """Everything as nested tables, for JSON."""
         bundle = self.matter.bundle
         results: dict[str, Any] = {
-            "model": {"name": bundle.name, "version": bundle.version},
+            "model": {
+                "name": bundle.name,
+                "version": bundle.version,
+                "macs": bundle.manifest.get("macs_at_default_size"),
+            },
             "precision": self.matter.backend.precision,
             "people": {
                 group: {"samples": self.counts[group], **scores}

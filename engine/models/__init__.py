@@ -39,10 +39,25 @@ class Bundle:
     @property
     def only_size(self) -> tuple[int, int] | None:
         """The one (height, width) that an engine was built for, if it takes no other."""
-        profile = self.manifest.get("export", {}).get("engine", {}).get("profile")
+        profile = self._profile
         if profile is None or profile["least"] != profile["most"]:
             return None
         return profile["best"][0], profile["best"][1]
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether it runs at this size: engines were built for a range of them."""
+        profile = self._profile
+        return profile is None or (
+            profile["least"][0] <= height <= profile["most"][0]
+            and profile["least"][1] <= width <= profile["most"][1]
+        )
+
+    @property
+    def _profile(self) -> dict[str, list[int]] | None:
+        profile: dict[str, list[int]] | None = (
+            self.manifest.get("export", {}).get("engine", {}).get("profile")
+        )
+        return profile
 
 
 def shipped_models() -> list[str]:

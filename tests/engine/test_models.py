@@ -52,6 +52,21 @@ def test_default_model_is_shipped() -> None:
     assert load_bundle().name == DEFAULT_MODEL
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "only"),
+    [([288, 512], [288, 512], (288, 512)), ([160, 256], [576, 1024], None)],
+)
+def test_an_engine_takes_the_sizes_that_it_was_built_for(
+    tmp_path: Path, least: list[int], most: list[int], only: tuple[int, int] | None
+) -> None:
+    profile = {"least": least, "best": [288, 512], "most": most}
+    bundle = load_bundle(write_bundle(tmp_path / "m", export={"engine": {"profile": profile}}))
+    assert bundle.only_size == only
+    assert bundle.takes(*least) and bundle.takes(288, 512) and bundle.takes(*most)
+    assert not bundle.takes(most[0] + 32, most[1]) and not bundle.takes(least[0], least[1] - 32)
+    assert load_bundle(write_bundle(tmp_path / "any")).takes(8192, 32)
+
+
 def test_bundle_by_its_folder(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "m")
     expected = Bundle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine.composite import read_image
+from fusematte.engine.decode import Reader
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.matte import Matter
-from fusematte.engine.stills import matte_image, output_paths, write_png
+from fusematte.engine.models import Bundle
+from fusematte.engine.pictures import rgb_of
+from fusematte.engine.recolor import enlarge, frame_from_rgb
+from fusematte.engine.refine import refine
+from fusematte.engine.stills import CLOSER, matte_image, matte_picture, output_paths, write_png
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,32 @@ def test_pictures_do_not_remember_one_another(matter: Matter, tmp_path: Path) ->
     alone = matte_image(second, matter)
     matte_image(first, matter)
     np.testing.assert_array_equal(matte_image(second, matter), alone)
+
+
+def test_a_still_is_the_mean_of_two_looks(matter: Matter, shared_clips: Path) -> None:
+    with Reader(shared_clips / "m1.mp4") as reader:
+        picture = rgb_of(next(iter(reader)))
+    frame, mattes = frame_from_rgb(picture), []
+    for matter.scale in (CLOSER, 1.0):
+        matter.reset()
+        mattes.append(matter(frame))
+    closer, whole = mattes
+    assert closer.alpha.size > 1.4 * whole.alpha.size
+    mean = (closer.alpha + enlarge(whole.alpha, *closer.alpha.shape)) / 2
+    expected = refine(frame, replace(closer, alpha=mean))
+    np.testing.assert_array_equal(matte_picture(picture, matter), expected)
+    assert matter.scale == 1.0
+
+
+def test_where_an_engine_is_never_larger_one_look_is_all(
+    matter: Matter, shared_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Reader(shared_clips / "m1.mp4") as reader:
+        picture = rgb_of(next(iter(reader)))
+    monkeypatch.setattr(Bundle, "takes", lambda _, height, width: height * width <= 288 * 512)
+    frame, found = frame_from_rgb(picture), matte_picture(picture, matter)
+    matter.reset()
+    np.testing.assert_array_equal(found, refine(frame, matter(frame)))
 
 
 @pytest.mark.parametrize("picture", [gradient(5, 7), gradient(5, 7)[..., 0]], ids=["rgb", "gray"])
