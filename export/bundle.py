@@ -1,4 +1,4 @@
-"""Makes model bundles: ``python -m fusematte.export.bundle CHECKPOINT --version V``."""
+"""Makes model bundles: ``python -m fusematte.export.bundle CHECKPOINT... --version V``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from fusematte.engine.models import FORMAT, SHIPPED
 from fusematte.export.to_onnx import OPSET, OUTPUTS, export_onnx
 from fusematte.training.network import STRIDE, LateFusionNetwork, count_macs
-from fusematte.training.weights import load_averaged_network
+from fusematte.training.weights import mean_network
 
 DEFAULT_SIZE = (288, 512)
 PROVENANCE = {
@@ -66,13 +66,15 @@ def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str,
 
 
 def main() -> None:
-    """Command line: bundles the averaged weights of a training checkpoint."""
+    """Command line: bundles a checkpoint's averaged weights, or the mean of several networks."""
     parser = argparse.ArgumentParser(prog="python -m fusematte.export.bundle")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument(
+        "sources", nargs="+", metavar="CHECKPOINT", help="or a model; of several the mean"
+    )
     parser.add_argument("--version", required=True)
     parser.add_argument("-o", "--output", type=Path, help="folder; default: the shipped model's")
     args = parser.parse_args()
-    network, training = load_averaged_network(args.checkpoint)
+    network, training = mean_network(args.sources)
     folder = args.output or SHIPPED / network.config.name
     write_bundle(network, folder, version=args.version, training=training)
     print(folder)

@@ -222,7 +222,10 @@ def keeps_rooms_out(bundle: Bundle) -> bool:
     """Whether a model comes from a run that held rooms out, and from nothing that may have seen
     them; older runs say nothing of a stream."""
     training = bundle.manifest.get("provenance", {}).get("training", {})
-    return "stream" in training.get("config", {}) and not training.get("init")
+    return all(
+        "stream" in run.get("config", {}) and not run.get("init")
+        for run in training.get("mean_of", [training])
+    )
 
 
 class Evaluation:

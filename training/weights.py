@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,43 @@ def load_network(bundle: Bundle) -> LateFusionNetwork:
         reason = str(error).splitlines()[-1].strip()
         raise ModelError(f"{bundle.file}: cannot be loaded into PyTorch: {reason}") from error
     return network.eval()
+
+
+def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, Any]]:
+    """The mean of several networks' weights, in evaluation mode, and what made them (``mean_of``).
+
+    Runs that went out from the same weights, however they went on, stay so near to each other that
+    the mean of them errs less than each (model soups: Wortsman et al., ICML 2022).
+
+    Args:
+        sources: checkpoints, of which the averaged weights count, or models; one will do.
+
+    Raises:
+        CheckpointError, ModelError: one cannot be read, or is of another network than the first.
+    """
+    (mean, made_by), *others = (_load_any(source) for source in sources)
+    if not others:
+        return mean, made_by
+    total = mean.state_dict()
+    for source, (network, _) in zip(sources[1:], others, strict=True):
+        _must_be(mean, network.config.name, Path(source))
+        state = network.state_dict()
+        for name, value in total.items():
+            if value.is_floating_point():
+                value += state[name]
+    for value in total.values():
+        if value.is_floating_point():
+            value /= len(sources)
+    parts = [made_by, *(theirs for _, theirs in others)]
+    return mean, {"config": made_by["config"], "mean_of": parts}
+
+
+def _load_any(source: str) -> tuple[LateFusionNetwork, dict[str, Any]]:
+    """The averaged network of a checkpoint, or that of a model, and what made it."""
+    if Path(source).suffix == ".safetensors":
+        return load_averaged_network(Path(source))
+    bundle = load_bundle(source)
+    return load_network(bundle), bundle.manifest["provenance"]["training"]
 
 
 def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:

@@ -37,6 +37,7 @@ from fusematte.training.weights import (  # noqa: E402
     initialise,
     load_averaged_network,
     load_encoder_weights,
+    mean_network,
     read_checkpoint,
 )
 
@@ -282,6 +283,25 @@ def test_each_step_of_the_paper_keeps_its_last_checkpoint(data: Path, tmp_path: 
 
 
 # --- weights --------------------------------------------------------------------------------------
+
+
+def test_the_mean_of_networks_is_that_of_their_weights(trained: Path) -> None:
+    one, made_by = load_averaged_network(trained)
+    assert mean_network([str(trained)])[1] == made_by
+    mean, made = mean_network([str(trained), "edge", str(trained)])
+    other, theirs = mean_network(["edge"])
+    shipped = {k: v for k, v in other.state_dict().items() if "tracked" not in k}
+    for name in shipped.keys() - {n for n in shipped if ".blocks.0.head" in n or ".1.head" in n}:
+        expected = (2 * one.state_dict()[name] + shipped[name]) / 3
+        torch.testing.assert_close(mean.state_dict()[name], expected)
+    assert not mean.training
+    assert made == {"config": made_by["config"], "mean_of": [made_by, theirs, made_by]}
+
+
+def test_networks_of_two_shapes_have_no_mean(trained: Path, tmp_path: Path) -> None:
+    Run(replace(CONFIG, network="edge-still")).save(tmp_path / "still.safetensors")
+    with pytest.raises(CheckpointError, match=r"still.*'edge-still', not 'edge'"):
+        mean_network([str(trained), str(tmp_path / "still.safetensors")])
 
 
 def test_averaged_weights_load_for_use(trained: Path) -> None:
