@@ -48,7 +48,9 @@ from fusematte.training.weights import load_network
 RESULTS = Path(__file__).parent / "results" / "recurrent.json"
 SIZE, FRAMES, BATCH = 256, 4, 6
 """Of the sequences: side in pixels, frames, sequences per step."""
-RATE, SOLID_WEIGHT = 5e-4, 0.5
+RATE, SOLID_WEIGHT = 2e-4, 0.5
+UNIT_SCALE = 25.0
+"""Of the rate for the gated units, which are new: at the rate of the rest they are not taken up."""
 LAYOUT = torch.channels_last
 HEIGHT, WIDTH = 288, 512
 LEVELS = (1, 2)
@@ -88,6 +90,8 @@ class GatedUnit(nn.Module):
         self.candidate = nn.Conv2d(2 * width, width, 3, padding=1)
         self.expand = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.expand.weight)
+        assert self.expand.bias is not None
+        nn.init.zeros_(self.expand.bias)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         x = self.reduce(features)
@@ -217,12 +221,15 @@ def batches(
 def learn(way: Way, sequences: Iterator[tuple[Tensor, Tensor]], steps: int) -> float:
     """Trains on sequences, batch norms as they are; the mean loss of the last fifty steps."""
     way.eval().to(memory_format=LAYOUT)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(way.parameters(), lr=RATE, weight_decay=0.02, fused=True)
+    units = [p for name, p in way.named_parameters() if ".units." in name]
+    rest = [p for name, p in way.named_parameters() if ".units." not in name]
+    groups = [{"params": rest, "scale": 1.0}, {"params": units, "scale": UNIT_SCALE}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.02, fused=True)
     found: list[float] = []
     for step, (images, alphas) in enumerate(sequences):
-        optimizer.param_groups[0]["lr"] = RATE * min(
-            (step + 1) / 20, 0.01 + math.cos(math.pi / 2 * step / steps) ** 2
-        )
+        rate = RATE * min((step + 1) / 20, 0.01 + math.cos(math.pi / 2 * step / steps) ** 2)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
         optimizer.zero_grad()
         memory, total = way.begin(images[0]), torch.zeros(())
         for image, alpha in zip(images, alphas, strict=True):

@@ -19,6 +19,7 @@ from fusematte.training.evaluate import (
     FUSION,
     RAW,
     REFINED,
+    STILL,
     Means,
     bracketed,
     half_way,
@@ -109,8 +110,9 @@ def test_the_whole_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     results = json.loads(figures.read_text())
     assert results["skipped"] == 1
     assert results["people"]["all"]["samples"] == results["people"]["test"]["samples"] == 2
-    assert set(results["rows"]) == {FG_BG, FUSION, RAW, REFINED}
+    assert set(results["rows"]) == {FG_BG, FUSION, RAW, REFINED, STILL}
     # The model of the second step is the same one here: its raw alpha too.
+    assert results["rows"][STILL] != results["rows"][REFINED]
     assert results["rows"][FUSION] == results["rows"][RAW] != results["rows"][REFINED]
     for row in results["rows"].values():
         assert set(row) == {"whole", "transition"}
