@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from fusematte.cli import main
+from fusematte.engine.errors import ModelError
+from fusematte.engine.models import load_bundle
 from tests.helpers import content, cut, make_clip
 
 COMMAND = (sys.executable, "-m", "fusematte")
@@ -196,6 +199,23 @@ def test_stills_never_overwrite(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert main(["matte", one, two, "-o", str(tmp_path / "m")]) == 2
     assert not (tmp_path / "m").exists()
     capfd.readouterr()
+
+
+def test_models_are_listed_and_described(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    shipped = capfd.readouterr().out
+    bundle = load_bundle()
+    assert f"edge {bundle.version}: {bundle.folder}" in shipped
+    assert "3.0 million parameters" in shipped and "512x288" in shipped
+    assert "the alpha of the frame before" in shipped and "exported" not in shipped
+    folder = tmp_path / "mine"
+    shutil.copytree(bundle.folder, folder)
+    export = {"target": "openvino", "precision": "int8"}
+    (folder / "manifest.json").write_text(json.dumps(bundle.manifest | {"export": export}), "utf-8")
+    assert main(["models", str(folder)]) == 0
+    assert "exported to openvino in int8" in capfd.readouterr().out
+    assert main(["models", "edge", str(tmp_path / "none")]) == ModelError.exit_code
+    assert "no model" in capfd.readouterr().err
 
 
 def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:

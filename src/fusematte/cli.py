@@ -34,6 +34,7 @@ COMMANDS = {
         "fusematte.export.commands.export",
         "write a model for another runtime, proved on real frames",
     ),
+    "models": ("fusematte.engine.commands.models", "list models, say what is in a bundle"),
     "doctor": (
         "fusematte.engine.commands.doctor",
         "tell what runs here, and why the rest does not",

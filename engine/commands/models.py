@@ -1,0 +1,46 @@
+"""``fusematte models``: what models there are, and what is in a bundle."""
+
+from __future__ import annotations
+
+import argparse
+
+from fusematte.engine.models import Bundle, load_bundle, shipped_models
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="a shipped model or a bundle folder (all shipped)",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    for model in options.models or shipped_models():
+        print("\n".join(describe(load_bundle(model))))
+    return 0
+
+
+def describe(bundle: Bundle) -> list[str]:
+    """Lines for people to read: what the model is, what it costs, what it was made for."""
+    manifest, (height, width) = bundle.manifest, bundle.default_size
+    facts = [f"{bundle.file.stat().st_size / 1e6:.1f} MB"]
+    if "parameters" in manifest:
+        facts.append(f"{manifest['parameters'] / 1e6:.1f} million parameters")
+    if "macs_at_default_size" in manifest:
+        billions = manifest["macs_at_default_size"] / 1e9
+        facts.append(f"{billions:.1f} billion multiply-accumulates at {width}x{height}")
+    memory = (
+        "the picture and the alpha of the frame before" if bundle.takes_previous else "a picture"
+    )
+    lines = [
+        f"{bundle.name} {bundle.version}: {bundle.folder}",
+        f"  {', '.join(facts)}",
+        f"  takes {memory}, sides in multiples of {bundle.multiple}",
+    ]
+    if export := manifest.get("export"):
+        lines.append(f"  exported to {export['target']} in {export['precision']}")
+    return lines
