@@ -229,8 +229,9 @@ def ablation_table(results: Iterable[dict[str, Any]]) -> str:
                 f"{design} | {errors['whole']['mad']:.4f} | {errors['transition']['mse']:.4f} "
                 f"| {errors['whole']['grad']:.3f} | {flicker} | {model['macs'] / 1e9:.2f}"
             )
-    return grid(
-        "design | IoU | MAD | MSE in the transition | gradient | dtSSD, moving | GMAC", lines
+    columns = "design | IoU | MAD | MSE in the transition | gradient | dtSSD, moving | GMAC"
+    return (
+        f"Designs after the same short training, on the validation set:\n\n{grid(columns, lines)}"
     )
 
 
