@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from machine import machine
+from timing import medians_in_turns
 
 from fusematte.engine.backends import BACKENDS, Backend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
@@ -29,7 +29,7 @@ from fusematte.export.verify import Reference
 from fusematte.training.weights import load_network
 
 RESULTS = Path(__file__).parent / "results" / "backends.json"
-RUNS, WARM = 40, 5
+RUNS = 40
 
 
 class WithoutBf16(OpenVinoBackend):
@@ -76,17 +76,12 @@ def measure(made: list[Candidate], reference: Reference, runs: int) -> list[dict
     """A row for each candidate; the runs go around them, so that noise meets all alike."""
     backends = [kind(model) for _, model, kind in made]
     image, previous, _, _ = reference.cases[0]
-    times: list[list[float]] = [[] for _ in backends]
-    for turn in range(WARM + runs):
-        for backend, row in zip(backends, times, strict=True):
-            backend.infer(image, previous)  # threads of the one before may spin for a while
-            begun = time.perf_counter()
-            backend.infer(image, previous)
-            if turn >= WARM:
-                row.append(1e3 * (time.perf_counter() - begun))
+    calls = [partial(backend.infer, image, previous) for backend in backends]
     return [
-        _row(label, model, backend, reference, statistics.median(row))
-        for (label, model, _), backend, row in zip(made, backends, times, strict=True)
+        _row(label, model, backend, reference, ms)
+        for (label, model, _), backend, ms in zip(
+            made, backends, medians_in_turns(calls, runs), strict=True
+        )
     ]
 
 

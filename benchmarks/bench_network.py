@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from bench_backends import WithoutBf16
 from machine import machine
+from timing import medians_in_turns
 
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
 from fusematte.engine.models import load_bundle
@@ -42,20 +42,14 @@ def main() -> None:
         for kind in (OpenVinoBackend, WithoutBf16)
         for threads in (cores, 1)
     ]
-    times: list[list[float]] = [[] for _ in backends]
-    for _ in range(args.runs):
-        for (_, backend), found in zip(backends, times, strict=True):
-            backend.infer(image, previous)  # its weights are in the cache again
-            begun = time.perf_counter()
-            backend.infer(image, previous)
-            found.append(time.perf_counter() - begun)
+    calls = [partial(backend.infer, image, previous) for _, backend in backends]
     rows: list[dict[str, Any]] = [
         {
             "precision": backend.precision,
             "threads": threads,
-            "median_ms": round(1e3 * median(found), 2),
+            "median_ms": round(ms, 2),
         }
-        for (threads, backend), found in zip(backends, times, strict=True)
+        for (threads, backend), ms in zip(backends, medians_in_turns(calls, args.runs), strict=True)
     ]
     results = {
         "machine": machine(), "model": f"{bundle.name} {bundle.manifest['version']}",

@@ -14,10 +14,9 @@ import argparse
 import json
 import math
 import os
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cv2
@@ -26,17 +25,19 @@ import openvino
 import torch
 from machine import machine
 from numpy.typing import NDArray
+from timing import medians_in_turns
 from torch import Tensor, nn
 
+from fusematte.engine.matte import network_size
 from fusematte.engine.models import load_bundle
 from fusematte.training import compose
 from fusematte.training.augment import Picture, jitter_colours, random_affine, warp
-from fusematte.training.evaluate import SCENE_EVERY, Means, load_cases
+from fusematte.training.evaluate import SCENE_EVERY, Means, load_cases, motion_errors
 from fusematte.training.layouts import find_sources
 from fusematte.training.losses import joint_loss
 from fusematte.training.memory import keep_freed_memory
-from fusematte.training.metrics import dtssd, messddt, transition_region
 from fusematte.training.network import (
+    STRIDE,
     EfficientNetLiteEncoder,
     LateFusionNetwork,
     Prediction,
@@ -250,10 +251,9 @@ def learn(way: Way, sequences: Iterator[tuple[Tensor, Tensor]], steps: int) -> f
 
 
 def to_network_size(picture: Picture) -> Picture:
-    """As large as the network sees it: sides in multiples of 32, its own shape."""
-    height, width = picture.shape[:2]
-    scale = math.sqrt(HEIGHT * WIDTH / (height * width))
-    size = [max(32, round(side * scale / 32) * 32) for side in (width, height)]
+    """As large as the network sees it."""
+    height, width = network_size(*picture.shape[:2], area=HEIGHT * WIDTH, multiple=STRIDE)
+    size = width, height
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -274,27 +274,15 @@ def score(way: Way, scenes: list[compose.MovingScene], *, forget: bool = False) 
     """Means over the scenes, at the network's own resolution, unrefined."""
     means = Means()
     for scene in scenes:
-        alphas = matte(way, scene.images, forget=forget)
-        truths = [alpha.astype(np.float32) / 255 for alpha in scene.alphas]
-        squared = [
-            float(np.square(a - t)[transition_region(t)].mean())
-            for a, t in zip(alphas, truths, strict=True)
-        ]
-        means.add(
-            {
-                "dtssd": dtssd(alphas, truths),
-                "messddt": messddt(alphas, truths, scene.flows),
-                "mse": float(np.mean(squared)),
-            }
-        )
+        means.add(motion_errors(matte(way, scene.images, forget=forget), scene))
     return {name: round(value, 5) for name, value in means.table().items()}
 
 
 def time_in_turns(found: dict[str, Way], runs: int) -> dict[str, float]:
     """Median milliseconds a frame in OpenVINO, on all cores, in the precision that it chooses."""
-    core, requests, inputs = openvino.Core(), {}, {}
+    core, calls = openvino.Core(), []
     image = torch.rand(1, 3, HEIGHT, WIDTH)
-    for name, way in found.items():
+    for way in found.values():
         example = (image, *way.begin(image))
         model = openvino.convert_model(
             way.eval(), example_input=example, input=[tuple(t.shape) for t in example]
@@ -303,16 +291,11 @@ def time_in_turns(found: dict[str, Way], runs: int) -> dict[str, float]:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
         }
-        requests[name] = core.compile_model(model, "CPU", options).create_infer_request()
-        inputs[name] = [tensor.numpy() for tensor in example]
-    times: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(runs):
-        for name, request in requests.items():
-            request.infer(inputs[name], share_inputs=True)
-            begun = time.perf_counter()
-            request.infer(inputs[name], share_inputs=True)
-            times[name].append(time.perf_counter() - begun)
-    return {name: round(1e3 * median(values), 2) for name, values in times.items()}
+        request = core.compile_model(model, "CPU", options).create_infer_request()
+        inputs = [tensor.numpy() for tensor in example]
+        calls.append(partial(request.infer, inputs, share_inputs=True))
+    medians = zip(found, medians_in_turns(calls, runs), strict=True)
+    return {name: round(ms, 2) for name, ms in medians}
 
 
 def scenes_of(data: Path) -> list[compose.MovingScene]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
 from typing import NamedTuple, Self
@@ -218,12 +219,20 @@ class Matter:
 
         The first frame of a size otherwise waits for its compilation.
         """
-        current = self.scale
-        for self.scale in scales:
-            height, width = self.size_for(frame)
+        for scale in scales:
+            with self.at_scale(scale):
+                height, width = self.size_for(frame)
             nothing = np.zeros((1, 3, height, width), np.float32)
             self._lease.infer(nothing, nothing[:, :1])
-        self.scale = current
+
+    @contextmanager
+    def at_scale(self, scale: float) -> Iterator[None]:
+        """Another scale, for a while."""
+        before, self.scale = self.scale, scale
+        try:
+            yield
+        finally:
+            self.scale = before
 
     def reset(self) -> None:
         """Forgets the last frame."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -51,7 +50,7 @@ def matte_picture(picture: NDArray[np.uint8], matter: Matter) -> NDArray[np.uint
     frame = frame_from_rgb(picture)
     matter.reset()
     matte = matter(frame)
-    with _scaled(matter, CLOSER):
+    with matter.at_scale(matter.scale * CLOSER):
         size = matter.size_for(frame)
         if size != matte.alpha.shape and matter.bundle.takes(*size):
             matter.reset()
@@ -59,16 +58,6 @@ def matte_picture(picture: NDArray[np.uint8], matter: Matter) -> NDArray[np.uint
             mean = cv2.addWeighted(enlarge(matte.alpha, *size), 0.5, closer.alpha, 0.5, 0)
             matte = replace(closer, alpha=as_float(mean))
     return np.asarray(refine(frame, matte), np.uint8)
-
-
-@contextmanager
-def _scaled(matter: Matter, scale: float) -> Iterator[None]:
-    """A matter whose network is larger for a while."""
-    before, matter.scale = matter.scale, matter.scale * scale
-    try:
-        yield
-    finally:
-        matter.scale = before
 
 
 def output_paths(images: Sequence[str], folder: Path) -> list[Path]:

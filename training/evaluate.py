@@ -184,7 +184,6 @@ def score(alpha: Map, truth: Map) -> dict[str, dict[str, float]]:
 def score_moving(case: Case, room: Picture, matter: Matter) -> dict[str, dict[str, float]]:
     """Flicker of people who move before a room, with the frame before as an input and without."""
     scene = compose.moving(case.foreground, case.alpha, room)
-    truths = [alpha / 255 for alpha in scene.alphas]
     scores = {}
     for way, forget in (("with the frame before", False), ("each frame by itself", True)):
         matter.reset()
@@ -194,18 +193,23 @@ def score_moving(case: Case, room: Picture, matter: Matter) -> dict[str, dict[st
                 matter.reset()
             frame = frame_from_rgb(image)
             alphas.append(np.asarray(refine(frame, matter(frame)) / 255))
-        band = [transition_region(truth) for truth in truths]
-        squared = [
-            np.square(a - t)[b].mean()
-            for a, t, b in zip(alphas, truths, band, strict=True)
-            if b.any()
-        ]
-        scores[way] = {
-            "dtssd": dtssd(alphas, truths),
-            "messddt": messddt(alphas, truths, scene.flows),
-            "mse": float(np.mean(squared)) if squared else np.nan,
-        }
+        scores[way] = motion_errors(alphas, scene)
     return scores
+
+
+def motion_errors(alphas: Sequence[Map], scene: compose.MovingScene) -> dict[str, float]:
+    """How far the alphas of a moving scene, 0..1, are off: dtSSD, MESSDdt, MSE in the transition
+    (NaN where there is none)."""
+    truths = [alpha / 255 for alpha in scene.alphas]
+    bands = [transition_region(truth) for truth in truths]
+    squared = [
+        np.square(a - t)[b].mean() for a, t, b in zip(alphas, truths, bands, strict=True) if b.any()
+    ]
+    return {
+        "dtssd": dtssd(alphas, truths),
+        "messddt": messddt(alphas, truths, scene.flows),
+        "mse": float(np.mean(squared)) if squared else np.nan,
+    }
 
 
 def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:

@@ -180,21 +180,17 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
     Raises:
         CheckpointError, ModelError: one cannot be read, or is of another network than the first.
     """
-    (mean, made_by), *others = (_load_any(source) for source in sources)
-    if not others:
-        return mean, made_by
-    total = mean.state_dict()
-    for source, (network, _) in zip(sources[1:], others, strict=True):
+    networks, made_by = zip(*(_load_any(source) for source in sources), strict=True)
+    mean: LateFusionNetwork = networks[0]
+    if len(networks) == 1:
+        return mean, made_by[0]
+    for source, network in zip(sources, networks, strict=True):
         _must_be(mean, network.config.name, Path(source))
-        state = network.state_dict()
-        for name, value in total.items():
-            if value.is_floating_point():
-                value += state[name]
-    for value in total.values():
+    first, *others = (network.state_dict() for network in networks)
+    for name, value in first.items():
         if value.is_floating_point():
-            value /= len(sources)
-    parts = [made_by, *(theirs for _, theirs in others)]
-    return mean, {"config": made_by["config"], "mean_of": parts}
+            value.copy_(torch.stack([value, *(other[name] for other in others)]).mean(0))
+    return mean, {"config": made_by[0]["config"], "mean_of": list(made_by)}
 
 
 def _load_any(source: str) -> tuple[LateFusionNetwork, dict[str, Any]]:
