@@ -3,11 +3,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # The CPU build; a plain "torch" may bring gigabytes of CUDA that the tests do not need.
 TORCH ?= torch==2.13.0
+# Of the CUDA toolkit, what compiles PyCUDA.
+CUDA_HEADERS := 'nvidia-cuda-nvcc>=13,<14' 'nvidia-cuda-runtime>=13,<14' nvidia-cuda-profiler-api nvidia-curand
 VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test develop lint typing bench gpu-check sanitize clean
+.PHONY: demo test develop lint typing bench gpu-check gpu-emulated sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -32,6 +34,9 @@ bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
 gpu-check: $(VENV)/.develop  ## on a CUDA machine: GPU tests, kernels, device time; needs FUSEMATTE_CUDA=1
 	$(BIN)/pip install --quiet -e '.[tensorrt]'
 	$(BIN)/python benchmarks/gpu_check.py
+
+gpu-emulated: $(VENV)/.pycuda cpp_ext/kernels.fatbin  ## the GPU tests on an emulated CUDA driver
+	$(BIN)/python -m tests.emulator
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
 	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q
@@ -58,4 +63,16 @@ $(VENV)/.demo: $(PROJECT) | $(BIN)/python
 $(VENV)/.develop: $(PROJECT) | $(BIN)/python
 	$(BIN)/pip install --quiet '$(TORCH)'
 	$(BIN)/pip install --quiet -e '.[demo,sequences,live,serve,cluster,train,export,tensorrt-rtx,dev]'
+	touch $@
+
+cpp_ext/kernels.fatbin: cpp_ext/frame_path.cu $(wildcard cpp_ext/csrc/*) | $(VENV)/.develop
+	FUSEMATTE_CUDA=1 $(BIN)/pip install --quiet --no-deps -e .
+	touch $@
+
+# PyCUDA is compiled; NVIDIA's packages have its headers, and the emulated driver is what it links with.
+$(VENV)/.pycuda: | $(VENV)/.develop
+	$(BIN)/pip install --quiet $(CUDA_HEADERS)
+	$(BIN)/python -m tests.emulator --build-only
+	tools=$$($(BIN)/python -c 'import nvidia; print(*nvidia.__path__)')/cu13/bin && \
+	PATH=$$tools:$$PATH LIBRARY_PATH=$(CURDIR)/build/emulator $(BIN)/pip install --quiet pycuda
 	touch $@

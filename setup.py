@@ -8,6 +8,7 @@ the project is in pyproject.toml.
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
@@ -22,6 +23,9 @@ ROOTS = {
     "fusematte.cpp_ext": "cpp_ext",
 }
 CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+WITH_CUDA = os.environ.get("FUSEMATTE_CUDA") == "1"
+COMPILER = ["nvidia-cuda-nvcc>=13,<14", "nvidia-cuda-runtime>=13,<14"]
+"""NVIDIA's compiler as a package, for machines without the CUDA toolkit."""
 
 
 def packages() -> list[str]:
@@ -50,20 +54,25 @@ def kernels() -> Pybind11Extension:
     )
 
 
+def find_nvcc() -> str | None:
+    """The toolkit's nvcc on the PATH, else the one of NVIDIA's package."""
+    folders = [str(Path(entry, "nvidia", "cu13", "bin")) for entry in sys.path]
+    return shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(folders))
+
+
 class BuildKernels(build_ext):
     """Builds the extension and, with FUSEMATTE_CUDA=1, the CUDA kernels beside it.
 
-    Not unasked, even where there is an nvcc: it takes minutes for all architectures, and only a
-    job on an NVIDIA GPU runs them.
+    Not unasked, even where there is an nvcc: only a job on an NVIDIA GPU runs them.
     """
 
     def run(self) -> None:
         super().run()
-        if os.environ.get("FUSEMATTE_CUDA") != "1":
+        if not WITH_CUDA:
             return
-        nvcc = shutil.which("nvcc")
+        nvcc = find_nvcc()
         if nvcc is None:
-            raise SystemExit("FUSEMATTE_CUDA=1, but there is no nvcc on the PATH")
+            raise SystemExit(f"FUSEMATTE_CUDA=1, but there is no nvcc: pip install {COMPILER[0]}")
         folder = Path(self.get_ext_fullpath("fusematte.cpp_ext._C")).parent
         self._compile_cuda(nvcc, folder / "kernels.fatbin")
 
@@ -87,4 +96,5 @@ setup(
     package_dir=ROOTS,
     ext_modules=[kernels()],
     cmdclass={"build_ext": BuildKernels},
+    setup_requires=COMPILER if WITH_CUDA and find_nvcc() is None else [],
 )

@@ -1,8 +1,8 @@
 """How the CUDA kernels make up a job: argument layouts, launches, launch sizes, scratch memory.
 
-A ``Device`` launches a kernel of the module ``fatbin()`` by its name, as cuLaunchKernel does:
-``Gpu`` does so through the driver API; the tests also have one that runs the same source on the
-CPU.  All addresses in the jobs are the device's.  The structures mirror csrc/kernels.h.
+A ``Device`` launches a kernel of the module ``fatbin()`` by its name, as cuLaunchKernel does: the
+engine's ``CudaDriver`` does so through PyCUDA; the tests also have one that runs the same source on
+the CPU.  All addresses in the jobs are the device's.  The structures mirror csrc/kernels.h.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from ctypes import (
     sizeof,
 )
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple, Protocol
 
 BLOCK = 32, 4
 STRIP = 32
@@ -167,80 +164,16 @@ class CompositeJob(Structure):
 
 
 def fatbin() -> Path | None:
-    """The module to load, or None: the package was built where there was no nvcc."""
+    """The module to load, or None: see ``why_no_kernels``."""
     path = Path(__file__).with_name("kernels.fatbin")
     return path if path.exists() else None
 
 
-class Gpu:
-    """An NVIDIA GPU, in its primary context; launches run one after the other.
-
-    As a context manager it frees what it holds.
-
-    Raises:
-        ImportError: pycuda is missing, or the driver's library is.
-        RuntimeError: the package has no fatbin, or there is no such GPU.
-    """
-
-    def __init__(self, ordinal: int = 0) -> None:
-        module = fatbin()
-        if module is None:
-            raise RuntimeError(
-                "the CUDA kernels are not built; install from source with nvcc and FUSEMATTE_CUDA=1"
-            )
-        try:
-            import pycuda.driver as driver
-        except ImportError as error:
-            raise ImportError(f"{error}; pip install 'fusematte[cuda]'") from error
-        self._driver = driver
-        try:
-            driver.init()
-            self._context = driver.Device(ordinal).retain_primary_context()
-        except driver.Error as error:
-            raise RuntimeError(f"GPU {ordinal} cannot be used: {error}") from error
-        self._context.push()
-        self._module = driver.module_from_file(str(module))
-        self._memory: list[Any] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def launch(
-        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
-    ) -> None:
-        """See ``Device``."""
-        packed = [np.frombuffer(bytes(value), f"V{sizeof(value)}")[0] for value in arguments]
-        self._module.get_function(kernel)(*packed, grid=grid, block=(*block, 1))
-
-    def scratch(self, size: int) -> int:
-        """Memory of the device; ``close`` and ``synchronize`` free it."""
-        self._memory.append(self._driver.mem_alloc(size))
-        return int(self._memory[-1])
-
-    def upload(self, array: NDArray[Any]) -> int:
-        """The address of a copy of a C-contiguous array; it lives as ``scratch`` does."""
-        address = self.scratch(max(1, array.nbytes))
-        self._driver.memcpy_htod(address, array)
-        return address
-
-    def download(self, array: NDArray[Any], address: int) -> None:
-        """Fills a C-contiguous array from the device, after the launches so far."""
-        self._driver.memcpy_dtoh(array, address)
-
-    def synchronize(self) -> None:
-        """Waits for the launches so far and frees their memory."""
-        self._context.synchronize()
-        for block in self._memory:
-            block.free()
-        self._memory.clear()
-
-    def close(self) -> None:
-        """Frees what the device holds."""
-        self.synchronize()
-        self._context.pop()
+def why_no_kernels() -> str | None:
+    """Why there is no module, and what builds it; or None."""
+    if fatbin() is not None:
+        return None
+    return "the CUDA kernels are not built: install from source with FUSEMATTE_CUDA=1"
 
 
 def resize_to_tensor(device: Device, job: ResizeJob) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from importlib.util import find_spec
 
@@ -14,7 +13,7 @@ import numpy as np
 from av.codec.hwaccel import hwdevices_available
 
 from fusematte.cpp_ext import instruction_sets
-from fusematte.cpp_ext.cuda import fatbin
+from fusematte.cpp_ext.cuda import fatbin, why_no_kernels
 from fusematte.engine.backends import BACKENDS, create_backend
 from fusematte.engine.backends.cuda_driver import count_gpus, describe_gpus, why_no_gpu
 from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
@@ -59,12 +58,10 @@ def _machine() -> list[str]:
 
 def _cuda_kernels() -> str:
     """Whether the CUDA kernels are built, and what would build them."""
-    path, nvcc = fatbin(), shutil.which("nvcc")
-    if path is not None:
-        return f"CUDA: built, {path.name} of {path.stat().st_size / 1e6:.1f} MB"
-    if nvcc is None:
-        return "CUDA: not built, and there is no nvcc here to build them; the CPU's do the work"
-    return f"CUDA: not built; {nvcc} builds them: install from source with FUSEMATTE_CUDA=1"
+    path = fatbin()
+    if path is None:
+        return f"CUDA: {why_no_kernels()}; the CPU's do the work"
+    return f"CUDA: built, {path.name} of {path.stat().st_size / 1e6:.1f} MB"
 
 
 def _models() -> list[str]:
@@ -124,9 +121,7 @@ def _gpu() -> list[str]:
 
 def _frame_path() -> str:
     """Whether frames can stay on the GPU from the decoder to the composite."""
-    reason = TensorRtBackend.unavailable()
-    if reason is None and fatbin() is None:
-        reason = "the CUDA kernels are not built, see above"
+    reason = TensorRtBackend.unavailable() or why_no_kernels()
     return f"NOT usable: {reason}" if reason else "ok: with the backend tensorrt they stay on it"
 
 

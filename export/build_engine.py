@@ -99,11 +99,10 @@ def build_for_bundle(bundle: Bundle, flavour: str) -> bytes:
 
 
 def default_sizes(bundle: Bundle) -> Sizes:
-    """Every shape that a frame may give the network: from half to twice each side."""
-    height, width = bundle.default_size
-    step = bundle.multiple
+    """Every shape that a frame may give the network, upright ones and stills seen closer too."""
+    largest = 4 * max(bundle.default_size)
     return Sizes(
-        least=(step * max(1, height // (2 * step)), step * max(1, width // (2 * step))),
-        best=(height, width),
-        most=(2 * height, 2 * width),
+        least=(bundle.multiple, bundle.multiple),
+        best=bundle.default_size,
+        most=(largest, largest),
     )

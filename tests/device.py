@@ -118,7 +118,7 @@ def compiled_for_the_host(folder: Path) -> HostDevice:
     if COMPILER is None or not (SOURCES / "csrc").exists():
         pytest.skip("needs a C++ compiler and sources")
     library = folder / "kernels.so"
-    source = Path(__file__).parent / "cpp_ext" / "device_on_host.cpp"
+    source = Path(__file__).parent / "emulator" / "kernels.cpp"
     command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
     subprocess.run([*command, "-o", str(library), str(source)], check=True)
     return HostDevice(library)

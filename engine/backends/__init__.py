@@ -30,7 +30,10 @@ def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> 
         BackendError: there is no such backend, or it cannot run; with ``auto``: none can, and the
             message gives each one's reason.
     """
-    backend = _select(name, bundle)(bundle, threads=threads)
+    if name == "auto":
+        backend = _first_that_runs(bundle, threads)
+    else:
+        backend = _named(name, bundle)(bundle, threads=threads)
     log.info(
         "model %s %s on %s, %s, %s",
         bundle.name,
@@ -42,21 +45,26 @@ def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> 
     return backend
 
 
-def _select(name: str, bundle: Bundle) -> type[Backend]:
-    if name != "auto":
-        if name not in BACKENDS:
-            raise BackendError(f"no backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
-        reason = _why_not(BACKENDS[name], bundle)
-        if reason:
-            raise BackendError(f"backend {name} cannot run here: {reason}")
-        return BACKENDS[name]
+def _named(name: str, bundle: Bundle) -> type[Backend]:
+    if name not in BACKENDS:
+        raise BackendError(f"no backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
+    reason = _why_not(BACKENDS[name], bundle)
+    if reason:
+        raise BackendError(f"backend {name} cannot run here: {reason}")
+    return BACKENDS[name]
+
+
+def _first_that_runs(bundle: Bundle, threads: int | None) -> Backend:
     reasons = []
-    for backend in BACKENDS.values():
-        reason = _why_not(backend, bundle)
+    for kind in BACKENDS.values():
+        level, reason = logging.INFO, _why_not(kind, bundle)
         if reason is None:
-            return backend
-        reasons.append(f"{backend.name}: {reason}")
-        log.info("not on %s: %s", backend.name, reason)
+            try:
+                return kind(bundle, threads=threads)
+            except BackendError as error:  # it should have been able to
+                level, reason = logging.WARNING, str(error)
+        log.log(level, "not on %s: %s", kind.name, reason)
+        reasons.append(f"{kind.name}: {reason}")
     raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
 
 

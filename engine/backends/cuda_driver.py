@@ -238,9 +238,7 @@ class CudaDriver:
             if self._module is None:
                 path = cuda.fatbin()
                 if path is None:
-                    raise BackendError(
-                        "the CUDA kernels were not built: reinstall with FUSEMATTE_CUDA=1 and nvcc"
-                    )
+                    raise BackendError(str(cuda.why_no_kernels()))
                 self._module = self._cuda.module_from_file(str(path))
             function = self._module.get_function(kernel)
             function.prepare("".join(map(_format, arguments)))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,12 @@ from fusematte.engine.backends.base import Backend, Map, Maps
 from fusematte.engine.backends.cuda_driver import CudaDriver, why_no_cuda
 from fusematte.engine.backends.engine_cache import EngineCache, EngineKey
 from fusematte.engine.backends.tensorrt_library import (
-    REMEDIES,
-    installed,
+    first_loadable,
     load_library,
     make_logger,
 )
 from fusematte.engine.backends.tensorrt_plugin import register_plugin, serve_stream
-from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.errors import BackendError, ExportError, ModelError
 from fusematte.engine.models import Bundle
 
 log = logging.getLogger(__name__)
@@ -43,11 +42,18 @@ class Driver(Protocol):
     def capture(self, work: Any) -> Any: ...  # noqa: ANN401
 
 
+class SizedContext(NamedTuple):
+    """An execution context for one input size, and the device memory that it computes in."""
+
+    context: Any
+    memory: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
     """What belongs to one input size: a context, its buffers and, where possible, its graph."""
 
-    context: Any
+    context: SizedContext
     device: dict[str, Any]
     host: dict[str, NDArray[np.float32]]
     graph: Any
@@ -79,10 +85,14 @@ class EngineRunner:
         self._config, self._jit_cache = self._runtime_config(jit_cache)
 
     def _runtime_config(self, jit_cache: bytes | None) -> tuple[Any, Any]:
-        """TensorRT-RTX compiles kernels when it first runs: they are kept, and graphs are its."""
+        """How contexts are made: in memory of ours, which is sized for one input and not for the
+        engine's largest.  TensorRT-RTX compiles kernels when it first runs: they are kept, and
+        graphs are its own."""
+        ours = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self._library, "CudaGraphStrategy"):
-            return None, None
+            return ours, None
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(ours)
         config.cuda_graph_strategy = self._library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
         if jit_cache is not None and not cache.deserialize(jit_cache):
@@ -129,7 +139,8 @@ class EngineRunner:
     def _prepare(self, height: int, width: int) -> _Shape:
         names = *self.inputs, *self.outputs
         context = self.sized_context(height, width)
-        host = {n: self._driver.pinned(tuple(context.get_tensor_shape(n))) for n in names}
+        shapes = {name: tuple(context.context.get_tensor_shape(name)) for name in names}
+        host = {name: self._driver.pinned(shape) for name, shape in shapes.items()}
         device = {name: self._driver.allocate(array.nbytes) for name, array in host.items()}
         self.place(context, {name: int(memory) for name, memory in device.items()})
         self._execute(context)  # what is set up lazily must not be captured
@@ -142,9 +153,9 @@ class EngineRunner:
     @property
     def captures(self) -> bool:
         """Whether its launches are captured by us, and not by TensorRT-RTX itself."""
-        return self._config is None
+        return self._jit_cache is None
 
-    def sized_context(self, height: int, width: int) -> Any:  # noqa: ANN401
+    def sized_context(self, height: int, width: int) -> SizedContext:
         """An execution context for one size, whose tensors have no place yet."""
         least, most = self.size_range()
         if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
@@ -157,32 +168,31 @@ class EngineRunner:
             channels = self._engine.get_tensor_shape(name)[1]
             if not context.set_input_shape(name, (1, channels, height, width)):
                 raise BackendError(f"the engine refuses the size {width}x{height} for {name}")
-        return context
+        size = context.update_device_memory_size_for_shapes()
+        memory = self._driver.allocate(size)
+        context.set_device_memory(int(memory), size)
+        return SizedContext(context, memory)
 
-    def place(self, context: Any, addresses: Mapping[str, int]) -> None:  # noqa: ANN401
+    def place(self, sized: SizedContext, addresses: Mapping[str, int]) -> None:
         """Gives every tensor of a context its place in device memory."""
         for name in (*self.inputs, *self.outputs):
-            if not context.set_tensor_address(name, addresses[name]):
+            if not sized.context.set_tensor_address(name, addresses[name]):
                 raise BackendError(f"the engine refuses memory for {name}")
 
     def _context(self) -> Any:  # noqa: ANN401
-        context = (
-            self._engine.create_execution_context()
-            if self._config is None
-            else self._engine.create_execution_context(self._config)
-        )
+        context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(
                 "the GPU has no memory for the engine: close other programs or use a smaller size"
             )
         return context
 
-    def _execute(self, context: Any) -> None:  # noqa: ANN401
-        self.execute(context, int(self._driver.stream.handle))
+    def _execute(self, sized: SizedContext) -> None:
+        self.execute(sized, int(self._driver.stream.handle))
 
-    def execute(self, context: Any, stream: int) -> None:  # noqa: ANN401
+    def execute(self, sized: SizedContext, stream: int) -> None:
         """Puts one run of a context on a stream."""
-        if not context.execute_async_v3(stream):
+        if not sized.context.execute_async_v3(stream):
             raise BackendError("TensorRT failed to run the engine; see its messages above")
 
     def close(self) -> None:
@@ -226,16 +236,20 @@ class TensorRtBackend(Backend):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        if not installed():
-            return f"no TensorRT is installed: {' or '.join(REMEDIES.values())}"
-        return why_no_cuda()
+        if reason := why_no_cuda():
+            return reason
+        try:
+            first_loadable()
+        except BackendError as error:
+            return str(error)
+        return None
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:  # noqa: ARG002
         self.bundle = bundle
         self._closed = False
         export = bundle.manifest.get("export", {})
         exported = bundle.file.suffix == ".engine"
-        flavour = export["target"] if exported else installed()[0]
+        flavour = export["target"] if exported else first_loadable()
         self.precision = {"fp32": "f32", "fp16": "f16", "int8": "int8"}[
             export.get("precision", "fp16")
         ]
@@ -254,22 +268,29 @@ class TensorRtBackend(Backend):
             precision=self.precision,
         )
         self._cache = EngineCache()
-        with self._driver.current():
-            register_plugin(library)
-            serve_stream(int(self._driver.stream.handle), self._driver)
-            plan = bundle.file.read_bytes() if exported else self._build(flavour)
-            self._logger = make_logger(library)
-            self._runtime = library.Runtime(self._logger)
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise ModelError(
-                    f"{bundle.file}: {flavour} cannot load the engine: {self._logger.errors()}; "
-                    f"export it again on this machine"
-                )
-            jit_key = self._jit_key()
-            self._runner = EngineRunner(library, engine, self._driver, self._cache.load(jit_key))
+        try:
+            with self._driver.current():
+                self._load(library, flavour, exported)
+        except Exception:
+            self._driver.close()
+            raise
         guided = {"guide"} & set(self._runner.inputs)
         self.check_ports(set(self._runner.inputs) - guided, set(self._runner.outputs))
+
+    def _load(self, library: Any, flavour: str, exported: bool) -> None:  # noqa: ANN401
+        register_plugin(library)
+        serve_stream(int(self._driver.stream.handle), self._driver)
+        plan = self.bundle.file.read_bytes() if exported else self._build(flavour)
+        self._logger = make_logger(library)
+        self._runtime = library.Runtime(self._logger)
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            reason = f"{flavour} cannot load the engine: {self._logger.errors()}"
+            if exported:
+                raise ModelError(f"{self.bundle.file}: {reason}; export it again on this machine")
+            raise BackendError(f"{self.device}: {reason}")
+        jit_kernels = self._cache.load(self._jit_key())
+        self._runner = EngineRunner(library, engine, self._driver, jit_kernels)
 
     def _jit_key(self) -> EngineKey:
         return EngineKey(**(vars(self._key) | {"kind": "kernels"}))
@@ -285,7 +306,10 @@ class TensorRtBackend(Backend):
             from fusematte.export.build_engine import build_for_bundle
 
             log.info("building a TensorRT engine for %s; it is kept for the next time", self.device)
-            plan = build_for_bundle(self.bundle, flavour)
+            try:
+                plan = build_for_bundle(self.bundle, flavour)
+            except ExportError as error:
+                raise BackendError(f"{self.device}: {error}") from error
             self._cache.store(self._key, plan)
         return plan
 

@@ -41,6 +41,24 @@ def load_library(flavour: str) -> Any:  # noqa: ANN401
     raise BackendError(f"{flavour} is not installed: {REMEDIES[flavour]}")
 
 
+def first_loadable() -> str:
+    """The flavour that runs models which are no engines yet.
+
+    Raises:
+        BackendError: none is installed, or none can be loaded; each one's reason is given.
+    """
+    reasons = []
+    for flavour in installed():
+        try:
+            load_library(flavour)
+        except BackendError as error:
+            reasons.append(str(error))
+        else:
+            return flavour
+    remedies = " or ".join(REMEDIES.values())
+    raise BackendError("; ".join(reasons) or f"no TensorRT is installed: {remedies}")
+
+
 def make_logger(library: Any) -> Any:  # noqa: ANN401
     """A TensorRT logger that keeps every line.
 

@@ -50,7 +50,6 @@ class Wishes(NamedTuple):
 def why_not(reader: Reader, matter: Matter, background: Background, wishes: Wishes) -> str | None:
     """Why a job of the TensorRT backend cannot keep its frames on the GPU, or None."""
     reasons = (
-        (cuda.fatbin() is None, "the CUDA kernels are not built: FUSEMATTE_CUDA=1 and nvcc"),
         (reader.rotation != 0, "the video is turned for display"),
         (reader.color.is_hdr, "the video is HDR"),
         (reader.has_alpha, "the video has an alpha of its own"),
@@ -60,7 +59,7 @@ def why_not(reader: Reader, matter: Matter, background: Background, wishes: Wish
         (wishes.mattes, "each matte is looked at, for a report"),
         (matter.scale != 1, "the network's size changes"),
     )
-    return next((reason for holds, reason in reasons if holds), None)
+    return cuda.why_no_kernels() or next((reason for holds, reason in reasons if holds), None)
 
 
 def nvdec_for(name: str | os.PathLike[str]) -> HWAccel | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
+from fusematte.engine.backends.cuda_driver import CudaDriver, why_no_cuda
 from fusematte.engine.backends.tensorrt_plugin import run_plugin
-from tests.device import HostDevice, compiled_for_the_host
+from tests.device import compiled_for_the_host
 
 from .strategies import LAYOUTS, MATRICES, Case, cases
 
@@ -34,17 +36,25 @@ class ArrayDevice(cuda.Device, Protocol):
         """Makes an array that was placed see what kernels wrote."""
 
 
-class GpuDevice(cuda.Gpu):
+class GpuDevice(CudaDriver):
     """The same on the GPU: arrays are copied, with the gap between their rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._placed: list[object] = []
 
     def place(self, array: Array) -> tuple[int, int]:
         stride, width = abs(array.strides[0]), array[0].nbytes
         rows = np.zeros((len(array), max(stride, width)), np.uint8)
         rows[:, :width] = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
-        return self.upload(rows), rows.strides[0]
+        self._placed.append(self.allocate(rows.nbytes))
+        self.upload(rows, int(self._placed[-1]))
+        return int(self._placed[-1]), rows.strides[0]
 
     def fetch(self, array: Array, address: int) -> None:
-        self.download(array, address)
+        self.download(address, array)
+        self.wait()
+        self.begin_frame()
 
 
 @pytest.fixture(scope="module", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -54,11 +64,9 @@ def device(
     if request.param == "host":
         yield compiled_for_the_host(tmp_path_factory.mktemp("device"))
         return
-    try:
-        gpu = GpuDevice()
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(str(error))
-    with gpu:
+    if reason := why_no_cuda() or cuda.why_no_kernels():
+        pytest.skip(reason)
+    with closing(GpuDevice()) as gpu, gpu.current():
         yield gpu
 
 
@@ -124,13 +132,14 @@ def test_guided_coefficients(
     np.testing.assert_allclose(offset, expected[1], rtol=1e-5, atol=1e-5)
 
 
-def test_the_layer_of_tensorrt(device: HostDevice) -> None:
-    """The plugin's launches, for a batch: what an engine calls it with, on the CPU."""
+def test_the_layer_of_tensorrt(device: ArrayDevice) -> None:
+    """The plugin's launches, for a batch: what an engine calls it with."""
     random = np.random.default_rng(0)
     guide, alpha = (random.random((2, 1, 33, 70), np.float32) for _ in range(2))
     slope = np.full_like(alpha, np.nan)
-    addresses = [guide.ctypes.data, alpha.ctypes.data]
-    run_plugin(device, 2, 1e-3, guide.shape, addresses, slope.ctypes.data)
+    *addresses, result = (device.place(array)[0] for array in (guide, alpha, slope))
+    run_plugin(device, 2, 1e-3, guide.shape, addresses, result)
+    device.fetch(slope, result)
     for index in range(2):
         expected, _ = reference.guided_coefficients(guide[index, 0], alpha[index, 0], 2, 1e-3)
         np.testing.assert_allclose(slope[index, 0], expected, atol=1e-5)

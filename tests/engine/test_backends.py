@@ -252,6 +252,24 @@ def test_auto_takes_the_first_that_runs(monkeypatch: pytest.MonkeyPatch, bundle:
     assert (made.bundle, made.threads) == (bundle, 3)
 
 
+def test_auto_goes_on_from_one_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Surprised(Constant):
+        name: ClassVar[str] = "surprised"
+
+        def __init__(self, *_: object, **__: object) -> None:
+            raise BackendError("the card is out of memory: close other programs")
+
+    register(monkeypatch, Surprised, Constant)
+    assert isinstance(create_backend("auto", bundle), Constant)
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert "not on surprised: the card is out of memory" in told.message
+    with pytest.raises(BackendError, match="out of memory"):
+        create_backend("surprised", bundle)
+
+
 def test_auto_gives_every_reason(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     register(monkeypatch, Broken, AlsoBroken)
     with pytest.raises(BackendError) as caught:

@@ -1,25 +1,23 @@
 """What of the TensorRT backend can be shown without a GPU.
 
 The runner runs against a library that has exactly the members that were recorded from the wheels of
-TensorRT 10, TensorRT 11 and TensorRT-RTX (record_tensorrt.py): a call that a version does not have,
-or with an argument too many, fails.
+TensorRT 10, TensorRT 11 and TensorRT-RTX, see ``tests.engines``.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.engines import RTX, SURFACES, Context, Engine, Floats, Mode, Recorded, Shape, Strategy
 
 from fusematte.engine.backends import cuda_driver, tensorrt_backend, tensorrt_library
 from fusematte.engine.backends.engine_cache import EngineCache, EngineKey
@@ -31,119 +29,6 @@ from fusematte.engine.backends.tensorrt_backend import (
 )
 from fusematte.engine.errors import BackendError, ExportError, ModelError
 from fusematte.engine.models import load_bundle
-
-SURFACES = json.loads(Path(__file__).with_name("tensorrt_surfaces.json").read_text("utf-8"))
-Floats = NDArray[np.float32]
-
-
-class Mode(Enum):
-    INPUT = 1
-    OUTPUT = 2
-
-
-class Recorded:
-    """An object of a recorded class: members of ``real``, as far as that version has them."""
-
-    def __init__(self, surface: dict[str, Any], kind: str, real: object) -> None:
-        self._members, self._kind, self._real = surface["classes"][kind], kind, real
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        if name not in self._members:
-            raise AttributeError(f"{self._kind} of this version has no {name}")
-        value = getattr(self._real, name)
-        overloads = self._members[name]
-        return self._checked(name, value, overloads) if overloads else value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_") and name not in self._members:
-            raise AttributeError(f"{self._kind} of this version has no {name}")
-        object.__setattr__(self, name, value)
-
-    def _checked(
-        self, name: str, call: Callable[..., Any], overloads: list[list[str]]
-    ) -> Callable[..., Any]:
-        def checked(*arguments: object) -> Any:  # noqa: ANN401
-            fits = [
-                sum(not argument.endswith("?") for argument in overload)
-                <= len(arguments)
-                <= len(overload)
-                for overload in overloads
-            ]
-            assert any(fits), f"{self._kind}.{name}{arguments}"
-            return call(*arguments)
-
-        return checked
-
-
-class Engine:
-    """An engine that computes: alpha is the mean of the image; the others follow from it."""
-
-    names = ("image", "previous", "alpha", "foreground", "background", "beta")
-    num_io_tensors = len(names)
-    least, best, most = (32, 32), (64, 96), (96, 128)
-
-    def __init__(self, surface: dict[str, Any], memory: dict[int, Floats]) -> None:
-        self.surface, self.memory = surface, memory
-        self.contexts: list[Context] = []
-        self.cache = SimpleNamespace(
-            deserialize=lambda blob: blob == b"kernels", serialize=lambda: b"kernels"
-        )
-        self.config = Recorded(
-            surface,
-            "IRuntimeConfig",
-            SimpleNamespace(
-                create_runtime_cache=lambda: Recorded(surface, "IRuntimeCache", self.cache),
-                set_runtime_cache=lambda _: True,
-            ),
-        )
-
-    def get_tensor_name(self, index: int) -> str:
-        return self.names[index]
-
-    def get_tensor_mode(self, name: str) -> Mode:
-        return Mode.INPUT if name in ("image", "previous") else Mode.OUTPUT
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return 1, 3 if name == "image" else 1, -1, -1
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        assert profile == 0
-        return [(*self.get_tensor_shape(name)[:2], *s) for s in (self.least, self.best, self.most)]
-
-    def create_runtime_config(self) -> Recorded:
-        return self.config
-
-    def create_execution_context(self, config: object = None) -> Recorded | None:
-        assert (config is not None) == ("CudaGraphStrategy" in self.surface["module"])
-        self.contexts.append(Context(self))
-        return Recorded(self.surface, "IExecutionContext", self.contexts[-1])
-
-
-class Context:
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.runs = engine, 0
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = tuple(shape)
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes.get(name, (1, 1, *self.shapes["image"][2:]))
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self.addresses[name] = memory
-        return True
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        assert stream_handle == 7
-        self.runs += 1
-        memory = self.engine.memory
-        image, previous = (memory[self.addresses[name]] for name in ("image", "previous"))
-        for index, name in enumerate(("alpha", "foreground", "background", "beta")):
-            memory[self.addresses[name]][:] = image.mean() + index * previous.mean()
-        return True
 
 
 class Driver:
@@ -178,11 +63,19 @@ class Driver:
 
 
 def make(surface: dict[str, Any], jit_cache: bytes | None = None) -> tuple[Any, Engine, Driver]:
-    library = SimpleNamespace(TensorIOMode=Mode)
+    library = SimpleNamespace(TensorIOMode=Mode, ExecutionContextAllocationStrategy=Strategy)
     if "CudaGraphStrategy" in surface["module"]:
         library.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
     driver = Driver()
-    engine = Engine(surface, driver.memory)
+
+    def view(address: int, shape: Shape) -> Floats:
+        return driver.memory[address][: math.prod(shape)].reshape(shape)
+
+    def schedule(stream: int, work: Callable[[], None]) -> None:
+        assert stream == driver.stream.handle
+        work()
+
+    engine = Engine(surface, view, schedule=schedule)
     runner = EngineRunner(library, Recorded(surface, "ICudaEngine", engine), driver, jit_cache)
     return runner, engine, driver
 
@@ -223,27 +116,29 @@ def test_an_engine_over_memory_of_others(version: str) -> None:
     assert network.captures == ("tensorrt_rtx" not in version)
     videos = []
     for value in (0.25, 0.5):
-        addresses = {name: driver.allocate(4 * 64 * 96 * 3) for name in Engine.names}
+        addresses = {
+            name: driver.allocate(4 * 64 * 96 * 3) for name in (*Engine.inputs, *Engine.outputs)
+        }
         driver.memory[addresses["image"]][:] = value
         driver.memory[addresses["previous"]][:] = 0
         videos.append((network.bind((64, 96), addresses, driver), addresses, value))
     for run, addresses, value in videos:
         run()
-        np.testing.assert_allclose(driver.memory[addresses["alpha"]], value)
+        np.testing.assert_allclose(driver.memory[addresses["alpha"]][: 64 * 96], value)
     assert len(engine.contexts) == 2
     with pytest.raises(BackendError, match="export it again with --sizes"):
         network.bind((16, 32), addresses, driver)
 
 
 def test_rtx_captures_graphs_itself_and_keeps_its_kernels() -> None:
-    surface = next(s for name, s in SURFACES.items() if "rtx" in name)
+    surface = SURFACES[RTX]
     runner, engine, _ = make(surface, b"kernels")
     assert engine.config.cuda_graph_strategy == "whole"
     assert runner.jit_cache() == b"kernels"
 
 
 def test_foreign_compiled_kernels_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    surface = next(s for name, s in SURFACES.items() if "rtx" in name)
+    surface = SURFACES[RTX]
     make(surface, b"another machine's")
     assert "compiled anew" in caplog.text
 
@@ -301,9 +196,6 @@ def test_another_versions_engine_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_backend, "installed", list)
-    assert "pip install tensorrt" in str(TensorRtBackend.unavailable())
-    monkeypatch.setattr(tensorrt_backend, "installed", lambda: ["tensorrt-rtx"])
     monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: None)
     assert "install one from nvidia.com/drivers" in str(TensorRtBackend.unavailable())
 
@@ -317,6 +209,10 @@ def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_driver, "find_spec", lambda _: None)
     assert "pip install 'fusematte[tensorrt]'" in str(TensorRtBackend.unavailable())
     monkeypatch.setattr(cuda_driver, "find_spec", lambda name: name)
+    monkeypatch.setattr(tensorrt_library, "installed", list)
+    assert "pip install tensorrt" in str(TensorRtBackend.unavailable())
+    monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt-rtx"])
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda name: name)
     assert TensorRtBackend.unavailable() is None
 
 
@@ -344,6 +240,13 @@ def test_a_library_that_does_not_load(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt", ("tensorrt_of_old",))
     with pytest.raises(BackendError, match=r"libnvinfer\.so\.10: not found; reinstall it .*pip"):
         tensorrt_library.load_library("tensorrt")
+    (tmp_path / "rtx_of_today.py").write_text("")
+    rtx = "rtx_of_today", "rtx_of_tomorrow"
+    monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt-rtx", rtx)
+    assert tensorrt_library.first_loadable() == "tensorrt-rtx"
+    monkeypatch.setitem(tensorrt_library.MODULES, "tensorrt-rtx", rtx[1:])
+    with pytest.raises(BackendError, match=r"libnvinfer\.so\.10: not found"):
+        tensorrt_library.first_loadable()
 
 
 # --- a model on a device --------------------------------------------------------------------------
@@ -373,6 +276,7 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: object) -
     library = SimpleNamespace(
         __version__="10.3.0",
         TensorIOMode=Mode,
+        ExecutionContextAllocationStrategy=Strategy,
         Runtime=lambda _: Recorded(
             SURFACES[version], "Runtime", SimpleNamespace(deserialize_cuda_engine=deserialize)
         ),
@@ -382,7 +286,8 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: object) -
     monkeypatch.setattr(tensorrt_backend, "load_library", lambda _: library)
     monkeypatch.setattr(tensorrt_backend, "make_logger", lambda _: logger)
     monkeypatch.setattr(tensorrt_backend, "register_plugin", lambda _: None)
-    monkeypatch.setattr(tensorrt_backend, "installed", lambda: ["tensorrt"])
+    monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt"])
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda _: library)
     monkeypatch.setenv("FUSEMATTE_CACHE", str(tmp_path / "cache"))
     return plans
 
@@ -408,7 +313,7 @@ def test_an_engine_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         return b"plan"
 
     monkeypatch.setattr(build_engine, "build_for_bundle", build)
-    engine = Engine(SURFACES[next(iter(SURFACES))], {})
+    engine = Engine(SURFACES[next(iter(SURFACES))], view=lambda *_: np.empty(0, np.float32))
     plans = on_a_card(monkeypatch, tmp_path, engine)
     for _ in range(2):
         made = TensorRtBackend(load_bundle())
@@ -425,7 +330,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(build_engine, "build_for_bundle", build)
     on_a_card(monkeypatch, tmp_path, None)
-    with pytest.raises(ExportError, match="out of memory"):
+    with pytest.raises(BackendError, match=r"NVIDIA T4.*out of memory"):
         TensorRtBackend(load_bundle())
     assert not (tmp_path / "cache").exists()
 
