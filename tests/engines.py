@@ -83,6 +83,8 @@ class Engine:
     view: the memory at an address, as an array of a shape.
     compute: outputs by name from inputs by name.
     schedule: puts work on a stream, given by its handle.
+    layers: what else one run puts on the stream: its handle, addresses and shapes of tensors by
+        name.
     """
 
     inputs = INPUTS
@@ -99,6 +101,7 @@ class Engine:
     ) -> None:
         self.surface, self.view, self.compute, self.schedule = surface, view, compute, schedule
         self.modes = modes
+        self.layers: Callable[[int, dict[str, int], dict[str, Shape]], None] | None = None
         self.contexts: list[Context] = []
         self.strategies: list[Any] = []
         self.cache = SimpleNamespace(
@@ -171,10 +174,8 @@ class Context:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert self.memory is not None
-        maps = {
-            name: self.engine.view(address, self.get_tensor_shape(name))
-            for name, address in self.addresses.items()
-        }
+        shapes = {name: self.get_tensor_shape(name) for name in self.addresses}
+        maps = {n: self.engine.view(address, shapes[n]) for n, address in self.addresses.items()}
 
         def run() -> None:
             self.runs += 1
@@ -184,4 +185,6 @@ class Context:
                 maps[name][:] = values
 
         self.engine.schedule(stream_handle, run)
+        if self.engine.layers is not None:
+            self.engine.layers(stream_handle, self.addresses, shapes)
         return True

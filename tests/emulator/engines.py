@@ -12,6 +12,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ import onnx
 import onnxruntime
 import tensorrt_rtx_bindings
 
+from fusematte.engine.backends import tensorrt_plugin
 from fusematte.engine.backends.cuda_driver import open_libcuda
+from fusematte.engine.backends.tensorrt_plugin import PLUGIN
+from fusematte.engine.refine import EPSILON, RADIUS
 from fusematte.export import build_engine, exporter
 from fusematte.export.build_engine import Engine as Built
 from fusematte.export.build_engine import Sizes
+from fusematte.export.guided_filter import without_guided_filter
 from tests.engines import RTX, SURFACES, Engine, Floats, Recorded, Shape
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -61,6 +66,22 @@ def remember(built: Callable[..., Built]) -> Callable[..., Built]:
     return build
 
 
+def guided_filter(stream: int, addresses: dict[str, int], shapes: dict[str, Shape]) -> None:
+    """The plugin's layer, called as TensorRT calls it, and the offset that follows from it."""
+    layer = tensorrt_plugin._plugin_class(tensorrt_rtx_bindings)(RADIUS, EPSILON)
+    described = [SimpleNamespace(dims=shapes[name]) for name in ("guide", "alpha", "slope")]
+    inputs, outputs = [addresses["guide"], addresses["alpha"]], [addresses["slope"]]
+    layer.enqueue(described[:2], described[2:], inputs, outputs, 0, stream)
+    alpha, slope, guide, offset = (
+        view(addresses[name], shapes[name]) for name in ("alpha", "slope", "guide", "offset")
+    )
+
+    def finish() -> None:
+        offset[:] = alpha - slope * guide
+
+    schedule(stream, finish)
+
+
 class Runtime:
     """Loads the engines that were built in this process."""
 
@@ -68,16 +89,23 @@ class Runtime:
         if plan not in _networks:
             return None
         model, sizes = _networks[plan]
+        has_plugin = any(node.op_type == PLUGIN.name for node in model.graph.node)
+        network = without_guided_filter(model) if has_plugin else model
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
+            network.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        read, written = (
+            [port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())
         )
 
         def compute(feeds: Mapping[str, Floats]) -> dict[str, Floats]:
-            return dict(zip(engine.outputs, session.run(engine.outputs, feeds), strict=True))
+            results = session.run(written, {name: feeds[name] for name in read})
+            return dict(zip(written, results, strict=True))
 
         engine = Engine(SURFACE, view, compute, schedule, tensorrt_rtx_bindings.TensorIOMode)
-        engine.inputs = tuple(port.name for port in session.get_inputs())
-        engine.outputs = tuple(port.name for port in session.get_outputs())
+        engine.inputs = tuple(value.name for value in model.graph.input)
+        engine.outputs = tuple(value.name for value in model.graph.output)
+        engine.layers = guided_filter if has_plugin else None
         engine.least, engine.best, engine.most = sizes.least, sizes.best, sizes.most
         return Recorded(SURFACE, "ICudaEngine", engine)
 

@@ -1,6 +1,6 @@
 """The frame path of the GPU with its kernels compiled for the CPU: the pictures of ``compose``.
 
-What is left to a GPU: the driver's own calls, NVDEC and NVENC.
+What is left to a GPU, see test_on_a_gpu.py: the driver's own calls, NVDEC and NVENC.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from tests.device import HostDevice, compiled_for_the_host
 from tests.helpers import content, make_clip
 
 from fusematte.engine.backends import Map, Maps, sharing
-from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
 from fusematte.engine.composite import compose, open_background
 from fusematte.engine.decode import Reader
 from fusematte.engine.encode import Writer
@@ -40,7 +39,6 @@ from fusematte.engine.gpu.pictures import (
 from fusematte.engine.gpu.stages import GpuStages, Wishes, nvdec_for, nvenc_for, take_gpu, why_not
 from fusematte.engine.look import Look
 from fusematte.engine.matte import Matter
-from fusematte.engine.models import load_bundle
 
 HEIGHT, WIDTH = 96, 160
 PLAIN = Wishes(False, False, Look(), False, None, None)
@@ -540,24 +538,3 @@ def test_another_backends_jobs_are_left_alone(caplog: pytest.LogCaptureFixture) 
         scene = open_background("green")
         assert take_gpu(stack, described, lambda _: described, matter, scene, PLAIN) is None
     assert "GPU" not in caplog.text
-
-
-@pytest.mark.gpu
-def test_on_a_gpu(tmp_path: Path) -> None:
-    """NVDEC, the engine, NVENC where there is one: the same pictures as with the CPU's frames."""
-    reason = TensorRtBackend.unavailable()
-    if reason is not None:
-        pytest.skip(reason)
-    from fusematte.engine.job import Tools, run
-
-    clip = make_clip(tmp_path / "a.mp4", width=640, height=352, frames=12)
-    with Matter(load_bundle().name, backend="tensorrt") as matter:
-        run(clip, tmp_path / "gpu.mkv", tools=Tools(matter, open_background("green")), codec="ffv1")
-        matter.reset()
-        mattes: list[object] = []  # who looks at mattes gets the CPU's frames
-        tools = Tools(matter, open_background("green"))
-        run(clip, tmp_path / "cpu.mkv", tools=tools, codec="ffv1", observe=mattes.append)
-        assert len(mattes) == 12
-    gpu, cpu = (planes_in(tmp_path / f"{name}.mkv") for name in ("gpu", "cpu"))
-    for ours, theirs in zip(gpu, cpu, strict=True):
-        assert np.abs(ours.astype(int) - theirs).mean() < 0.5
