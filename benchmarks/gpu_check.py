@@ -47,6 +47,8 @@ SIZES = {"720p": (288, 512), "1080p": (288, 512), "2160p": (576, 1024), "800x800
 FRAMES = {"720p": (720, 1280), "1080p": (1080, 1920), "2160p": (2160, 3840)}
 STREAMS = (1, 2, 4, 8, 16, 32)
 RUNS, WARM = 100, 20
+COPIED = 256 << 20
+"""Bytes."""
 
 
 def median_ms(driver: CudaDriver, work: Callable[[], None]) -> float:
@@ -69,10 +71,9 @@ def median_ms(driver: CudaDriver, work: Callable[[], None]) -> float:
 def copy_bandwidth(driver: CudaDriver) -> float:
     """Bytes read and written per second, in GB, of a copy within the device: what kernels that do
     little else can come near."""
-    size = 256 << 20
-    source, target = driver.allocate(size), driver.allocate(size)
-    ms = median_ms(driver, lambda: driver.copy(int(source), int(target), size))
-    return round(2 * size / ms / 1e6, 1)
+    source, target = driver.allocate(COPIED), driver.allocate(COPIED)
+    ms = median_ms(driver, lambda: driver.copy(int(source), int(target), COPIED))
+    return round(2 * COPIED / ms / 1e6, 1)
 
 
 def kernel_bandwidth(driver: CudaDriver, copy: float) -> Iterator[dict[str, Any]]:
@@ -272,6 +273,12 @@ def torch_times() -> Iterator[dict[str, Any]]:
     backend.close()
 
 
+def run_gpu_tests() -> int:
+    """The exit code of the tests marked ``gpu``."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    return subprocess.run(command, check=False, cwd=RESULTS.parents[2]).returncode
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -279,14 +286,14 @@ def main() -> None:
     args = parser.parse_args()
     if reason := why_no_cuda():
         sys.exit(f"gpu-check needs an NVIDIA GPU: {reason}")
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], check=False)
+    tests = run_gpu_tests()
     driver = CudaDriver()
     results: dict[str, Any] = {
         "gpu": driver.name,
         "compute_capability": driver.compute_capability,
         "driver": driver.version,
         "date": datetime.now(UTC).date().isoformat(),
-        "gpu_tests_exit_code": tests.returncode,
+        "gpu_tests_exit_code": tests,
     }
     with tempfile.TemporaryDirectory() as folder, driver.current():
         results["copy_gb_per_s"] = copy_bandwidth(driver)
@@ -305,7 +312,7 @@ def main() -> None:
     args.output.parent.mkdir(exist_ok=True)
     args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results, indent=2))
-    sys.exit(tests.returncode not in (0, 5))  # 5: no test is marked for a GPU
+    sys.exit(tests not in (0, 5))  # 5: no test is marked for a GPU
 
 
 if __name__ == "__main__":

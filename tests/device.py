@@ -94,9 +94,6 @@ class HostDevice:
     def mark(self) -> Any:  # noqa: ANN401
         return SimpleNamespace(synchronize=lambda: None)
 
-    def follow(self, event: object) -> None:
-        pass
-
     def follow_decoder(self) -> None:
         pass
 

@@ -76,7 +76,6 @@ class Device(cuda.Device, Protocol):
     def begin_frame(self) -> None: ...
     def capture(self, work: Callable[[], None]) -> Graph: ...
     def mark(self) -> Event: ...
-    def follow(self, event: Event) -> None: ...
     def follow_decoder(self) -> None: ...
     def wait(self) -> None: ...
 
@@ -226,10 +225,8 @@ class FramePath:
         slot = self._free.pop() if self._free else self._new_slot()
         slot.frame = frame
         self._take_in(slot, frame)
-        taken = self.intake.mark()
-        taken.synchronize()
+        self.intake.mark().synchronize()
         anew = self.matter.starts_anew(frame, slot.coarse_host[0])
-        self.device.follow(taken)
         self._update_background(frame)
         if anew or not self._follows:
             self._restart(slot)

@@ -8,9 +8,10 @@ PyCUDA and the CUDA kernels must be installed, see ``make gpu-emulated``.
 from __future__ import annotations
 
 import os
+import re
+import site
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ def build_driver() -> None:
     stubs.write_text(
         "".join(
             f'extern "C" __attribute__((weak)) int {name}() {{ return {NOT_SUPPORTED}; }}\n'
-            for name in names_wanted()
+            for name in sorted(names_wanted())
         ),
         "utf-8",
     )
@@ -42,17 +43,27 @@ def build_driver() -> None:
         link.symlink_to(library.name)
 
 
-def names_wanted() -> list[str]:
-    """What PyCUDA asks the driver's library for, where PyCUDA is installed."""
-    spec = find_spec("pycuda")
-    if spec is None or spec.origin is None:
-        return []
-    (module,) = Path(spec.origin).parent.glob("_driver*.so")
-    listing = subprocess.run(
-        ["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True
-    ).stdout
-    names = (line.split()[-1] for line in listing.splitlines())
-    return [name for name in names if name.startswith("cu")]
+def names_wanted() -> set[str]:
+    """What PyCUDA and libav ask the driver's library for, as far as they are installed."""
+    modules = [path for folder in site_packages() for path in folder.glob("pycuda/_driver*.so")]
+    listed = (
+        subprocess.run(
+            ["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True
+        ).stdout
+        for module in modules
+    )
+    names = {line.split()[-1] for text in listed for line in text.splitlines()}
+    libraries = [path for folder in site_packages() for path in folder.glob("av.libs/libavutil*")]
+    for library in libraries:  # which looks its names up when it runs
+        names |= {
+            name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+)(?=\0)", library.read_bytes())
+        }
+    return {name for name in names if name.startswith("cu")}
+
+
+def site_packages() -> list[Path]:
+    """Where packages are installed."""
+    return [Path(folder) for folder in site.getsitepackages()]
 
 
 def main() -> None:

@@ -250,6 +250,10 @@ int cuDevicePrimaryCtxSetFlags_v2(int, unsigned flags) {
     return context_flags = flags, kSuccess;
 }
 
+int cuDevicePrimaryCtxSetFlags(int device, unsigned flags) {
+    return cuDevicePrimaryCtxSetFlags_v2(device, flags);
+}
+
 int cuDevicePrimaryCtxRetain(void** made, int) {
     const Lock lock(mutex);
     ++context_users;
@@ -260,6 +264,8 @@ int cuDevicePrimaryCtxRelease_v2(int) {
     const Lock lock(mutex);
     return context_users ? (--context_users, kSuccess) : kInvalidContext;
 }
+
+int cuDevicePrimaryCtxRelease(int device) { return cuDevicePrimaryCtxRelease_v2(device); }
 
 int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
     const Lock lock(mutex);
@@ -355,20 +361,24 @@ struct Copy2D {  // CUDA_MEMCPY2D
 };
 
 int cuMemcpy2DAsync_v2(const Copy2D* wanted, void* stream) {
-    constexpr int kDevice = 2;  // CU_MEMORYTYPE_DEVICE
+    constexpr int kHost = 1, kDevice = 2;  // CU_MEMORYTYPE_HOST, CU_MEMORYTYPE_DEVICE
     const Copy2D job = *wanted;
-    if (job.source_type != kDevice || job.target_type != kDevice) return kInvalidValue;
+    const bool from_device = job.source_type == kDevice, to_device = job.target_type == kDevice;
+    if (!from_device && job.source_type != kHost) return kInvalidValue;
+    if (!to_device && job.target_type != kHost) return kInvalidValue;
     if (job.width > job.source_pitch || job.width > job.target_pitch) return kInvalidValue;
-    return put(stream, [=] {
+    const Result result = put(stream, [=] {
+        const auto* source = from_device ? job.source_device : job.source_host;
+        auto* target = to_device ? job.target_device : job.target_host;
         for (std::size_t row = 0; row < job.height; ++row) {
-            const auto* source =
-                job.source_device + (job.source_y + row) * job.source_pitch + job.source_x;
-            auto* target =
-                job.target_device + (job.target_y + row) * job.target_pitch + job.target_x;
-            if (const Result result = copy(target, source, job.width, true, true)()) return result;
+            const auto* from = source + (job.source_y + row) * job.source_pitch + job.source_x;
+            auto* to = target + (job.target_y + row) * job.target_pitch + job.target_x;
+            if (const Result result = copy(to, from, job.width, from_device, to_device)())
+                return result;
         }
         return kSuccess;
     });
+    return result || (from_device && to_device) ? result : wait_for(stream_of(stream));
 }
 
 int cuMemsetD8Async(void* target, unsigned char value, std::size_t size, void* stream) {

@@ -21,9 +21,13 @@ from fusematte.cpp_ext import cuda
 from fusematte.engine.backends import sharing
 from fusematte.engine.backends.cuda_driver import CudaDriver
 from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
-from fusematte.engine.composite import Background, open_background
+from fusematte.engine.composite import Background, compose, open_background
+from fusematte.engine.decode import Reader
 from fusematte.engine.doctor import report
 from fusematte.engine.errors import BackendError
+from fusematte.engine.frame import Frame
+from fusematte.engine.gpu.pictures import DeviceFrame, PictureLayout, stand_ins
+from fusematte.engine.gpu.stages import GpuStages
 from fusematte.engine.job import Tools, run
 from fusematte.engine.matte import Matter
 from fusematte.engine.models import load_bundle
@@ -199,6 +203,48 @@ def test_frames_that_stay_on_it_look_the_same(
     ours, theirs = jobs_of(matter, clip, open_background(background))
     assert "frames stay on" in caplog.text
     assert_alike(ours, theirs, largest=4 << (bits - 8))
+
+
+def test_frames_of_the_device_stay_there(matter: Matter, tmp_path: Path) -> None:
+    """As NVDEC gives them and NVENC takes them, in libav's own frames."""
+    clip, background = clip_of(tmp_path / "a.mkv"), open_background("blur")
+    assert isinstance(matter.backend, TensorRtBackend)
+    with ExitStack() as stack:
+        drivers = tuple(stack.enter_context(closing(CudaDriver())) for _ in range(2))
+        frames = list(stack.enter_context(Reader(clip)))
+        matter.reset()
+        expected = [compose(frame, matter(frame), background) for frame in frames]
+        matter.reset()
+        stages = GpuStages(
+            matter.backend.network, (drivers[0], drivers[1]), drivers[0].current, matter,
+            background, keep=True, with_alpha=False,
+        )  # fmt: skip
+        stack.enter_context(closing(stages))
+        for frame, theirs in zip(frames, expected, strict=True):
+            got = stages.finish(stages.begin(on_device(frame, drivers[0]))).frame
+            assert isinstance(got, DeviceFrame)
+            assert got.picture.format.name == "cuda"
+            shown = got.picture.reformat(format="nv12").to_ndarray()
+            pairs = shown[HEIGHT:].reshape(HEIGHT // 2, WIDTH // 2, 2)
+            ours = shown[:HEIGHT], pairs[..., 0], pairs[..., 1]
+            for one, other in zip(ours, theirs.frame.planes, strict=True):
+                difference = np.abs(one.astype(int) - other)
+                assert difference.mean() < 0.25
+                assert difference.max() <= 4
+
+
+def on_device(frame: Frame, driver: CudaDriver) -> DeviceFrame:
+    """A frame in the device's memory, U and V in turns."""
+    layout = PictureLayout(format=frame.format, height=frame.height, width=frame.width, paired=True)
+    with driver.current():
+        block, memory = driver.pinned((layout.size,), np.uint8), driver.allocate(layout.size)
+        layout.pack(frame.planes, block)
+        driver.upload(block, int(memory))
+        driver.wait()
+        picture = layout.picture(int(memory), driver.kind, memory)
+    known = {k: v for k, v in vars(frame).items() if k != "planes"}
+    planes = stand_ins(frame.format, frame.height, frame.width)
+    return DeviceFrame(planes=planes, picture=picture, **known)
 
 
 def test_an_odd_size_and_an_alpha(matter: Matter, tmp_path: Path) -> None:
