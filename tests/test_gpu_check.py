@@ -12,6 +12,8 @@ import pytest
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
+from fusematte.training.network import CONFIGS
+from tests.export.test_bundle import SMALL
 
 pytestmark = pytest.mark.gpu
 
@@ -33,6 +35,7 @@ def gpu_check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     }  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setitem(CONFIGS, "paper", SMALL)  # minutes less to export
     return module
 
 

@@ -44,11 +44,11 @@ struct Span {
 };
 
 template <class T>
-__device__ float area_mean(const Source& planes, int channel, int lead, int step, Span rows,
+__device__ float area_mean(const std::uint8_t* plane, std::ptrdiff_t stride, int step, Span rows,
                            Span columns) {
     float sum = 0;
     for (int y = rows.first; y <= rows.last; ++y) {
-        const T* samples = row<T>(planes, channel, y) + lead;
+        const T* samples = reinterpret_cast<const T*>(plane + y * stride);
         float line = 0;
         for (int x = columns.first; x <= columns.last; ++x)
             line += columns.weight(x) * static_cast<float>(samples[x * step]);
@@ -66,15 +66,22 @@ __device__ void resize(const ResizeJob& job) {
     const Span rows(layout.height, job.height, y), columns(layout.width, job.width, x);
     const Span chroma_rows(layout.chroma_height, job.height, y);
     const Span chroma_columns(layout.chroma_width, job.width, x);
-    float color[3];
-    color[0] = (area_mean<T>(job.source, 0, 0, 1, rows, columns) * scale - job.levels.black) /
-               job.levels.luma_span;
-    for (int c = 1; c < 3; ++c) {
-        const bool pairs = layout.interleaved;
-        const float mean = area_mean<T>(job.source, pairs ? 1 : c, pairs ? c - 1 : 0,
-                                        pairs ? 2 : 1, chroma_rows, chroma_columns);
-        color[c] = (mean * scale - job.levels.neutral) / job.levels.chroma_span;
-    }
+    // Planes are named one by one: an index would bring their addresses into slow local memory.
+    const Source& source = job.source;
+    const bool pairs = layout.interleaved;
+    const auto* red = pairs ? source.data[1] + sizeof(T) : source.data[2];
+    const std::ptrdiff_t red_stride = pairs ? source.stride[1] : source.stride[2];
+    const float luma = area_mean<T>(source.data[0], source.stride[0], 1, rows, columns);
+    const int step = pairs ? 2 : 1;
+    const float chroma[2] = {
+        area_mean<T>(source.data[1], source.stride[1], step, chroma_rows, chroma_columns),
+        area_mean<T>(red, red_stride, step, chroma_rows, chroma_columns),
+    };
+    const float color[3] = {
+        (luma * scale - job.levels.black) / job.levels.luma_span,
+        (chroma[0] * scale - job.levels.neutral) / job.levels.chroma_span,
+        (chroma[1] * scale - job.levels.neutral) / job.levels.chroma_span,
+    };
     const ToRgb matrix = to_rgb(job.matrix.red, job.matrix.blue);
     const float rgb[3] = {
         color[0] + matrix.red_cr * color[2],
