@@ -38,7 +38,7 @@ gpu-check: $(VENV)/.develop  ## on a CUDA machine: GPU tests, kernels, device ti
 gpu-emulated: $(VENV)/.pycuda cpp_ext/kernels.fatbin  ## the GPU tests on an emulated CUDA driver
 	$(BIN)/pytest tests/cpp_ext/test_nvcc.py
 	$(BIN)/python -m tests.emulator
-	FUSEMATTE_EMULATED=tensorrt $(BIN)/python -m tests.emulator tests/engine
+	FUSEMATTE_EMULATED=tensorrt $(BIN)/python -m tests.emulator tests/engine -k "not exported"
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
 	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q

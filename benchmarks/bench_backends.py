@@ -1,10 +1,11 @@
 """Model x backend x precision: time, size and accuracy of everything that runs here.
 
-    python benchmarks/bench_backends.py --frames VIDEO... [--output PATH] [--model MODEL]
+    python benchmarks/bench_backends.py CPU_CLASS --frames VIDEO... [--model MODEL]
 
 Each export is made, proved on the frames and timed beside the shipped model in turns; int8 that is
 no faster, or off by more than its bound, is measured all the same.  OpenVINO is also held to f32,
-as on a processor without bf16.  Writes benchmarks/results/backends.json; tables.py renders it.
+as on a processor without bf16.  Writes benchmarks/results/backends-CPU_CLASS.json, where the class
+is what its fastest instructions are called (avx2, bf16); tables.py renders all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fusematte.export.frames import Sample, load_samples
 from fusematte.export.verify import Reference
 from fusematte.training.weights import load_network
 
-RESULTS = Path(__file__).parent / "results" / "backends.json"
+RESULTS = Path(__file__).parent / "results"
 RUNS = 40
 
 
@@ -105,10 +106,10 @@ def _row(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cpu_class")
     parser.add_argument("--frames", nargs="+", type=Path, required=True)
     parser.add_argument("--model", default="edge")
     parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     bundle = load_bundle(args.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +123,8 @@ def main() -> None:
         "size": f"{width}x{height}",
         "rows": rows,
     }
-    args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    output = RESULTS / f"backends-{args.cpu_class}.json"
+    output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     for row in rows:
         print(row)
 

@@ -367,8 +367,8 @@ def main() -> None:
     if _path("network").exists():
         card += network_line(_load("network"))
     _replace(ROOT / "docs" / "model-card.md", card)
-    if (ROOT / "benchmarks" / "results" / "backends.json").exists():
-        _replace(ROOT / "docs" / "export.md", backends_table(_load("backends")))
+    classes = sorted(path.stem for path in _path("").parent.glob("backends-*.json"))
+    _replace(ROOT / "docs" / "export.md", "\n".join(map(backends_table, map(_load, classes))))
     _replace(ROOT / "docs" / "training.md", _training_tables())
     _replace(ROOT / "docs" / "long-jobs.md", long_jobs_tables())
 
