@@ -27,7 +27,7 @@ from fusematte.engine.models import Bundle, load_bundle
 from fusematte.export.build_engine import Sizes, build_engine
 from fusematte.export.bundle import write_bundle
 from fusematte.export.frames import Sample, load_samples
-from fusematte.export.graph import simplify, to_half
+from fusematte.export.graph import fp32_islands, simplify, to_half
 from fusematte.export.guided_filter import add_guided_filter, without_guided_filter
 from fusematte.export.quantise import quantise_onnx, quantise_openvino
 from fusematte.export.torch_tensorrt_export import write_program
@@ -60,7 +60,7 @@ class Request:
 
     size: the network's (height, width); None: any.
     sizes: smallest and largest (height, width) of an engine that takes a range.
-    frames: real frames, see ``load_samples``.
+    frames: real frames, see ``load_samples``; ``count`` of them are taken, ``FRAMES`` by default.
     """
 
     bundle: Bundle
@@ -70,12 +70,13 @@ class Request:
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     guided_filter: str = "external"
     frames: tuple[Path, ...] = ()
+    count: int | None = None
 
     @cached_property
     def samples(self) -> list[Sample]:
         """Real frames, as the network sees them."""
         size = self.engine_sizes().best if "tensorrt" in self.target else None
-        return load_samples(self.frames, self.bundle, FRAMES, size)
+        return load_samples(self.frames, self.bundle, self.count or FRAMES, size)
 
     @cached_property
     def master(self) -> onnx.ModelProto:
@@ -114,7 +115,7 @@ class Request:
     def network(self) -> onnx.ModelProto:
         """The ONNX graph in the precision that is asked for."""
         if self.precision == "int8":
-            return quantise_onnx(self.master, self.calibration())
+            return quantise_onnx(self.master, self.calibration(), fp32_islands(self.master))
         return to_half(self.master) if self.precision == "fp16" else self.master
 
 
@@ -179,7 +180,7 @@ def describe(request: Request, artifact: Artifact, folder: Path) -> dict[str, An
     """Writes the manifest of what was made, and returns it; nothing is proved yet."""
     hashes = {name: _sha256(folder / name) for name in artifact.files}
     main, *others = artifact.files
-    manifest = request.bundle.manifest | {
+    manifest = request.bundle.without_int8().manifest | {
         "file": main,
         "sha256": hashes[main],
         "files": {name: hashes[name] for name in others},
@@ -228,7 +229,7 @@ def _prove(request: Request, made: Bundle, kind: type[Backend]) -> dict[str, Any
     if made.file.suffix == ".engine":
         proof["engine_ran"] = True
     if request.precision == "int8":
-        proof["speed"] = _compare_speed(request, backend, kind(request.bundle))
+        proof["speed"] = _compare_speed(request, backend, kind(request.bundle.without_int8()))
     backend.close()
     return proof
 
@@ -273,9 +274,12 @@ def _write_onnx(request: Request, folder: Path) -> Artifact:
 def _write_openvino(request: Request, folder: Path) -> Artifact:
     import openvino
 
-    model = openvino.Core().read_model(request.bundle.file)
+    core = openvino.Core()
     if request.precision == "int8":
-        model = quantise_openvino(model, request.calibration())
+        master = core.read_model(request.master.SerializeToString())
+        model = quantise_openvino(master, request.calibration(), fp32_islands(request.master))
+    else:
+        model = core.read_model(request.bundle.file)
     half = request.precision != "fp32"
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=half)
     return Artifact(files=("model.xml", "model.bin"))

@@ -13,27 +13,46 @@ if TYPE_CHECKING:
     import openvino
 
 
-def quantise_openvino(model: openvino.Model, inputs: Sequence[dict[str, Map]]) -> openvino.Model:
-    """An int8 model for OpenVINO; weights per channel, activations by their range on ``inputs``.
+def quantise_openvino(
+    model: openvino.Model, inputs: Sequence[dict[str, Map]], islands: Sequence[str]
+) -> openvino.Model:
+    """An int8 model for OpenVINO; weights per channel, activations by their whole range on
+    ``inputs``.
 
     Activations are symmetric around zero: TensorRT knows no others, and OpenVINO is faster so.
+    Weights must be fp32: those that are stored in fp16 would stay as they are.
+
+    islands: the ONNX nodes that stay in fp32, see ``graph.fp32_islands``.  The probabilities are
+        among them: rounded to int8 they would leave 0..1.
     """
-    return _quantise(model, inputs)
+    known = {node.get_friendly_name() for node in model.get_ops()}
+    results = (port.get_node().input_value(0).get_node() for port in model.outputs)
+    last = {node.get_friendly_name() for node in results}  # which OpenVINO has renamed
+    return _quantise(model, inputs, sorted(known.intersection(islands) | last))
 
 
-def quantise_onnx(model: onnx.ModelProto, inputs: Sequence[dict[str, Map]]) -> onnx.ModelProto:
+def quantise_onnx(
+    model: onnx.ModelProto, inputs: Sequence[dict[str, Map]], islands: Sequence[str]
+) -> onnx.ModelProto:
     """The same as ONNX with QuantizeLinear and DequantizeLinear, for TensorRT."""
-    quantised: onnx.ModelProto = _quantise(model, inputs)
+    quantised: onnx.ModelProto = _quantise(model, inputs, islands)
     return quantised
 
 
-def _quantise(model: Any, inputs: Sequence[dict[str, Map]]) -> Any:  # noqa: ANN401
+def _quantise(model: Any, inputs: Sequence[dict[str, Map]], islands: Sequence[str]) -> Any:  # noqa: ANN401
     nncf = _import_nncf()
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    ranges = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    )
     return nncf.quantize(
         model,
         nncf.Dataset(inputs),
         subset_size=len(inputs),
         preset=nncf.QuantizationPreset.PERFORMANCE,
+        ignored_scope=nncf.IgnoredScope(names=list(islands)),
+        advanced_parameters=ranges,
     )
 
 

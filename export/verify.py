@@ -65,10 +65,11 @@ class Reference:
         """Runs ``infer(image, previous)`` on every case."""
         differences, bands, errors = [], [], []
         for image, previous, expected, truth in self.cases:
-            alpha = infer(image, previous).alpha
+            maps = infer(image, previous)
+            if not all(np.isfinite(m).all() and m.min() >= 0 and m.max() <= 1 for m in maps):
+                raise ExportError("the export's maps are not within 0..1 on real frames: not kept")
+            alpha = maps.alpha
             difference = np.abs(alpha - expected)
-            if not np.isfinite(difference).all():
-                raise ExportError("the export's alpha is not finite on real frames: not kept")
             differences.append(difference.ravel())
             bands.append(difference[transition_band(expected)])
             if truth is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,8 @@ Every one of them holds threads and memory of its own."""
 
 
 class OpenVinoBackend(Backend):
-    """The network on the CPU, in bf16 where the processor computes in it, else in f32.
+    """The network on the CPU: in bf16 where the processor computes in it; elsewhere in int8, if the
+    bundle has that network, or in f32.
 
     Each input size is compiled once, with static shapes: OpenVINO plans memory and picks kernels
     for the size it knows.  Of more than ``COMPILED``, the one not used for longest goes.
@@ -46,10 +48,11 @@ class OpenVinoBackend(Backend):
         self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
         self.device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.precision = str(self._options["INFERENCE_PRECISION_HINT"])
+        file = bundle.int8 if bundle.int8 and self._int8_is_fastest() else bundle.file
         try:
-            self._model = self._core.read_model(bundle.file)
+            self._model = self._core.read_model(file)
         except RuntimeError as error:
-            raise ModelError(f"{bundle.file}: OpenVINO cannot read it: {error}") from error
+            raise ModelError(f"{file}: OpenVINO cannot read it: {error}") from error
         inputs, outputs = self._model.inputs, self._model.outputs
         self.check_ports({p.any_name for p in inputs}, {p.any_name for p in outputs})
         if any(node.get_type_name() == "FakeQuantize" for node in self._model.get_ops()):
@@ -66,6 +69,12 @@ class OpenVinoBackend(Backend):
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         return options
+
+    def _int8_is_fastest(self) -> bool:
+        """By measurement, see docs/export.md: on x86 without bf16; ARM has not been measured."""
+        known = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        return x86 and self.precision == "f32" and "INT8" in known
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         request = self._requests.pop(shape, None)

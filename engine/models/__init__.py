@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,17 @@ class Bundle:
     multiple: int
     default_size: tuple[int, int]
     manifest: dict[str, Any]
+
+    @property
+    def int8(self) -> Path | None:
+        """The same network in int8, for processors that are fastest so; None: there is none."""
+        name = self.manifest.get("int8", {}).get("file")
+        own = self.file == self.folder / self.manifest["file"]
+        return self.folder / name if name and own else None
+
+    def without_int8(self) -> Bundle:
+        """The same model, as if it had no int8 network."""
+        return replace(self, manifest={k: v for k, v in self.manifest.items() if k != "int8"})
 
     @property
     def only_size(self) -> tuple[int, int] | None:

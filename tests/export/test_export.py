@@ -27,6 +27,7 @@ from fusematte.engine.matte import Matter  # noqa: E402
 from fusematte.engine.models import load_bundle  # noqa: E402
 from fusematte.engine.recolor import frame_from_rgb  # noqa: E402
 from fusematte.export import exporter, verify  # noqa: E402
+from fusematte.export.add_int8 import add_int8  # noqa: E402
 from fusematte.export.frames import load_samples  # noqa: E402
 from fusematte.export.graph import fp32_islands, simplify, to_half  # noqa: E402
 from fusematte.export.verify import Reference, check, transition_band  # noqa: E402
@@ -107,6 +108,32 @@ def test_int8_is_calibrated_and_timed(
     assert set(told["speed"]["median_ms"]) > {"int8"}
     made = create_backend("auto", load_bundle(tmp_path / "out"))
     assert (made.name, made.precision) == ("openvino", "int8")
+
+
+def test_int8_beside_a_bundles_own_network(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is proved, registered with its hash, and left out of what is exported of the bundle."""
+    pytest.importorskip("nncf")
+    folder = Path(shutil.copytree(model, tmp_path / "small"))
+    before = (folder / "manifest.json").read_text("utf-8")
+    frames = [clip(tmp_path)]
+    monkeypatch.setitem(verify.BOUNDS, "int8", 1e-9)
+    with pytest.raises(ExportError, match="int8: alpha is off by"):
+        add_int8(load_bundle(folder), frames)
+    assert (folder / "manifest.json").read_text("utf-8") == before
+    assert not list(folder.glob("*int8*"))
+
+    monkeypatch.setitem(verify.BOUNDS, "int8", 0.1)
+    accuracy = add_int8(load_bundle(folder), frames)
+    assert 0 < accuracy.mean < 0.1
+    made = load_bundle(folder)
+    assert made.int8 == folder / "model-int8.onnx"
+    assert "int8" not in export(folder, tmp_path / "out", "onnx", "fp32")
+    assert load_bundle(tmp_path / "out").int8 is None
+    made.int8.write_bytes(b"something else")
+    with pytest.raises(ModelError, match=r"model-int8\.onnx: its SHA-256"):
+        load_bundle(folder)
 
 
 def test_int8_that_is_no_faster_is_not_kept(

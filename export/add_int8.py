@@ -1,0 +1,70 @@
+"""Adds the int8 network to a bundle: ``python -m fusematte.export.add_int8 --frames VIDEO...``.
+
+The bundle's own network stays; OpenVINO runs the other one on processors that are fastest so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
+from fusematte.export.exporter import Request
+from fusematte.export.verify import Accuracy, check
+
+NAME = "model-int8.onnx"
+FRAMES = 96
+"""Every other one calibrates, the rest prove it."""
+
+
+def add_int8(bundle: Bundle, frames: Sequence[Path]) -> Accuracy:
+    """Quantises the bundle's network on real frames and, within the bound, keeps it beside it.
+
+    Raises:
+        ExportError: it is beyond the bound; nothing is kept.
+        InputError: the frames cannot be read.
+    """
+    request = Request(
+        bundle=bundle, target="onnx", precision="int8", frames=tuple(frames), count=FRAMES
+    )
+    file, partial = bundle.folder / NAME, bundle.folder / f"{NAME}.part.onnx"
+    try:
+        onnx.save_model(request.network(), partial)
+        backend = OpenVinoBackend(replace(bundle, file=partial))
+        accuracy = request.reference.compare(backend.infer)
+        check(accuracy, backend.precision)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    _register(bundle, file, accuracy)
+    return accuracy
+
+
+def _register(bundle: Bundle, file: Path, accuracy: Accuracy) -> None:
+    others = bundle.manifest.get("files", {})
+    manifest = bundle.manifest | {
+        "files": others | {file.name: hashlib.sha256(file.read_bytes()).hexdigest()},
+        "int8": {"file": file.name, "accuracy": accuracy.as_dict()},
+    }
+    path = bundle.folder / "manifest.json"
+    path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m fusematte.export.add_int8")
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="shipped, or a folder")
+    parser.add_argument("--frames", nargs="+", type=Path, required=True, metavar="VIDEO")
+    args = parser.parse_args()
+    print(add_int8(load_bundle(args.model), args.frames))
+
+
+if __name__ == "__main__":
+    main()
