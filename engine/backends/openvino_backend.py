@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.cpp_ext import instruction_sets
 from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.errors import ModelError
 from fusematte.engine.models import Bundle
@@ -23,8 +23,8 @@ Every one of them holds threads and memory of its own."""
 
 
 class OpenVinoBackend(Backend):
-    """The network on the CPU: in bf16 where the processor computes in it; elsewhere in int8, if the
-    bundle has that network, or in f32.
+    """The network on the CPU: in bf16 where the processor computes in it; with AVX2 else in int8,
+    if the bundle has that network; in f32 elsewhere.
 
     Each input size is compiled once, with static shapes: OpenVINO plans memory and picks kernels
     for the size it knows.  Of more than ``COMPILED``, the one not used for longest goes.
@@ -71,10 +71,8 @@ class OpenVinoBackend(Backend):
         return options
 
     def _int8_is_fastest(self) -> bool:
-        """By measurement, see docs/export.md: on x86 without bf16; ARM has not been measured."""
-        known = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
-        return x86 and self.precision == "f32" and "INT8" in known
+        """By measurement, see docs/export.md: with AVX2 and without bf16; ARM was not measured."""
+        return self.precision == "f32" and "avx2" in instruction_sets()
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         request = self._requests.pop(shape, None)

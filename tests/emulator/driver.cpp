@@ -202,7 +202,7 @@ Result release(std::map<std::uintptr_t, std::size_t>& memory, void* data) {
                      found->second);
         std::abort();
     }
-    std::memset(begin, kNoNumber, found->second);  // and never used again: see kTotalMemory
+    std::memset(begin, kNoNumber, found->second);  // and given to nobody again
     in_use -= found->second;
     memory.erase(found);
     return kSuccess;
@@ -286,12 +286,6 @@ int cuCtxGetCurrent(void** current) {
     return *current = contexts.empty() ? nullptr : contexts.back(), kSuccess;
 }
 
-int cuCtxSetCurrent(void* wanted) {
-    if (!contexts.empty()) contexts.pop_back();
-    if (wanted) contexts.push_back(wanted);
-    return kSuccess;
-}
-
 int cuCtxGetDevice(int* device) {
     return contexts.empty() ? kInvalidContext : (*device = 0, kSuccess);
 }
@@ -303,17 +297,9 @@ int cuCtxSynchronize() {
 
 // ---- memory
 
-int cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
-    const Lock lock(mutex);
-    return *free = kTotalMemory - in_use, *total = kTotalMemory, kSuccess;
-}
-
 int cuMemAlloc_v2(void** target, std::size_t size) { return allocate(device_memory, target, size); }
 int cuMemFree_v2(void* data) { return release(device_memory, data); }
 
-int cuMemAllocHost_v2(void** target, std::size_t size) {
-    return allocate(pinned_memory, target, size);
-}
 int cuMemHostAlloc(void** target, std::size_t size, unsigned) {
     return allocate(pinned_memory, target, size);
 }
