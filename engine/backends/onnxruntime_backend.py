@@ -72,7 +72,7 @@ class OnnxRuntimeBackend(Backend):
 
     def infer(self, image: Map, previous: Map) -> Maps:
         results = self._session.run(list(Maps._fields), self.feeds(image, previous))
-        return Maps(*(result[0, 0] for result in results))
+        return self.within_range(result[0, 0] for result in results)
 
     def close(self) -> None:
         self._session = None

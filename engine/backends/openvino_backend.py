@@ -98,7 +98,7 @@ class OpenVinoBackend(Backend):
         request = self._request(image.shape)
         request.infer(self.feeds(image, previous), share_inputs=True)
         # The request's own buffers are overwritten by the next frame.
-        return Maps(*(request.get_tensor(name).data[0, 0].copy() for name in Maps._fields))
+        return self.within_range(request.get_tensor(name).data[0, 0] for name in Maps._fields)
 
     def close(self) -> None:
         self._requests.clear()

@@ -324,7 +324,7 @@ class TensorRtBackend(Backend):
             feeds["guide"] = np.tensordot(LUMA, image, (0, 1))[:, None].reshape(previous.shape)
         with self._driver.current():
             results = self._runner.run(feeds)
-        return Maps(*(results[name][0, 0].copy() for name in Maps._fields))
+        return self.within_range(results[name][0, 0] for name in Maps._fields)
 
     def close(self) -> None:
         if self._closed:

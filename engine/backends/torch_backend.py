@@ -96,7 +96,7 @@ class TorchBackend(Backend):
                 if image.shape not in self._graphs:
                     self._graphs[image.shape] = _CudaGraph(self._run, inputs)
                 results = self._graphs[image.shape].replay(inputs)
-            return Maps(*(result[0, 0].float().cpu().numpy().copy() for result in results))
+            return self.within_range(result[0, 0].float().cpu().numpy() for result in results)
 
     def close(self) -> None:
         self._graphs.clear()

@@ -80,6 +80,15 @@ def test_results_are_the_callers_to_keep(backend: Backend) -> None:
     np.testing.assert_array_equal(backend.infer(image, none).alpha, kept[0])
 
 
+def test_maps_stay_within_0_and_1() -> None:
+    """Whatever the last bit of a runtime's arithmetic does."""
+    given = np.array([[-1.2e-7, 0.5], [1 + 1.2e-7, np.nan]], np.float32)
+    maps = Backend.within_range([given] * 4)
+    np.testing.assert_array_equal(maps.alpha, np.array([[0, 0.5], [1, np.nan]], np.float32))
+    assert maps.alpha.dtype == np.float32
+    assert not any(np.shares_memory(part, given) for part in maps)
+
+
 def test_inputs_stay_as_they_are(backend: Backend) -> None:
     image, none = inputs(96, 160)
     copies = image.copy(), none.copy()
