@@ -23,10 +23,10 @@ import numpy as np
 from machine import machine
 from numpy.typing import NDArray
 
-from fusematte.engine.decode import Reader
 from fusematte.engine.frame import Matte
-from fusematte.engine.matte import Matter
-from fusematte.engine.temporal import Lookahead, Smoother
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.smoothing import Lookahead, Smoother
+from fusematte.engine.media.reader import Reader
 
 RESULTS = Path(__file__).parent / "results" / "flicker.json"
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"

@@ -21,9 +21,9 @@ from typing import Any
 import av
 from machine import machine
 
-from fusematte.engine.decode import Reader
-from fusematte.engine.encode import Writer
-from fusematte.engine.job import Report, run
+from fusematte.engine.jobs.single import Report, run
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.writer import Writer
 
 RESULTS = Path(__file__).parent / "results" / "job.json"
 SIZES = ("1280x720", "1920x1080", "3840x2160")

@@ -32,9 +32,9 @@ from machine import real_time_priority
 from numpy.typing import NDArray
 
 from fusematte import cpp_ext
-from fusematte.engine.buffers import new_planes
 from fusematte.engine.frame import PIXEL_FORMATS, Frame
-from fusematte.engine.pictures import new_picture
+from fusematte.engine.media.av_frames import new_picture
+from fusematte.engine.pixels.buffer_pool import new_planes
 
 Planes = list[NDArray[Any]]
 Job = Callable[[], object]

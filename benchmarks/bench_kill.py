@@ -24,11 +24,11 @@ from bench_job import SOURCE
 from long_clip import make_long_clip
 from machine import machine
 
-from fusematte.engine.longjob import segments_of
+from fusematte.engine.jobs.segmented import segments_of
 
 RESULTS = Path(__file__).parent / "results" / "kill.json"
 STARTER = (
-    "import sys; from fusematte.engine import segments; from fusematte.cli import main; "
+    "import sys; from fusematte.engine.media import segments; from fusematte.cli import main; "
     "segments.FRAMES = int(sys.argv[1]); sys.exit(main(sys.argv[2:]))"
 )
 

@@ -25,9 +25,9 @@ import numpy as np
 from bench_job import SOURCE, make_clip
 from machine import machine
 
-from fusematte.engine.decode import Reader
 from fusematte.engine.frame import Frame
-from fusematte.engine.session import Result, Session
+from fusematte.engine.live.session import Result, Session
+from fusematte.engine.media.reader import Reader
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 RATE = 30

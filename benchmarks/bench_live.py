@@ -36,11 +36,11 @@ from bench_job import SOURCE
 from machine import machine
 from numpy.typing import NDArray
 
-from fusematte.engine.decode import Reader
-from fusematte.engine.governor import LEVELS
-from fusematte.engine.matte import Matter
-from fusematte.engine.refine import refine
-from fusematte.engine.session import Result, Session
+from fusematte.engine.live.governor import LEVELS
+from fusematte.engine.live.session import Result, Session
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.refine import refine
+from fusematte.engine.media.reader import Reader
 
 RESULTS = Path(__file__).parent / "results" / "live.json"
 SIZE, RATE, FRAMES = (1280, 720), 30, 150

@@ -17,8 +17,8 @@ import psutil
 from bench_job import SOURCE, make_clip
 from machine import machine
 
-from fusematte.engine.decode import Reader
-from fusematte.engine.job import run
+from fusematte.engine.jobs.single import run
+from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from timing import medians_in_turns
 from torch import Tensor, nn
 
-from fusematte.engine.matte import network_size
+from fusematte.engine.matting.matter import network_size
 from fusematte.engine.models import load_bundle
 from fusematte.training import compose
 from fusematte.training.augment import Picture, jitter_colours, random_affine, warp

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import composite, guided_coefficients, resize_to_tensor
 from fusematte.engine.frame import Frame, Matte
-from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.refine import EPSILON, RADIUS, refine
+from fusematte.engine.matting.refine import EPSILON, RADIUS, refine
+from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.training.samples import decode_gray, decode_image, read_shard
 
 RESULTS = Path(__file__).parent / "results" / "refine.json"

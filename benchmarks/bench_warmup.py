@@ -19,9 +19,9 @@ import numpy as np
 from bench_job import SOURCE
 from machine import machine
 
-from fusematte.engine.decode import Reader
 from fusematte.engine.frame import Frame
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.reader import Reader
 
 RESULTS = Path(__file__).parent / "results" / "warmup.json"
 WARM_UPS = (0, 8, 16, 32, 64)

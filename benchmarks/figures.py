@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 from skimage import data
 
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.training.explain import explain
 
 TARGET = Path(__file__).parents[1] / "docs" / "explain.jpg"

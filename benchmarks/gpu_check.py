@@ -30,16 +30,16 @@ from typing import Any
 import numpy as np
 
 from fusematte.cpp_ext import cuda
-from fusematte.engine.backends.cuda_driver import CudaDriver, why_no_cuda
-from fusematte.engine.backends.tensorrt_backend import EngineRunner, TensorRtBackend
-from fusematte.engine.backends.tensorrt_library import installed, load_library, make_logger
-from fusematte.engine.composite import open_background
+from fusematte.engine.backends.tensorrt.backend import EngineRunner, TensorRtBackend
+from fusematte.engine.backends.tensorrt.library import installed, load_library, make_logger
+from fusematte.engine.compositing.composite import open_background
+from fusematte.engine.cuda.device_pictures import DeviceFrame, PictureLayout, stand_ins
+from fusematte.engine.cuda.driver import CudaDriver, why_no_cuda
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import PIXEL_FORMATS, Color
-from fusematte.engine.gpu.path import FramePath, Slot
-from fusematte.engine.gpu.pictures import DeviceFrame, PictureLayout, stand_ins
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.engine.models import load_bundle
+from fusematte.engine.stages.gpu_frame_path import FramePath, Slot
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 SIZES = {"720p": (288, 512), "1080p": (288, 512), "2160p": (576, 1024), "800x800": (800, 800)}

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.training.augment import Picture
 from fusematte.training.evaluate import REFINED, Case, load_cases, stages
 from fusematte.training.explain import codes, implicit_trimap

@@ -1,6 +1,6 @@
 // All kernels of the device: those of the single jobs, and what lies between them when a whole frame
-// stays on the GPU.  The same arithmetic is NumPy's and OpenCV's in engine/refine.py and
-// engine/composite.py.
+// stays on the GPU.  The same arithmetic is NumPy's and OpenCV's in engine/matting/refine.py and
+// engine/compositing/composite.py.
 #include "csrc/kernels.cu"
 
 namespace fusematte::device {

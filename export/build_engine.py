@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from fusematte.engine.backends.tensorrt_library import installed, load_library
+from fusematte.engine.backends.tensorrt.library import installed, load_library
 from fusematte.engine.errors import BackendError, ExportError, FuseMatteError
 from fusematte.engine.models import Bundle
 from fusematte.export.graph import simplify, to_half

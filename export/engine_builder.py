@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.backends.tensorrt_library import load_library, make_logger
-from fusematte.engine.backends.tensorrt_plugin import register_plugin
+from fusematte.engine.backends.tensorrt.library import load_library, make_logger
+from fusematte.engine.backends.tensorrt.plugin import register_plugin
 from fusematte.engine.errors import ExportError, FuseMatteError
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import onnx
 
 from fusematte.engine.backends import BACKENDS, Backend, Map
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
-from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
+from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.errors import ExportError, OutputError, UsageError
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.export.build_engine import Sizes, build_engine

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 
 from fusematte.engine.backends import Map
-from fusematte.engine.decode import Reader
-from fusematte.engine.demo import camera_moves, load_pictures
+from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
 from fusematte.engine.errors import InputError
 from fusematte.engine.frame import Frame
-from fusematte.engine.matte import network_input, size_for
+from fusematte.engine.jobs.stills import read_picture
+from fusematte.engine.matting.matter import network_input, size_for
+from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import Bundle
-from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.stills import read_picture
+from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.training.errors import DataError
 from fusematte.training.samples import decode_gray, decode_image, read_shard
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fusematte.engine.backends.tensorrt_plugin import PLUGIN
-from fusematte.engine.refine import EPSILON, RADIUS
+from fusematte.engine.backends.tensorrt.plugin import PLUGIN
+from fusematte.engine.matting.refine import EPSILON, RADIUS
 
 GUIDED_FILTERS = ("external", "native", "plugin")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusematte.engine.gpu.dlpack import CPU
+from fusematte.engine.cuda.dlpack import CPU
 
 Array = NDArray[Any]
 

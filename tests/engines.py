@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SURFACES = json.loads(
-    Path(__file__).with_name("engine").joinpath("tensorrt_surfaces.json").read_text("utf-8")
+    (
+        Path(__file__).parent / "engine" / "backends" / "tensorrt" / "tensorrt_surfaces.json"
+    ).read_text("utf-8")
 )
 RTX = next(name for name in SURFACES if "rtx" in name)
 Floats = NDArray[np.float32]

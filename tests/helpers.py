@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.decode import Reader
-from fusematte.engine.encode import Writer
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.writer import Writer
 
 SAMPLE_RATE = 48000
 

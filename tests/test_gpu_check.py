@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from fusematte.cpp_ext import cuda
-from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
+from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.training.network import CONFIGS
 from tests.export.test_bundle import SMALL
 

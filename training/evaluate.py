@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Matte
-from fusematte.engine.matte import Matter
+from fusematte.engine.jobs.stills import matte_picture
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.refine import refine
 from fusematte.engine.models import Bundle
-from fusematte.engine.recolor import enlarge, frame_from_rgb
-from fusematte.engine.refine import refine
-from fusematte.engine.stills import matte_picture
+from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 from fusematte.training import compose
 from fusematte.training.augment import Picture
 from fusematte.training.errors import DataError

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Matte
-from fusematte.engine.matte import Matter
-from fusematte.engine.recolor import frame_from_rgb
-from fusematte.engine.refine import refine
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.refine import refine
+from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.training.augment import Picture
 
 SOLID = 0.98

@@ -7,7 +7,7 @@ import logging
 from fusematte.engine.backends.base import Backend, Map, Maps
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
-from fusematte.engine.backends.tensorrt_backend import TensorRtBackend
+from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.backends.torch_backend import TorchBackend
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle

@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from fusematte.engine.batch import Result, find_items, run_batch, table
 from fusematte.engine.commands.options import add_long_job_options, add_model_options
 from fusematte.engine.commands.run import (
     add_background,
     add_encoding_options,
     add_look_options,
 )
-from fusematte.engine.progress import ProgressReport
+from fusematte.engine.jobs.batch import Result, find_items, run_batch, table
+from fusematte.engine.jobs.progress import ProgressReport
 
 OPTIONS = (
     "background", "codec", "pixel_format", "crf", "bitrate", "preset", "alpha_mode", "audio",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from fusematte.engine.bench import bench, lines
 from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.diagnostics.bench import bench, lines
 from fusematte.engine.errors import UsageError
 
 SIZES = ["1280x720", "1920x1080"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fusematte.engine.demo import run_demo
-from fusematte.engine.progress import ProgressReport
+from fusematte.engine.diagnostics.demo import run_demo
+from fusematte.engine.jobs.progress import ProgressReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

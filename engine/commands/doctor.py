@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fusematte.engine.doctor import report
+from fusematte.engine.diagnostics.doctor import report
 from fusematte.engine.errors import BackendError
 
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from fusematte.engine.camera import URL, Camera, list_cameras, open_camera
 from fusematte.engine.commands.options import add_model_options
 from fusematte.engine.commands.run import add_look_options, frame_rate
 from fusematte.engine.errors import UsageError
-from fusematte.engine.keyboard import terminal_keys
-from fusematte.engine.live import KEYS, Live
-from fusematte.engine.meter import LiveStatistics
-from fusematte.engine.outlets import Outlet, Preview, Recording, Stream, VirtualCamera
-from fusematte.engine.session import Session
+from fusematte.engine.live.cameras import URL, Camera, list_cameras, open_camera
+from fusematte.engine.live.keyboard import terminal_keys
+from fusematte.engine.live.meter import LiveStatistics
+from fusematte.engine.live.outputs import Outlet, Preview, Recording, Stream, VirtualCamera
+from fusematte.engine.live.run import KEYS, Live
+from fusematte.engine.live.session import Session
 
 LINE_INTERVAL = 10.0
 """Seconds between the lines of figures where there is no terminal."""

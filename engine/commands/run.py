@@ -9,13 +9,13 @@ import time
 from fractions import Fraction
 
 from fusematte.engine.commands.options import add_long_job_options, add_model_options
-from fusematte.engine.encode import is_stdout
 from fusematte.engine.errors import FuseMatteError, UsageError
-from fusematte.engine.formats import BITRATES
-from fusematte.engine.longjob import run, segments_of
-from fusematte.engine.outputs import parts_of
-from fusematte.engine.progress import ProgressReport
-from fusematte.engine.sequence import ALPHA_MODES
+from fusematte.engine.jobs.progress import ProgressReport
+from fusematte.engine.jobs.segmented import run, segments_of
+from fusematte.engine.media.formats import BITRATES
+from fusematte.engine.media.image_sequence import ALPHA_MODES
+from fusematte.engine.media.outputs import parts_of
+from fusematte.engine.media.writer import is_stdout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

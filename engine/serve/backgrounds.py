@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.composite import DEFAULT_BLUR, GREEN, open_background, read_image
-from fusematte.engine.decode import Reader
+from fusematte.engine.compositing.composite import DEFAULT_BLUR, GREEN, open_background, read_image
 from fusematte.engine.errors import BackgroundError
-from fusematte.engine.serve.refusal import Refusal
-from fusematte.engine.stills import write_png
+from fusematte.engine.jobs.stills import write_png
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.serve.errors import Refusal
 
 Picture = NDArray[np.uint8]
 

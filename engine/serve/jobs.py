@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.decode import Reader
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.formats import CONTAINERS
-from fusematte.engine.job import run
+from fusematte.engine.jobs.single import run
+from fusematte.engine.media.formats import CONTAINERS
+from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.serve.backgrounds import Choice
-from fusematte.engine.serve.refusal import Refusal
+from fusematte.engine.serve.errors import Refusal
 
 MOST = 20
 """Jobs in the list, finished ones too: they and their results stay until they are removed."""

@@ -18,13 +18,13 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from fusematte.engine.composite import DEFAULT_BLUR
+from fusematte.engine.compositing.composite import DEFAULT_BLUR
 from fusematte.engine.errors import UsageError
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
+from fusematte.engine.serve.camera import Lives
+from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs
-from fusematte.engine.serve.live import Lives
-from fusematte.engine.serve.refusal import Refusal
 from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
 
 HOST = "127.0.0.1"

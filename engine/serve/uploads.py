@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from fusematte.engine.serve.refusal import Refusal
+from fusematte.engine.serve.errors import Refusal
 
 MEBIBYTE = 1 << 20
 CHUNK = MEBIBYTE

@@ -18,17 +18,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusematte.engine.composite import composite
-    from fusematte.engine.decode import Reader
-    from fusematte.engine.decode import Reader as open
-    from fusematte.engine.encode import Writer
+    from fusematte.engine.compositing.composite import composite
     from fusematte.engine.errors import FuseMatteError
     from fusematte.engine.frame import Frame, Matte
-    from fusematte.engine.job import Report
-    from fusematte.engine.longjob import run
-    from fusematte.engine.matte import Matter
-    from fusematte.engine.refine import refine
-    from fusematte.engine.session import Result, Session
+    from fusematte.engine.jobs.segmented import run
+    from fusematte.engine.jobs.single import Report
+    from fusematte.engine.live.session import Result, Session
+    from fusematte.engine.matting.matter import Matter
+    from fusematte.engine.matting.refine import refine
+    from fusematte.engine.media.reader import Reader
+    from fusematte.engine.media.reader import Reader as open
+    from fusematte.engine.media.writer import Writer
 
 __all__ = [
     "Frame",
@@ -52,16 +52,16 @@ _HOMES = {
     "Frame": ("frame", "Frame"),
     "FuseMatteError": ("errors", "FuseMatteError"),
     "Matte": ("frame", "Matte"),
-    "Matter": ("matte", "Matter"),
-    "Reader": ("decode", "Reader"),
-    "Report": ("job", "Report"),
-    "Result": ("session", "Result"),
-    "Session": ("session", "Session"),
-    "Writer": ("encode", "Writer"),
-    "composite": ("composite", "composite"),
-    "open": ("decode", "Reader"),
-    "refine": ("refine", "refine"),
-    "run": ("longjob", "run"),
+    "Matter": ("matting.matter", "Matter"),
+    "Reader": ("media.reader", "Reader"),
+    "Report": ("jobs.single", "Report"),
+    "Result": ("live.session", "Result"),
+    "Session": ("live.session", "Session"),
+    "Writer": ("media.writer", "Writer"),
+    "composite": ("compositing.composite", "composite"),
+    "open": ("media.reader", "Reader"),
+    "refine": ("matting.refine", "refine"),
+    "run": ("jobs.segmented", "run"),
 }
 
 

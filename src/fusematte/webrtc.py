@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 try:
-    from fusematte.engine.webrtc import MattingTrack
+    from fusematte.engine.live.webrtc import MattingTrack
 except ImportError as error:
     raise ImportError(
         f"fusematte.webrtc needs {error.name}: pip install 'fusematte[serve]'", name=error.name

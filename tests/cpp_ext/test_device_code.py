@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
-from fusematte.engine.backends.cuda_driver import CudaDriver, why_no_cuda
-from fusematte.engine.backends.tensorrt_plugin import run_plugin
+from fusematte.engine.backends.tensorrt.plugin import run_plugin
+from fusematte.engine.cuda.driver import CudaDriver, why_no_cuda
 from tests.device import compiled_for_the_host
 
 from .strategies import LAYOUTS, MATRICES, Case, cases

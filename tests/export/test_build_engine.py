@@ -25,10 +25,12 @@ from tests.device import compiled_for_the_host  # noqa: E402
 
 from fusematte.cli import main  # noqa: E402
 from fusematte.cpp_ext import guided_coefficients  # noqa: E402
-from fusematte.engine.backends import tensorrt_library, tensorrt_plugin  # noqa: E402
+from fusematte.engine.backends.tensorrt import library as tensorrt_library  # noqa: E402
+from fusematte.engine.backends.tensorrt import plugin as tensorrt_plugin  # noqa: E402
+from fusematte.engine.cuda.driver import leave_stream, serve_stream  # noqa: E402
 from fusematte.engine.errors import BackendError, ExportError, ModelError  # noqa: E402
+from fusematte.engine.matting.refine import EPSILON, RADIUS  # noqa: E402
 from fusematte.engine.models import load_bundle  # noqa: E402
-from fusematte.engine.refine import EPSILON, RADIUS  # noqa: E402
 from fusematte.export import exporter  # noqa: E402
 from fusematte.export.build_engine import Engine, Sizes, build_engine  # noqa: E402
 from fusematte.export.graph import simplify, to_half  # noqa: E402
@@ -177,11 +179,11 @@ def test_the_layer_runs_on_its_streams_device(tmp_path: Path) -> None:
     slope = np.full_like(alpha, np.nan)
     described = [SimpleNamespace(dims=guide.shape)]
     addresses = [guide.ctypes.data, alpha.ctypes.data], [slope.ctypes.data]
-    tensorrt_plugin.serve_stream(7, device)
+    serve_stream(7, device)
     layer.enqueue(described, described, *addresses, 0, 7)
     expected, _ = guided_coefficients(guide[0, 0], alpha[0, 0], 2, 1e-3)
     np.testing.assert_allclose(slope[0, 0], expected, atol=1e-5)
-    tensorrt_plugin.leave_stream(7)
+    leave_stream(7)
     with pytest.raises(KeyError):
         layer.enqueue(described, described, *addresses, 0, 7)
 

@@ -17,9 +17,9 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from fusematte.engine.errors import ModelError  # noqa: E402
-from fusematte.engine.matte import Matter  # noqa: E402
+from fusematte.engine.matting.matter import Matter  # noqa: E402
 from fusematte.engine.models import load_bundle  # noqa: E402
-from fusematte.engine.recolor import frame_from_rgb  # noqa: E402
+from fusematte.engine.pixels.color import frame_from_rgb  # noqa: E402
 from fusematte.export.bundle import DEFAULT_SIZE, write_bundle  # noqa: E402
 from fusematte.training.network import LateFusionNetwork, NetworkConfig, count_macs  # noqa: E402
 

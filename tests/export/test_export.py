@@ -23,9 +23,9 @@ from tests.helpers import make_clip  # noqa: E402
 from fusematte.cli import main  # noqa: E402
 from fusematte.engine.backends import create_backend  # noqa: E402
 from fusematte.engine.errors import ExportError, ModelError  # noqa: E402
-from fusematte.engine.matte import Matter  # noqa: E402
+from fusematte.engine.matting.matter import Matter  # noqa: E402
 from fusematte.engine.models import load_bundle  # noqa: E402
-from fusematte.engine.recolor import frame_from_rgb  # noqa: E402
+from fusematte.engine.pixels.color import frame_from_rgb  # noqa: E402
 from fusematte.export import exporter, verify  # noqa: E402
 from fusematte.export.add_int8 import add_int8  # noqa: E402
 from fusematte.export.frames import load_samples  # noqa: E402

@@ -13,7 +13,7 @@ from tests.training.material import encode, person, sample, write_shard
 
 from fusematte.cli import main
 from fusematte.engine.frame import Matte
-from fusematte.engine.matte import Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.training.evaluate import (
     FG_BG,
     FUSION,

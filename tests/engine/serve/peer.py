@@ -15,7 +15,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, V
 from aiortc.mediastreams import MediaStreamError
 from tests.helpers import picture
 
-from fusematte.engine.serve.live import keep_local
+from fusematte.engine.serve.camera import keep_local
 
 
 class Pattern(VideoStreamTrack):

@@ -22,7 +22,7 @@ from tests.helpers import content, cut, make_clip
 
 from fusematte.cli import main
 from fusematte.engine.serve.backgrounds import Library
-from fusematte.engine.serve.refusal import STATUS, Refusal
+from fusematte.engine.serve.errors import STATUS, Refusal
 from fusematte.engine.serve.server import BACKGROUND_LIMIT, VIDEO_LIMIT
 
 Http = aiohttp.ClientSession

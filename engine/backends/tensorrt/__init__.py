@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: the runner, the libraries, the plugin, cached engines."""

@@ -1,0 +1,147 @@
+"""The guided filter as a TensorRT layer (IPluginV3) that runs the CUDA kernels of ``cpp_ext``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusematte.cpp_ext import cuda
+from fusematte.engine.cuda.driver import device_of
+
+
+class PluginName(NamedTuple):
+    """How an engine names the layer's creator."""
+
+    name: str
+    version: str
+    namespace: str
+
+
+PLUGIN = PluginName("FuseMatteGuidedFilter", "1", "fusematte")
+
+
+def register_plugin(library: Any) -> None:  # noqa: ANN401
+    """Makes the layer known to a TensorRT flavour, once per process.
+
+    Shape:
+        inputs: guide, alpha [N, 1, h, w], float32; output: slope [N, 1, h, w], float32.
+    """
+    registry = library.get_plugin_registry()
+    known = registry.get_creator(*PLUGIN)
+    if known is None:
+        registry.register_creator(_creator(library), PLUGIN.namespace)
+
+
+def _creator(library: Any) -> Any:  # noqa: ANN401
+    """An instance of the creator's class, which derives from the flavour's own."""
+    plugin = _plugin_class(library)
+    field = library.PluginField
+    kinds = library.PluginFieldType
+
+    class Creator(library.IPluginCreatorV3One):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.IPluginCreatorV3One.__init__(self)
+            self.name, self.plugin_version, self.plugin_namespace = PLUGIN
+            self.field_names = library.PluginFieldCollection(
+                [
+                    field("radius", np.array([], np.int32), kinds.INT32),
+                    field("epsilon", np.array([], np.float32), kinds.FLOAT32),
+                ]
+            )
+
+        def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:  # noqa: ANN401, ARG002
+            values = {entry.name: entry.data for entry in fields}
+            return plugin(int(values["radius"][0]), float(values["epsilon"][0]))
+
+    return Creator()
+
+
+def _plugin_class(library: Any) -> Any:  # noqa: ANN401
+    bases = (
+        library.IPluginV3,
+        library.IPluginV3OneCore,
+        library.IPluginV3OneBuild,
+        library.IPluginV3OneRuntime,
+    )
+
+    class GuidedFilter(*bases):  # type: ignore[misc]
+        def __init__(self, radius: int, epsilon: float) -> None:
+            for base in bases:
+                base.__init__(self)
+            self.radius, self.epsilon = radius, epsilon
+            self.name, self.plugin_version, self.plugin_namespace = PLUGIN
+            self.plugin_name = PLUGIN.name
+            self.num_outputs = 1
+
+        def get_capability_interface(self, kind: Any) -> Any:  # noqa: ANN401, ARG002
+            return self
+
+        def clone(self) -> Any:  # noqa: ANN401
+            return GuidedFilter(self.radius, self.epsilon)
+
+        def get_output_data_types(self, types: Any) -> Any:  # noqa: ANN401
+            return [types[1]]
+
+        def get_output_shapes(self, inputs: Any, shapes: Any, builder: Any) -> Any:  # noqa: ANN401, ARG002
+            return [library.DimsExprs(inputs[1])]
+
+        def supports_format_combination(self, index: int, described: Any, inputs: int) -> bool:  # noqa: ANN401, ARG002
+            tensor = described[index].desc
+            return bool(
+                tensor.type == library.DataType.FLOAT
+                and tensor.format == library.TensorFormat.LINEAR
+            )
+
+        def configure_plugin(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
+            pass
+
+        def on_shape_change(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
+            pass
+
+        def attach_to_context(self, context: Any) -> Any:  # noqa: ANN401, ARG002
+            return self.clone()
+
+        def get_fields_to_serialize(self) -> Any:  # noqa: ANN401
+            kinds = library.PluginFieldType
+            return library.PluginFieldCollection(
+                [
+                    library.PluginField("radius", np.array([self.radius], np.int32), kinds.INT32),
+                    library.PluginField(
+                        "epsilon", np.array([self.epsilon], np.float32), kinds.FLOAT32
+                    ),
+                ]
+            )
+
+        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:  # noqa: ANN401, ARG002
+            return 0
+
+        def enqueue(self, described: Any, _: Any, *addresses: Any) -> None:  # noqa: ANN401
+            inputs, outputs, _workspace, stream = addresses
+            device = device_of(int(stream))
+            device.begin_frame()
+            shape = described[0].dims
+            run_plugin(device, self.radius, self.epsilon, shape, inputs, outputs[0])
+
+    return GuidedFilter
+
+
+def run_plugin(
+    device: cuda.Device,
+    radius: int,
+    epsilon: float,
+    shape: Sequence[int],
+    inputs: Sequence[int],
+    slope: int,
+) -> None:
+    """Launches the kernels for each picture of a batch; addresses are the device's."""
+    batch, _, height, width = shape
+    area = 4 * height * width
+    for index in range(batch):
+        guide, alpha = (address + index * area for address in inputs)
+        offset = device.scratch(area)  # the published offset, which nobody here wants
+        job = cuda.GuidedJob(
+            1, height, width, radius, epsilon, guide, alpha, slope + index * area, offset
+        )
+        cuda.guided_coefficients(device, job)

@@ -1,0 +1,1 @@
+"""A person over another background: backgrounds, light wrap and despill, the closed card."""

@@ -1,0 +1,1 @@
+"""One NVIDIA GPU: the driver, DLPack, pictures in device memory."""

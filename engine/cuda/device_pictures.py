@@ -1,0 +1,168 @@
+"""Pictures in device memory: where their planes lie, and how they get there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import cuda
+from fusematte.engine.cuda import dlpack
+from fusematte.engine.frame import Frame, PixelFormat, Plane, Planes
+
+PITCH = 256
+"""Bytes to whose multiples rows are padded: what NVENC and the copy engines like."""
+
+PAIRED_NAMES = {"yuv420p": "nv12", "yuv420p10le": "p010le"}
+"""What NVDEC gives and NVENC takes, U and V in turns, by the engine's name of such samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFrame(Frame):
+    """A frame whose pixels are in ``picture``; ``planes`` are stand-ins that tell sizes alone."""
+
+    picture: av.VideoFrame
+
+
+def stand_ins(format: PixelFormat, height: int, width: int) -> Planes:
+    """Planes of a size that hold no pixels of their own: all of them are one sample."""
+    blank = np.zeros((1, 1), format.dtype)
+    chroma = format.chroma_shape(height, width)
+    y, u, v = (np.broadcast_to(blank, shape) for shape in ((height, width), chroma, chroma))
+    return y, u, v
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureLayout:
+    """A picture in one block of memory: plane after plane, without a gap between them.
+
+    NVENC finds the chroma of NV12 and P010 at pitch * height, with the luma's pitch.
+
+    paired: U and V alternate in one plane, and 10-bit samples lie in the high bits.
+    """
+
+    format: PixelFormat
+    height: int
+    width: int
+    paired: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a sample."""
+        return np.dtype(self.format.dtype).itemsize
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """Rows, and bytes of samples in a row, of each plane."""
+        height, width = self.format.chroma_shape(self.height, self.width)
+        chroma = [(height, 2 * width)] if self.paired else [(height, width)] * 2
+        return [(h, w * self.itemsize) for h, w in [(self.height, self.width), *chroma]]
+
+    @property
+    def pitches(self) -> list[int]:
+        """Bytes from row to row of each plane."""
+        return [-(-width // PITCH) * PITCH for _, width in self.rows]
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each plane begins; the last one is the block's size."""
+        sizes = [rows * pitch for (rows, _), pitch in zip(self.rows, self.pitches, strict=True)]
+        return [sum(sizes[:index]) for index in range(len(sizes) + 1)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the block."""
+        return self.offsets[-1]
+
+    @property
+    def name(self) -> str:
+        """libav's name of the layout."""
+        return PAIRED_NAMES[self.format.name] if self.paired else self.format.name
+
+    def kernel_layout(self) -> cuda.Layout:
+        """As the kernels take it."""
+        low_bits = 6 if self.paired and self.format.bits > 8 else 0
+        chroma = self.format.chroma_shape(self.height, self.width)
+        return cuda.Layout(
+            self.height, self.width, *chroma, self.format.bits, low_bits, self.paired
+        )
+
+    def planes_at(self, address: int) -> cuda.Planes:
+        """The planes of a picture that lies at an address."""
+        planes = cuda.Planes()
+        for index, (offset, pitch) in enumerate(zip(self.offsets, self.pitches, strict=False)):
+            planes.data[index], planes.stride[index] = address + offset, pitch
+        return planes
+
+    def views(self, block: NDArray[np.uint8]) -> list[Plane]:
+        """The planes of a picture in host memory, [rows, samples], to be read or written."""
+        return [
+            np.ndarray(
+                (rows, width // self.itemsize),
+                self.format.dtype,
+                block.data,
+                offset,
+                (pitch, self.itemsize),
+            )
+            for (rows, width), offset, pitch in zip(
+                self.rows, self.offsets, self.pitches, strict=False
+            )
+        ]
+
+    def pack(self, planes: Sequence[Plane], block: NDArray[np.uint8]) -> None:
+        """Writes Y, U and V into a picture in host memory."""
+        targets = self.views(block)
+        shift = self.kernel_layout().low_bits
+        if not self.paired:
+            for target, plane in zip(targets, planes, strict=True):
+                np.copyto(target, plane)
+            return
+        luma, pairs = targets
+        np.left_shift(planes[0], shift, out=luma)
+        for index in (0, 1):
+            np.left_shift(planes[1 + index], shift, out=pairs[:, index::2])
+
+    def unpack(self, block: NDArray[np.uint8], planes: Sequence[Plane]) -> None:
+        """Reads Y, U and V out of a picture in host memory."""
+        sources = self.views(block)
+        if self.paired:
+            luma, pairs = sources
+            sources = [luma, pairs[:, ::2], pairs[:, 1::2]]
+        shift = self.kernel_layout().low_bits
+        for source, plane in zip(sources, planes, strict=True):
+            np.right_shift(source, shift, out=plane)
+
+    def picture(self, address: int, device: int, owner: object) -> av.VideoFrame:
+        """A picture of libav in the memory at ``address``; ``owner`` lives as long as it does."""
+        bits, chroma = 8 * self.itemsize, self.format.chroma_shape(self.height, self.width)
+        y, uv = (
+            dlpack.Tensor(address + offset, shape, strides, bits, device, owner)
+            for offset, shape, strides in (
+                (0, (self.height, self.width), (self.pitches[0] // self.itemsize, 1)),
+                (self.offsets[1], (*chroma, 2), (self.pitches[1] // self.itemsize, 2, 1)),
+            )
+        )
+        return av.VideoFrame.from_dlpack((y, uv), format=self.name)
+
+
+def layout_of(frame: Frame) -> PictureLayout:
+    """How a frame lies on the device: as NVDEC gives it, or in its own planes."""
+    return PictureLayout(
+        format=frame.format,
+        height=frame.height,
+        width=frame.width,
+        paired=isinstance(frame, DeviceFrame),
+    )
+
+
+def addresses(picture: av.VideoFrame) -> list[tuple[int, int]]:
+    """Address and pitch of each plane of a picture of libav, on whichever device it is."""
+    return [(plane.buffer_ptr, plane.line_size) for plane in picture.planes]
+
+
+def is_on_device(picture: av.VideoFrame) -> bool:
+    """Whether a decoder left it in GPU memory."""
+    return picture.format.name == "cuda"

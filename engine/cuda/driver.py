@@ -1,0 +1,331 @@
+"""One NVIDIA GPU through PyCUDA: memory, a stream, the kernels of ``cpp_ext``, CUDA graphs."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import cuda
+from fusematte.engine.cuda.dlpack import CUDA
+from fusematte.engine.errors import BackendError
+
+OLDEST_DRIVER = 13, 0
+"""The CUDA version of the TensorRT-RTX wheels and of the kernels' compiler."""
+
+
+def open_libcuda() -> ctypes.CDLL | None:
+    """The driver's library, or None: no NVIDIA driver is installed."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def count_gpus() -> int:
+    """How many NVIDIA GPUs the driver offers."""
+    library, count = open_libcuda(), ctypes.c_int(0)
+    if library is None or library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def driver_version() -> tuple[int, int]:
+    """The CUDA version, (major, minor), up to which the driver serves; (0, 0) without one."""
+    library, version = open_libcuda(), ctypes.c_int(0)
+    if library is not None:
+        library.cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def describe_gpus() -> list[str]:
+    """Name, compute capability and the driver's CUDA version of each GPU."""
+    library, count = open_libcuda(), count_gpus()
+    if library is None or not count:
+        return []
+    described, cuda_version = [], ".".join(map(str, driver_version()))
+    for index in range(count):
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        library.cuDeviceGet(ctypes.byref(device), index)
+        library.cuDeviceGetName(name, len(name), device)
+        capability = []
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            value = ctypes.c_int(0)
+            library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            capability.append(str(value.value))
+        described.append(
+            f"{name.value.decode()}, compute capability {'.'.join(capability)}, driver for CUDA "
+            f"{cuda_version}"
+        )
+    return described
+
+
+def why_no_gpu() -> str | None:
+    """Why no GPU can be used, and what would make it; or None."""
+    if open_libcuda() is None:
+        return "no NVIDIA driver is installed: install one from nvidia.com/drivers"
+    if not count_gpus():
+        return "the NVIDIA driver finds no GPU: see what nvidia-smi says, or update the driver"
+    if driver_version() < OLDEST_DRIVER:
+        own, oldest = (".".join(map(str, v)) for v in (driver_version(), OLDEST_DRIVER))
+        return (
+            f"the NVIDIA driver is for CUDA {own}, but what is installed here needs {oldest}: "
+            "update it at nvidia.com/drivers"
+        )
+    return None
+
+
+def why_no_cuda() -> str | None:
+    """Why CUDA cannot be used from Python here, and what would make it; or None."""
+    if find_spec("pycuda") is None and why_no_gpu() is None:
+        return "the package pycuda is not installed: pip install 'fusematte[tensorrt]'"
+    return why_no_gpu()
+
+
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: no waiting for the default stream, on which libav's decoders work, and
+which nobody may use while a stream that waits for it is captured."""
+_BLOCKING_SYNC = 4
+"""CU_CTX_SCHED_BLOCKING_SYNC."""
+
+
+def _wait_as_libav_does() -> None:
+    """Gives the primary context the flags that libav insists on: it refuses one that others have
+    activated with the driver's defaults."""
+    library = open_libcuda()
+    if library is not None:
+        library.cuDevicePrimaryCtxSetFlags_v2(0, _BLOCKING_SYNC)
+
+
+class FrameDevice(cuda.Device, Protocol):
+    """A stream's device, whose scratch memory serves one frame after the other."""
+
+    def begin_frame(self) -> None: ...
+
+
+_devices: dict[int, FrameDevice] = {}
+"""Whose kernels run on a stream, by its handle: TensorRT tells a layer no more."""
+
+
+def serve_stream(handle: int, device: FrameDevice) -> None:
+    """The layer launches its kernels with ``device`` where an engine runs on this stream."""
+    _devices[handle] = device
+
+
+def leave_stream(handle: int) -> None:
+    """The stream is about to end."""
+    _devices.pop(handle, None)
+
+
+def device_of(handle: int) -> FrameDevice:
+    """Whose kernels run on the stream."""
+    return _devices[handle]
+
+
+class CudaDriver:
+    """The first GPU's primary context and one stream; usable from any one thread at a time.
+
+    A ``cuda.Device``: the kernels of ``cpp_ext`` are launched on the stream.  Other drivers have
+    streams of their own beside it, over the same memory.
+    """
+
+    kind = CUDA
+
+    def __init__(self) -> None:
+        import pycuda.driver as driver
+
+        self._cuda = driver
+        driver.init()
+        _wait_as_libav_does()
+        device = driver.Device(0)
+        self.name: str = device.name()
+        self.compute_capability = ".".join(map(str, device.compute_capability()))
+        self.version = str(driver.get_driver_version())
+        self._context = device.retain_primary_context()
+        self._scratch: list[Any] = []
+        self._next_scratch = 0
+        self._functions: dict[str, Any] = {}
+        self._module: Any = None
+        with self.current():
+            self.stream = driver.Stream(_NON_BLOCKING)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes the GPU's context this thread's; PyCUDA's errors become ours.
+
+        Raises:
+            BackendError: the GPU is out of memory or fails.
+        """
+        self._context.push()
+        try:
+            yield
+        except self._cuda.MemoryError as error:
+            raise BackendError(
+                f"{self.name} is out of memory: close other programs or use a smaller size"
+            ) from error
+        except self._cuda.Error as error:
+            raise BackendError(f"{self.name} failed: {error}") from error
+        finally:
+            self._context.pop()
+
+    def allocate(self, size: int) -> Any:  # noqa: ANN401
+        """Device memory that is freed when its object is; ``int()`` gives its address."""
+        return self._cuda.mem_alloc(max(size, 1))
+
+    def pinned(self, shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:  # noqa: ANN401
+        """An array that copies to and from the device without waiting."""
+        if 0 in shape:
+            return np.empty(tuple(shape), dtype)
+        return np.asarray(self._cuda.pagelocked_empty(tuple(shape), dtype))
+
+    def upload(self, source: NDArray[Any], target: int) -> None:
+        """Copies on the stream."""
+        self._cuda.memcpy_htod_async(target, source, self.stream)
+
+    def download(self, source: int, target: NDArray[Any]) -> None:
+        """Copies on the stream."""
+        self._cuda.memcpy_dtoh_async(target, source, self.stream)
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copies bytes within the device, on the stream."""
+        self._cuda.memcpy_dtod_async(target, source, size, self.stream)
+
+    def copy_rows(
+        self, source: tuple[int, int], target: tuple[int, int], shape: tuple[int, int]
+    ) -> None:
+        """Copies rows within the device, on the stream; see ``gpu_frame_path.Device``."""
+        work = self._cuda.Memcpy2D()
+        work.set_src_device(source[0])
+        work.set_dst_device(target[0])
+        work.src_pitch, work.dst_pitch = source[1], target[1]
+        work.height, work.width_in_bytes = shape
+        work(self.stream)
+
+    def clear(self, target: int, size: int) -> None:
+        """Sets bytes to zero, on the stream."""
+        self._cuda.memset_d8_async(target, 0, size, self.stream)
+
+    def mark(self) -> Any:  # noqa: ANN401
+        """An event: ``synchronize()`` waits until the stream has come this far."""
+        flags = self._cuda.event_flags
+        event = self._cuda.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
+        event.record(self.stream)
+        return event
+
+    def follow(self, event: Any) -> None:  # noqa: ANN401
+        """What comes next on the stream waits for an event of another."""
+        self.stream.wait_for_event(event)
+
+    def follow_decoder(self) -> None:
+        """What comes next waits for what libav has put on the default stream."""
+        event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        event.record()
+        self.follow(event)
+
+    def wait(self) -> None:
+        """Until the stream has done what it was given."""
+        self.stream.synchronize()
+
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: tuple[int, int], arguments: Sequence[Any]
+    ) -> None:
+        """Runs a kernel of ``cpp_ext`` on the stream."""
+        function = self._function(kernel, arguments)
+        function.prepared_async_call(grid, (*block, 1), self.stream, *map(_value, arguments))
+
+    def scratch(self, size: int) -> int:
+        """Memory of this frame; see ``begin_frame``."""
+        index = self._next_scratch
+        self._next_scratch += 1
+        if index == len(self._scratch):
+            self._scratch.append((size, self.allocate(size)))
+        elif self._scratch[index][0] < size:
+            self._scratch[index] = size, self.allocate(size)
+        return int(self._scratch[index][1])
+
+    def begin_frame(self) -> None:
+        """Scratch memory may be used again: the stream runs frames one after the other."""
+        self._next_scratch = 0
+
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
+        """What ``work`` puts on the stream, as a graph; it does not run now."""
+        return CudaGraph(int(self.stream.handle), work)
+
+    def _function(self, kernel: str, arguments: Sequence[Any]) -> Any:  # noqa: ANN401
+        if kernel not in self._functions:
+            if self._module is None:
+                path = cuda.fatbin()
+                if path is None:
+                    raise BackendError(str(cuda.why_no_kernels()))
+                self._module = self._cuda.module_from_file(str(path))
+            function = self._module.get_function(kernel)
+            function.prepare("".join(map(_format, arguments)))
+            self._functions[kernel] = function
+        return self._functions[kernel]
+
+    def close(self) -> None:
+        """Frees what is held; may be called twice."""
+        if self._context is None:
+            return
+        with self.current():
+            leave_stream(int(self.stream.handle))
+            self._scratch.clear()
+            self._functions.clear()
+            self._module = None
+            del self.stream
+        self._context.detach()
+        self._context = None
+
+
+class CudaGraph:
+    """Work captured from a stream, which PyCUDA has no call for: one launch replays it."""
+
+    def __init__(self, stream: int, work: Callable[[], None]) -> None:
+        library = open_libcuda()
+        assert library is not None  # there is a stream
+        self._library, self._stream = library, ctypes.c_void_p(stream)
+        graph, self._instance = ctypes.c_void_p(), ctypes.c_void_p()
+        relaxed = 2  # other threads may call CUDA meanwhile
+        self._check(library.cuStreamBeginCapture_v2(self._stream, relaxed))
+        try:
+            work()
+        finally:
+            code = library.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+        self._check(code)
+        instance = ctypes.byref(self._instance)
+        self._check(library.cuGraphInstantiateWithFlags(instance, graph, ctypes.c_ulonglong(0)))
+        library.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        """Puts the work on the stream."""
+        self._check(self._library.cuGraphLaunch(self._instance, self._stream))
+
+    def close(self) -> None:
+        """Frees the graph; may be called twice."""
+        if self._instance:
+            self._library.cuGraphExecDestroy(self._instance)
+            self._instance = ctypes.c_void_p()
+
+    @staticmethod
+    def _check(code: int) -> None:
+        if code:
+            raise BackendError(f"a CUDA graph failed with driver error {code}")
+
+
+def _format(argument: Any) -> str:  # noqa: ANN401
+    """How ``struct`` packs an argument of a kernel, with C's own alignment."""
+    if isinstance(argument, ctypes.Structure):
+        return f"{ctypes.sizeof(argument)}s"
+    return "P" if isinstance(argument, ctypes.c_void_p) else "i"
+
+
+def _value(argument: Any) -> Any:  # noqa: ANN401
+    if isinstance(argument, ctypes.Structure):
+        return bytes(argument)
+    return argument.value or 0

@@ -1,0 +1,109 @@
+"""How fast this machine is: ``fusematte bench``."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
+from fusematte.engine.jobs.single import run
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.reader import Reader
+
+RATE = 30
+
+
+def bench(
+    sizes: Sequence[tuple[int, int]],
+    *,
+    model: str,
+    backend: str,
+    threads: int | None,
+    frames: int,
+) -> dict[str, Any]:
+    """Runs the whole job on a clip of each (height, width), and the network by itself.
+
+    Returns what ran and where, and per size: ``fps`` of the job, ``stage_ms``, the work of each
+    stage per frame, and ``matte_ms``, median and 95th percentile of the time from a frame to its
+    matte, with nothing else running.
+
+    Raises:
+        UsageError: scikit-image, which has the picture, is not installed.
+        FuseMatteError: as ``run``.
+    """
+    with Matter(model, backend=backend, threads=threads) as matter:
+        result: dict[str, Any] = {
+            "model": {"name": matter.bundle.name, "version": matter.bundle.version},
+            "backend": matter.backend.name,
+            "device": matter.backend.device,
+            "precision": matter.backend.precision,
+            "frames": frames,
+            "sizes": {},
+        }
+        with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
+            for height, width in sizes:
+                clip, output = Path(folder) / "clip.mp4", Path(folder) / "out.mp4"
+                _write_clip(clip, height, width, frames)
+                report = run(clip, output, model=model, backend=backend, threads=threads)
+                result["sizes"][f"{width}x{height}"] = {
+                    "fps": round(report.rate, 2),
+                    "stage_ms": {
+                        name: round(1e3 * seconds / report.frames, 2)
+                        for name, seconds in report.busy.items()
+                    },
+                    "matte_ms": _latency(matter, clip),
+                }
+    return result
+
+
+def _latency(matter: Matter, clip: Path) -> dict[str, float]:
+    times = []
+    matter.reset()
+    with Reader(clip) as reader:
+        for frame in reader:
+            begun = time.perf_counter()
+            matter(frame)
+            times.append(1e3 * (time.perf_counter() - begun))
+    warm = sorted(times[2:]) or times  # the first ones compile and allocate
+    return {
+        "median": round(statistics.median(warm), 2),
+        "p95": round(warm[min(len(warm) - 1, int(0.95 * len(warm)))], 2),
+    }
+
+
+def _write_clip(path: Path, height: int, width: int, frames: int) -> None:
+    """The demo's portrait, filmed by a moving camera, at any size; H.264, 30 frames a second."""
+    portrait, _ = load_pictures()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in islice(cycle(camera_moves(portrait)), frames):
+            fitted = np.asarray(cv2.resize(picture, (width, height)), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(fitted, "rgb24")))
+        container.mux(stream.encode(None))
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for people to read."""
+    model = result["model"]
+    shown = [
+        f"{model['name']} {model['version']} on {result['backend']}: {result['device']}, "
+        f"{result['precision']}, {result['frames']} frames each"
+    ]
+    for size, row in result["sizes"].items():
+        stages = ", ".join(f"{name} {ms:.1f} ms" for name, ms in row["stage_ms"].items())
+        matte = row["matte_ms"]
+        shown.append(
+            f"{size}: {row['fps']:.1f} fps; {stages}; frame to matte {matte['median']:.1f} ms "
+            f"(p95 {matte['p95']:.1f})"
+        )
+    return shown

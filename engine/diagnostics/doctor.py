@@ -1,0 +1,135 @@
+"""``fusematte doctor``: what runs on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.util import find_spec
+
+import av
+import cv2
+import numpy as np
+from av.codec.hwaccel import hwdevices_available
+
+from fusematte.cpp_ext import instruction_sets
+from fusematte.cpp_ext.cuda import fatbin, why_no_kernels
+from fusematte.engine.backends import BACKENDS, create_backend
+from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
+from fusematte.engine.backends.tensorrt.library import MODULES, REMEDIES, installed, load_library
+from fusematte.engine.cuda.driver import count_gpus, describe_gpus, why_no_gpu
+from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.models import load_bundle, shipped_models
+
+ENCODERS = (
+    "libx264",
+    "libx265",
+    "libvpx-vp9",
+    "libsvtav1",
+    "prores_ks",
+    "ffv1",
+    "h264_nvenc",
+    "hevc_nvenc",
+)
+
+
+def report() -> tuple[list[str], bool]:
+    """Lines for people to read, and whether a matting job can run here at all."""
+    backends, usable = _backends()
+    lines = [
+        *_machine(),
+        f"kernels     ok, compiled for {', '.join(instruction_sets())}; the last one is in use",
+        f"kernels     {_cuda_kernels()}",
+        *_models(),
+        *backends,
+        *_encoders(),
+        *_gpu(),
+    ]
+    return lines, usable
+
+
+def _machine() -> list[str]:
+    return [
+        f"python      {platform.python_version()} ({sys.executable})",
+        f"system      {platform.platform()}, {os.cpu_count()} CPUs",
+        f"libraries   av {av.__version__}, opencv {cv2.__version__}, numpy {np.__version__}",
+    ]
+
+
+def _cuda_kernels() -> str:
+    """Whether the CUDA kernels are built, and what would build them."""
+    path = fatbin()
+    if path is None:
+        return f"CUDA: {why_no_kernels()}; the CPU's do the work"
+    return f"CUDA: built, {path.name} of {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _models() -> list[str]:
+    lines = []
+    for name in shipped_models():
+        try:
+            bundle = load_bundle(name)
+            lines.append(f"model       {name}: ok, version {bundle.version}")
+        except FuseMatteError as error:
+            lines.append(f"model       {name}: NOT usable: {error}")
+    return lines or ["model       none is shipped with this installation"]
+
+
+def _backends() -> tuple[list[str], bool]:
+    lines, usable = [], False
+    for name in BACKENDS:
+        try:
+            backend = create_backend(name, load_bundle())
+        except FuseMatteError as error:
+            lines.append(f"backend     {name}: NOT usable: {error}")
+            continue
+        lines.append(f"backend     {name}: ok, {backend.device}, {backend.precision}")
+        backend.close()
+        usable = True
+    return lines, usable
+
+
+def _encoders() -> list[str]:
+    lines = []
+    for name in ENCODERS:
+        known = name in av.codecs_available and av.codec.Codec(name, "w") is not None
+        needs_gpu = name.endswith("_nvenc") and not count_gpus()
+        state = "ok" if known else "NOT usable: not in this build of av"
+        if known and needs_gpu:
+            state = "NOT usable: needs an NVIDIA GPU and its driver"
+        lines.append(f"encoder     {name}: {state}")
+    return lines
+
+
+def _gpu() -> list[str]:
+    """The GPU, its driver, and the pieces of its fast path; what would make each missing one."""
+    gpus = describe_gpus()
+    lines = [f"GPU         {gpu}" for gpu in gpus]
+    if not gpus:
+        lines = [f"GPU         none: {why_no_gpu()}; the network runs on the CPU"]
+    for flavour in MODULES:
+        lines.append(f"TensorRT    {flavour}: {_tensorrt(flavour)}")
+    pycuda = "ok" if find_spec("pycuda") else "missing: pip install 'fusematte[tensorrt]'"
+    lines.append(f"CUDA        pycuda: {pycuda}")
+    decodes = "cuda" in hwdevices_available()
+    state = "NOT usable: not in this build of av"
+    if decodes:
+        state = "in this build of av" if gpus else "NOT usable: needs an NVIDIA GPU and its driver"
+    lines.append(f"decoder     NVDEC: {state}")
+    return [*lines, f"GPU frames  {_frame_path()}"]
+
+
+def _frame_path() -> str:
+    """Whether frames can stay on the GPU from the decoder to the composite."""
+    reason = TensorRtBackend.unavailable() or why_no_kernels()
+    return f"NOT usable: {reason}" if reason else "ok: with the backend tensorrt they stay on it"
+
+
+def _tensorrt(flavour: str) -> str:
+    if flavour not in installed():
+        return f"missing: {REMEDIES[flavour]}"
+    try:
+        version = load_library(flavour).__version__
+    except FuseMatteError as error:
+        return f"NOT usable: {error}"
+    return f"{version}, builds engines" + ("" if count_gpus() else "; to run them it needs a GPU")

@@ -1,0 +1,1 @@
+"""Files: one job, jobs in segments, batches, clusters, stills."""

@@ -1,0 +1,67 @@
+"""How a job's progress is told: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.pipeline import Statistics
+
+BAR_WIDTH = 30
+BAR_INTERVAL = 0.1
+LINE_INTERVAL = 10.0
+"""Seconds between updates."""
+
+
+class ProgressReport:
+    """A ``Progress`` callback that writes to a stream, stderr by default."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._interval = BAR_INTERVAL if self._terminal else LINE_INTERVAL
+        self._last = time.perf_counter()
+
+    def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:
+        now = time.perf_counter()
+        if now - self._last < self._interval:
+            return
+        self._last = now
+        rate = (frames - statistics.skipped) / statistics.elapsed
+        text = describe(frames, reader.frame_count, rate)
+        if self._terminal:
+            self._stream.write(f"\r{bar(frames, reader.frame_count)}{text}\x1b[K")
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Wipes the bar off the terminal, for what is printed next."""
+        if self._terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def describe(frames: int, total: int | None, rate: float) -> str:
+    """Frames so far, frames per second, time left: ``120/900 frames, 25.1 fps, 0:31 left``."""
+    if not total or frames > total:
+        return f"{frames} frames, {rate:.1f} fps"
+    left = (total - frames) / rate if rate else 0.0
+    return f"{frames}/{total} frames, {rate:.1f} fps, {clock(left)} left"
+
+
+def bar(frames: int, total: int | None) -> str:
+    """The bar itself, with the share done; empty where the total is unknown."""
+    if not total or frames > total:
+        return ""
+    filled = BAR_WIDTH * frames // total
+    return f"[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {100 * frames // total:3d}% "
+
+
+def clock(seconds: float) -> str:
+    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

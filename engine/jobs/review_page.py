@@ -1,0 +1,343 @@
+"""A page that shows where a finished job is worth a look: ``fusematte run --report DIR``.
+
+Nothing is known of what is right; the page shows where the network was unsure of itself and where
+the matte changed more than the picture and the frames around explain.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import resize_to_tensor
+from fusematte.engine.backends import Map
+from fusematte.engine.errors import FuseMatteError, OutputError
+from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.media.reader import Reader
+
+SHEET_FRAMES, MOST_FRAMES = 12, 24
+"""Pictures of the contact sheet; frames of the list to check."""
+THUMBNAIL = 240
+"""Width of a picture on the page, in pixels."""
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_POINTS = 1000, 120, 1000
+COVERAGE_SPAN = 0.1
+"""What the plot of coverage is high at the least."""
+NEIGHBOURS = 12
+"""Frames before and after that a change is compared with."""
+JUMP, JUMP_RATIO = 0.01, 4.0
+"""The matte jumps if it changes by more than this, and so many times as much as usual around it."""
+UNSURE, UNSURE_SPREAD = 0.02, 4.0
+"""A frame is unsure if its confidence is this far below the median, and so many deviations."""
+
+
+class Measure(NamedTuple):
+    """What is kept of a frame's matte.
+
+    pts: in the input's time base; confidence: 0..1; coverage: mean alpha, 0..1;
+    change, motion: mean absolute difference of alpha, and of luma, to the frame before, 0..1.
+    """
+
+    pts: int
+    confidence: float
+    coverage: float
+    change: float
+    motion: float
+
+
+class Measures:
+    """Sees each matte of a job in order and keeps the measures, from the pts ``begin`` on."""
+
+    def __init__(self, begin: int | None = None) -> None:
+        self.rows: list[Measure] = []
+        self._begin = begin
+        self._last: Matte | None = None
+
+    def __call__(self, matte: Matte) -> None:
+        last, self._last = self._last, matte
+        if self._begin is not None and matte.pts < self._begin:
+            return
+        change = motion = 0.0
+        if last is not None and last.alpha.shape == matte.alpha.shape:
+            change = _difference(matte.alpha, last.alpha)
+            motion = _difference(matte.color[0], last.color[0])
+        values = matte.confidence, float(matte.alpha.mean()), change, motion
+        self.rows.append(Measure(matte.pts, *(round(value, 5) for value in values)))
+
+
+def _difference(a: Map, b: Map) -> float:
+    return float(np.abs(a - b).mean())
+
+
+class Suspect(NamedTuple):
+    """A frame to check by eye: its place in the video, why, and how bad it looks (1 and more)."""
+
+    frame: int
+    why: str
+    severity: float
+
+
+def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
+    """The frames worth a look, in the video's order; of neighbours only the worst."""
+    found = sorted([*_jumps(measures), *_unsure(measures)], key=lambda s: -s.severity)
+    chosen: list[Suspect] = []
+    for suspect in found:
+        if all(abs(suspect.frame - other.frame) > NEIGHBOURS for other in chosen):
+            chosen.append(suspect)
+    return sorted(chosen[:most])
+
+
+def _jumps(measures: Sequence[Measure]) -> Iterable[Suspect]:
+    # What the picture's own change explains is no jump: a cut changes both.
+    extra = np.array([max(0.0, m.change - m.motion) for m in measures])
+    for index in range(1, len(measures)):
+        around = extra[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
+        bound = max(JUMP, JUMP_RATIO * float(np.median(around)))
+        if extra[index] > bound:
+            change = 100 * measures[index].change
+            why = f"the matte jumps: {change:.1f} % of the picture changed"
+            yield Suspect(index, why, float(extra[index]) / bound)
+
+
+def _unsure(measures: Sequence[Measure]) -> Iterable[Suspect]:
+    values = np.array([m.confidence for m in measures])
+    median = float(np.median(values)) if values.size else 1.0
+    spread = float(np.median(np.abs(values - median))) if values.size else 0.0
+    bound = max(UNSURE, UNSURE_SPREAD * spread)
+    for index, value in enumerate(values):
+        if median - value > bound:
+            why = f"low confidence: {value:.3f}, the video's median is {median:.3f}"
+            yield Suspect(index, why, float(median - value) / bound)
+
+
+class Done(Protocol):
+    """A finished job's report."""
+
+    @property
+    def rate(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a page tells besides the measures: input, output, settings, the job's own report.
+
+    model: its name and version.
+    """
+
+    input: Path
+    output: Path
+    settings: dict[str, Any]
+    model: str
+    done: Done
+
+    def write(self, folder: Path, measures: Sequence[Measure]) -> Path:
+        """Writes the page, ``folder/<output's name>.html``, which needs no other file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = folder / f"{self.output.name}.html"
+        _write_whole(path, self._page(measures))
+        return path
+
+    def _page(self, measures: Sequence[Measure]) -> str:
+        found = suspects(measures)
+        sheet = _spread(len(measures), SHEET_FRAMES)
+        indices = sorted({*sheet, *(suspect.frame for suspect in found)})
+        shots = self._shots(measures, indices)
+        parts = [
+            _heading(self.output.name, f"{self.done}; {len(found)} frames to check"),
+            _section("Contact sheet", _figures(shots, ((i, "") for i in sheet))),
+            _section("Confidence", _plot([m.confidence for m in measures], UNSURE, found)),
+            _section("Change of the matte", _plot([m.change for m in measures], JUMP, found)),
+            _section(
+                "Share of the picture that is people",
+                _plot([m.coverage for m in measures], COVERAGE_SPAN),
+            ),
+            _section(
+                "Frames to check",
+                _figures(shots, ((s.frame, s.why) for s in found)) or "<p>None stands out.</p>",
+            ),
+            _section("Settings and versions", _table(self._settings())),
+        ]
+        return _PAGE.format(title=html.escape(self.output.name), body="\n".join(parts))
+
+    def _settings(self) -> dict[str, object]:
+        known = {name: value for name, value in self.settings.items() if value is not None}
+        files = {"input": self.input, "output": self.output}
+        return {**files, **known, "version of the model": self.model, **versions()}
+
+    def _shots(self, measures: Sequence[Measure], indices: Sequence[int]) -> dict[int, _Shot]:
+        """The frames of the input and, if it is a file, of the output, side by side."""
+        with Reader(self.input) as reader:
+            times = [measures[index].pts * reader.time_base for index in indices]
+        files = [self.input, *([self.output] if self.output.is_file() else [])]
+        rows = [_pictures(path, times) for path in files]
+        return {
+            index: _Shot(index, times[number], [row[number] for row in rows if row])
+            for number, index in enumerate(indices)
+        }
+
+
+class _Shot(NamedTuple):
+    frame: int
+    time: Fraction
+    pictures: list[NDArray[np.uint8]]
+
+
+def versions() -> dict[str, object]:
+    """What took part in the job."""
+    names = ("fusematte", "openvino", "av", "numpy")
+    return {
+        **{f"version of {name}": version(name) for name in names},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def check_folder(path: str | PathLike[str]) -> Path:
+    """Makes the folder of reports, before the work is done that they are about.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".fusematte"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: no report can be written there: {error.strerror}") from error
+    return folder
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Indices evenly over ``total``."""
+    count = min(total, count)
+    return [(2 * place + 1) * total // (2 * count) for place in range(count)]
+
+
+def _pictures(path: Path, times: Sequence[Fraction]) -> list[NDArray[np.uint8]]:
+    """Small RGB pictures of a video at these times; none if it cannot be read again."""
+    pictures = []
+    try:
+        with Reader(path) as reader:
+            for time in times:
+                reader.seek(round(time / reader.time_base))
+                tolerance = Fraction(1, 500)  # some containers round to milliseconds
+                frame = next(f for f in reader if f.time >= time - tolerance)
+                pictures.append(_thumbnail(frame))
+    except (FuseMatteError, StopIteration):
+        return []
+    return pictures
+
+
+def _thumbnail(frame: Frame) -> NDArray[np.uint8]:
+    height = max(1, round(frame.height * THUMBNAIL / (frame.width * float(frame.aspect))))
+    small = resize_to_tensor(
+        frame.planes, height, THUMBNAIL, matrix=frame.matrix, levels=frame.levels
+    )
+    upright = np.rot90(small.rgb.transpose(1, 2, 0), -frame.rotation // 90)
+    return np.ascontiguousarray((upright * 255 + 0.5).astype(np.uint8))
+
+
+def _figures(shots: dict[int, _Shot], wanted: Iterable[tuple[int, str]]) -> str:
+    figures = []
+    for index, why in wanted:
+        shot = shots[index]
+        minutes, seconds = divmod(float(shot.time), 60)
+        caption = f"frame {shot.frame}, {int(minutes)}:{seconds:06.3f}"
+        images = "".join(f'<img src="{_data(picture)}" alt="">' for picture in shot.pictures)
+        text = f"{caption}<br>{html.escape(why)}" if why else caption
+        figures.append(f"<figure>{images}<figcaption>{text}</figcaption></figure>")
+    return "\n".join(figures)
+
+
+def _data(picture: NDArray[np.uint8]) -> str:
+    _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode('ascii')}"
+
+
+def _plot(values: Sequence[float], least: float, marks: Sequence[Suspect] = ()) -> str:
+    """A curve as SVG; of many frames each point keeps the range of those it stands for.
+
+    least: what the plot is high at the least, so that noise stays small.
+    """
+    if not values:
+        return "<p>No frame was made.</p>"
+    high = max(*values, least)
+    low = min(*values, high - least)
+    span = high - low
+    scale = PLOT_WIDTH / max(1, len(values) - 1)
+
+    def place(index: int, value: float) -> str:
+        return f"{index * scale:.1f},{PLOT_HEIGHT * (1 - (value - low) / span):.1f}"
+
+    step = max(1, 2 * len(values) // PLOT_POINTS)
+    points = []
+    for start in range(0, len(values), step):
+        chunk = values[start : start + step]
+        points += [place(start, bound) for bound in {min(chunk): 0, max(chunk): 0}]
+    lines = "".join(
+        f'<line x1="{mark.frame * scale:.1f}" x2="{mark.frame * scale:.1f}" y2="{PLOT_HEIGHT}"/>'
+        for mark in marks
+    )
+    return (
+        f'<svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" preserveAspectRatio="none">{lines}'
+        f'<polyline points="{" ".join(points)}"/></svg>'
+        f"<p>{low:.4f} (bottom) to {high:.4f} (top), {len(values)} frames</p>"
+    )
+
+
+def _heading(title: str, text: str) -> str:
+    return f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(text)}</p>"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>\n{body}\n</section>"
+
+
+def _table(rows: dict[str, object]) -> str:
+    cells = (
+        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 14px system-ui, sans-serif; margin: 2em auto; max-width: 1060px; color: #222; }}
+h2 {{ font-size: 1.1em; margin: 2em 0 .5em; }}
+figure {{ display: inline-block; margin: 0 12px 12px 0; vertical-align: top; max-width: 486px; }}
+figure img {{ width: 240px; margin-right: 2px; }}
+figcaption {{ font-size: 12px; color: #555; }}
+svg {{ width: 100%; height: 120px; background: #f6f6f6; }}
+polyline {{ fill: none; stroke: #1667b7; vector-effect: non-scaling-stroke; }}
+line {{ stroke: #d33; stroke-width: 2; opacity: .5; vector-effect: non-scaling-stroke; }}
+th {{ text-align: left; font-weight: normal; color: #555; padding-right: 2em; }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,510 @@
+"""Long jobs: worked on in stretches, so that a kill costs one of them and many machines share them.
+
+While a job runs, ``OUTPUT.segments`` holds a file for each finished stretch and output, and a
+journal: JSON lines, the first about the job, each other about one stretch.  At the end the files
+are joined and the folder goes.  ``--resume`` goes on where the journal ends; a cluster fills in
+the stretches in any order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from importlib.metadata import version
+from inspect import signature
+from os import fspath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusematte.engine.errors import (
+    FuseMatteError,
+    OutputError,
+    TruncatedInputError,
+    UsageError,
+)
+from fusematte.engine.jobs.ray_cluster import Cluster
+from fusematte.engine.jobs.review_page import Measure, Measures, Review, check_folder
+from fusematte.engine.jobs.single import Progress, Report, StrPath, Tools, open_tools
+from fusematte.engine.jobs.single import run as run_once
+from fusematte.engine.matting.matter import Memory
+from fusematte.engine.media import segments
+from fusematte.engine.media.formats import part_of
+from fusematte.engine.media.notices import known
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_playable
+from fusematte.engine.models import Bundle, load_bundle
+from fusematte.engine.pipeline import Statistics
+
+log = logging.getLogger(__name__)
+
+Options = dict[str, Any]
+"""The keywords of ``job.run``."""
+
+FORMAT = 2
+"""Version of the journal."""
+_DEFAULTS = {name: keyword.default for name, keyword in signature(run_once).parameters.items()}
+
+
+def run(
+    input: StrPath,
+    output: StrPath,
+    *,
+    resume: bool = False,
+    cluster: Cluster | str | None = None,
+    report: StrPath | None = None,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Report:
+    """``job.run`` with all its keywords, for videos of any length.
+
+    Args:
+        resume: go on where an interrupted job of the same input, outputs and options stopped.
+        cluster: ``auto`` or the address of a Ray cluster that does the work.
+        report: a folder for the page that shows what to check (``jobs.review_page``).
+
+    Raises:
+        FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
+    """
+    if report is not None and fspath(input).startswith(("-", "pipe:")):
+        raise UsageError(
+            f"--report reads the input again, which {input} does not allow; give a file"
+        )
+    folder = None if report is None else check_folder(report)
+    job = LongJob(input, output, options, measured=folder is not None)
+    done = _run(job, resume, cluster, progress)
+    if folder is not None:
+        settings = {"background": _DEFAULTS["background"], **options}
+        model = f"{job.bundle.name} {job.bundle.version}"
+        review = Review(Path(input), Path(output), settings, model, done)
+        with known():
+            review.write(folder, job.measures)
+    return done
+
+
+def _run(
+    job: LongJob, resume: bool, cluster: Cluster | str | None, progress: Progress | None
+) -> Report:
+    if isinstance(cluster, str):
+        with Cluster(cluster) as connected:
+            return _run(job, resume, connected, progress)
+    if job.whole_because is not None:
+        if resume:
+            job.open().close()  # what is wrong with the input matters more
+            raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
+        if cluster is not None:
+            log.warning("not cut up for the cluster but done here: %s", job.whole_because)
+        return job.run_at_once(progress)
+    if cluster is None and job.is_short:
+        return job.run_at_once(progress)
+    return job.run(resume, cluster, progress)
+
+
+class Record(NamedTuple):
+    """A finished stretch: how many frames, seconds of work per stage, whether input was damaged."""
+
+    stretch: int
+    frames: int
+    busy: dict[str, float]
+    damaged: bool
+    measures: list[Measure]
+
+
+class LongJob:
+    """One input and its outputs.
+
+    whole_because: why the job cannot be done in stretches; None if it can.
+    measures: of each frame, in order, once the job has run.
+    """
+
+    def __init__(
+        self, input: StrPath, output: StrPath, options: Options, *, measured: bool = False
+    ) -> None:
+        named = {name: path for name, path in options.items() if name.endswith("_output") and path}
+        self.input, self.output, self.measured = input, Path(output), measured
+        self.outputs = {"output": self.output} | {name: Path(p) for name, p in named.items()}
+        self.options = options
+        self.folder = segments_of(self.output)
+        self.measures: list[Measure] = []
+        self.whole_because = self._why_whole()
+
+    def _why_whole(self) -> str | None:
+        if not Path(self.input).is_file():
+            return f"{self.input} is not a file that can be cut"
+        other = [path for path in self.outputs.values() if path.suffix.lower() not in JOINABLE]
+        return f"{other[0]} cannot be joined from parts" if other else None
+
+    def open(self) -> Reader:
+        """Its input."""
+        names = ("start", "end", "frame_rate")
+        return Reader(self.input, **{name: self.options.get(name) for name in names})
+
+    @property
+    def bundle(self) -> Bundle:
+        """Its model."""
+        return load_bundle(self.options.get("model", _DEFAULTS["model"]))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the job is not worth cutting."""
+        with known(), self.open() as reader:
+            return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
+
+    def run_at_once(self, progress: Progress | None) -> Report:
+        """The job in one piece."""
+        measures = Measures() if self.measured else None
+        done = run_once(
+            self.input, self.output, **self.options, observe=measures, progress=progress
+        )
+        self.measures = measures.rows if measures else []
+        return done
+
+    def run(self, resume: bool, cluster: Cluster | None, progress: Progress | None) -> Report:
+        """The job in stretches, those that are missing."""
+        self._check()
+        with known(), self.open() as reader:
+            plan = segments.plan(reader)
+        journal = Journal(self.folder)
+        header = self._header(plan)
+        done = self._begin(journal, header, resume)
+        missing = [index for index in range(len(plan.spans)) if index not in done]
+        meter = _Meter(progress, sum(record.frames for record in done.values()))
+        try:
+            for record in self._work(plan, missing, cluster, meter):
+                done[record.stretch] = record
+                journal.add(record)
+            return self._complete(plan, done, meter)
+        except (FuseMatteError, KeyboardInterrupt) as error:
+            self._salvage(done, error)
+            raise
+
+    def _check(self) -> None:
+        """Opens every output once as the join will: what cannot be is refused before the work."""
+        stop = _Checked()
+        empty = Parts({path: [] for path in self.outputs.values()}, stop)
+        with suppress(_Checked):
+            run_once(self.input, self.output, **self.options, parts=empty)
+
+    def _header(self, plan: Plan) -> Options:
+        settings = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in self.options.items()
+            if value != _DEFAULTS.get(name) and name != "threads"
+        }
+        background = Path(str(settings.get("background", "")))
+        if background.is_file():
+            stat = background.stat()
+            settings["background file"] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
+        settings["model version"] = self.bundle.manifest["sha256"]
+        settings["report"] = self.measured
+        return {
+            "format": FORMAT,
+            "fusematte": version("fusematte"),
+            "input": plan.digest,
+            "spans": [list(span) for span in plan.spans],
+            "options": settings,
+        }
+
+    def _begin(self, journal: Journal, header: Options, resume: bool) -> dict[int, Record]:
+        if not resume:
+            if self.folder.exists():
+                log.info("%s: what an earlier job left there is discarded", self.folder)
+            journal.begin(header)
+            return {}
+        found = journal.read()
+        if found is None:
+            log.info("%s: nothing to resume; the job starts at the beginning", self.output)
+            journal.begin(header)
+            return {}
+        _check_same(self.folder, self.input, found[0], header)
+        done = {r.stretch: r for r in found[1] if self._is_there(r)}
+        log.info("%s: %d stretches are done already", self.output, len(done))
+        return done
+
+    def _is_there(self, record: Record) -> bool:
+        return record.frames == 0 or all(file.exists() for file in self._files(record.stretch))
+
+    def _names(self, index: int) -> dict[str, Path]:
+        """The files of one stretch, by the outputs' keywords."""
+        return {
+            name: self.folder / f"{index:06d}-{name}{path.suffix.lower()}"
+            for name, path in self.outputs.items()
+        }
+
+    def _files(self, index: int) -> list[Path]:
+        return list(self._names(index).values())
+
+    def _work(
+        self, plan: Plan, missing: list[int], cluster: Cluster | None, meter: _Meter
+    ) -> Iterator[Record]:
+        if cluster is None:
+            yield from self._work_here(plan, missing, meter)
+            return
+        tasks = [
+            self._task(index, plan.spans[index], threads=self.options.get("threads") or 1)
+            for index in missing
+        ]
+        with known():
+            reader = self.open()
+        with reader:
+            for record in cluster.map(work, tasks, self.options):
+                meter.add(record.frames, reader)
+                yield record
+
+    def _task(self, index: int, span: Span, **chosen: int) -> tuple[Any, ...]:
+        names = {name: fspath(path.resolve()) for name, path in self._names(index).items()}
+        options = {k: v for k, v in self.options.items() if k not in names} | chosen
+        return fspath(Path(self.input).resolve()), names, options, index, span, self.measured
+
+    def _work_here(self, plan: Plan, missing: list[int], meter: _Meter) -> Iterator[Record]:
+        chosen = {**_DEFAULTS, **self.options}
+        names = ("background", "model", "backend", "threads")
+        with open_tools(*(chosen[name] for name in names)) as tools:
+            for index in missing:
+                span = self._restore(tools, index, plan.spans[index])
+                meter.start()
+                yield work(*self._task(index, span), tools=tools, progress=meter)
+                self._memory(index - 1).unlink(missing_ok=True)
+
+    def _restore(self, tools: Tools, index: int, span: Span) -> Span:
+        """Gives the network what it knew at the end of the stretch before."""
+        tools.matter.memory = _load_memory(self._memory(index - 1))
+        if tools.matter.memory is None:
+            return span
+        return span._replace(warm_from=span.begin)
+
+    def _memory(self, index: int) -> Path:
+        return memory_of(self._names(index)["output"])
+
+    def _complete(self, plan: Plan, done: dict[int, Record], meter: _Meter) -> Report:
+        records = [done[index] for index in range(len(plan.spans))]
+        frames = sum(record.frames for record in records)
+        self.measures = [measure for record in records for measure in record.measures]
+        reason = None
+        if any(record.damaged for record in records):
+            reason = TruncatedInputError(
+                f"{self.input}: is cut short or damaged: {frames} frames could be read"
+            )
+        self._join(range(len(records)), reason)
+        shutil.rmtree(self.folder)
+        return Report(frames=frames, seconds=meter.seconds, busy=_total(records))
+
+    def _join(self, indices: Iterable[int], reason: BaseException | None) -> None:
+        files: dict[Path, list[Path]] = {path: [] for path in self.outputs.values()}
+        for index in indices:
+            for path, file in zip(files, self._files(index), strict=True):
+                found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
+                files[path].extend(found[:1])
+        with known():
+            run_once(self.input, self.output, **self.options, parts=Parts(files, reason))
+
+    def _salvage(self, done: dict[int, Record], reason: BaseException) -> None:
+        """Makes the ``.part`` files of what there is, from the beginning up to the first gap."""
+        if isinstance(reason, TruncatedInputError):  # the join has left them; there is no more
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        count = next(index for index in range(len(done) + 1) if index not in done)
+        started = any(part_of(file).exists() for file in self._files(count))
+        if not done and not started:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with suppress(FuseMatteError, KeyboardInterrupt):  # the reason itself, or no room is left
+            self._join(range(count + 1), reason)
+        for part in map(part_of, self.outputs.values()):
+            if not is_playable(part):
+                part.unlink(missing_ok=True)
+
+
+class _Checked(Exception):
+    """Every output could be opened."""
+
+
+@known()
+def work(
+    input: str,
+    names: dict[str, str],
+    options: Options,
+    index: int,
+    span: Span,
+    measured: bool,
+    *,
+    tools: Tools | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Makes the files of one stretch, on whatever machine this is."""
+    counted = 0
+
+    def count(frames: int, reader: Reader, statistics: Statistics) -> None:
+        nonlocal counted
+        counted = frames
+        if progress is not None:
+            progress(frames, reader, statistics)
+
+    measures = Measures(span.begin) if measured else None
+    busy: dict[str, float] = {}
+    damaged = False
+    outputs: Options = {name: path for name, path in names.items() if name != "output"}
+    try:
+        report = run_once(
+            input,
+            names["output"],
+            **outputs,
+            **options,
+            span=span,
+            tools=tools,
+            observe=measures,
+            progress=count,
+        )
+        busy = report.busy
+    except TruncatedInputError:  # what could be read is a stretch like any other
+        damaged = True
+        for name in map(Path, names.values()):
+            if part_of(name).exists():
+                part_of(name).replace(name)
+    if tools is not None and tools.matter.memory is not None:
+        _save_memory(memory_of(Path(names["output"])), tools.matter.memory)
+    return Record(index, counted, busy, damaged, measures.rows if measures else [])
+
+
+def segments_of(output: StrPath) -> Path:
+    """The folder of a job's finished stretches."""
+    return Path(f"{output}.segments")
+
+
+def memory_of(path: Path) -> Path:
+    """Where the network's memory at the end of a stretch lies."""
+    return path.with_suffix(".npz")
+
+
+def _load_memory(path: Path) -> Memory | None:
+    """What was saved there; None where nothing was."""
+    if not path.exists():
+        return None
+    with np.load(path) as saved:
+        alpha, luma, time = (saved[name] for name in Memory._fields)
+    return Memory(alpha, luma, Fraction(*map(int, time)))
+
+
+def _save_memory(path: Path, memory: Memory) -> None:
+    partial = path.with_suffix(".part")
+    time = np.array(memory.time.as_integer_ratio(), np.int64)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, alpha=memory.alpha, luma=memory.luma, time=time)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        log.warning("%s: cannot be written (%s); a resumed job would warm up anew", path, error)
+
+
+def _total(records: list[Record]) -> dict[str, float]:
+    busy: dict[str, float] = {}
+    for record in records:
+        for stage, seconds in record.busy.items():
+            busy[stage] = busy.get(stage, 0.0) + seconds
+    return busy
+
+
+def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> None:
+    """Raises UsageError if what was begun is another job than the one to go on with."""
+    anew = "run without --resume to start anew"
+    if (old.get("format"), old.get("fusematte")) != (new["format"], new["fusematte"]):
+        raise UsageError(f"{folder}: was begun by another version of fusematte; {anew}")
+    if old["input"] != new["input"]:
+        raise UsageError(f"{input}: is not the video that {folder} was begun with; {anew}")
+    before, now = old["options"], new["options"]
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise UsageError(
+                f"{folder}: was begun with {name} {before.get(name, 'by default')}, "
+                f"not {now.get(name, 'by default')}; {anew}"
+            )
+    if old["spans"] != new["spans"]:
+        raise UsageError(f"{folder}: was cut in another way; {anew}")
+
+
+class Journal:
+    """What is done, on disk; each line is there whole or, after a kill, cut and ignored."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / "journal.jsonl"
+
+    def begin(self, header: Options) -> None:
+        """Starts anew; what lay in the folder goes.
+
+        Raises:
+            OutputError: the folder cannot be made.
+        """
+        try:
+            if self._folder.exists():
+                shutil.rmtree(self._folder)
+            self._folder.mkdir()
+        except OSError as error:
+            raise OutputError(f"{self._folder}: cannot be made: {error.strerror}") from error
+        self._append(header)
+
+    def read(self) -> tuple[Options, list[Record]] | None:
+        """The header and the stretches that are done; None where there is no journal."""
+        try:
+            lines = self._path.read_text("utf-8").splitlines(keepends=True)
+        except OSError:
+            return None
+        values = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not values:
+            return None
+        records = [
+            Record(**{**value, "measures": [Measure(*row) for row in value["measures"]]})
+            for value in values[1:]
+        ]
+        if not lines[-1].endswith("\n"):
+            self._path.write_text("".join(lines[:-1]), "utf-8")
+        return values[0], records
+
+    def add(self, record: Record) -> None:
+        """Notes a finished stretch."""
+        self._append(record._asdict())
+
+    def _append(self, value: Options) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(value) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+
+class _Meter:
+    """Turns the progress of stretches into that of the whole job."""
+
+    def __init__(self, progress: Progress | None, skipped: int) -> None:
+        self._progress = progress
+        self._total = Statistics(skipped=skipped)
+        self._before = self._frames = skipped
+
+    @property
+    def seconds(self) -> float:
+        return self._total.elapsed
+
+    def start(self) -> None:
+        """Another stretch begins."""
+        self._before = self._frames
+
+    def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:  # noqa: ARG002
+        self._frames = self._before + frames
+        self._tell(reader)
+
+    def add(self, frames: int, reader: Reader) -> None:
+        """A whole stretch is done, elsewhere."""
+        self._frames += frames
+        self._tell(reader)
+
+    def _tell(self, reader: Reader) -> None:
+        if self._progress is not None:
+            self._progress(self._frames, reader, self._total)

@@ -1,0 +1,1 @@
+"""Cameras and streams: sessions, the latency budget, outputs."""

@@ -1,0 +1,275 @@
+"""Live pictures: a camera, a stream by its URL, or a video file played at its own pace."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+
+from fusematte.engine.compositing.composite import fit_frame
+from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
+from fusematte.engine.frame import PIXEL_FORMATS, Frame
+from fusematte.engine.live.backoff import BackOff
+from fusematte.engine.media.av_frames import frame_of
+from fusematte.engine.media.reader import Reader
+
+log = logging.getLogger(__name__)
+
+DRIVERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+"""libav's name for the system's cameras."""
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+TIMEOUT = 3.0
+"""Seconds without an answer or a picture after which a stream counts as lost.  With the longest
+wait between two tries and the look at its beginning it makes less than five: so soon after a stream
+is back it is seen again, even if its other end vanished without a word."""
+RATE = Fraction(30)
+"""Frames per second of what does not tell."""
+_LOOK = {"analyzeduration": "500000"}
+"""libav's microseconds to find out what a stream holds.  By default it takes seconds, and minutes
+of FLV without sound.  What it has looked at is decoded first: there is the key frame."""
+SCHEME_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}}
+"""libav's options of a protocol, in and out."""
+
+
+class Device(NamedTuple):
+    """A camera: what ``--camera`` takes, and what the system calls it."""
+
+    name: str
+    description: str
+
+
+def list_cameras() -> list[Device]:
+    """The cameras of this machine."""
+    found = av.device.enumerate_input_devices(_driver())
+    return [Device(device.name, device.description) for device in found]
+
+
+class Camera(ABC):
+    """A source of live frames; iterate over it, from one thread, for all that come until it ends.
+
+    name: as the user wrote it.
+    like: the first frame: its size and layout are those of all others.
+    rate: frames per second.
+
+    Frames are upright: the rotation that a file asks for is done.
+    """
+
+    name: str
+    like: Frame
+    rate: Fraction
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames, each when it is due."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the source; whoever waits for a frame stops waiting."""
+
+
+def open_camera(
+    name: str, *, size: tuple[int, int] | None = None, rate: Fraction | None = None
+) -> Camera:
+    """Opens a camera by number or device name, a stream by URL, or a file.
+
+    Args:
+        size: (width, height) to ask a camera for; rate: frames per second to ask it for.
+
+    Raises:
+        InputError: it is missing, busy, or gives no picture.
+        UsageError: a size or a rate for what has its own.
+    """
+    is_url, path = URL.match(name) is not None, Path(name)
+    if is_url or path.is_file():
+        if size or rate:
+            raise UsageError(f"{name}: has its own size and rate; only a camera can be asked")
+        return LiveContainer(name) if is_url else PacedFile(path)
+    options = {"video_size": f"{size[0]}x{size[1]}"} if size else {}
+    if rate:
+        options["framerate"] = str(rate)
+    return LiveContainer(name, driver=_driver(), options=options)
+
+
+class PacedFile(Camera):
+    """A video file, each frame at its own time, once."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._reader = Reader(path)
+        self._stop = threading.Event()
+        self._frames = iter(self._reader)
+        self._first = next(self._frames)
+        self.like = _upright(self._first)
+        self.rate = Fraction(self._reader.frame_rate or RATE)
+
+    def __iter__(self) -> Iterator[Frame]:
+        begun, first = time.perf_counter(), self._first.time
+        frame: Frame | None = self._first
+        with contextlib.closing(self._reader):
+            while frame is not None:
+                if self._stop.wait(_until(begun + float(frame.time - first))):
+                    return
+                yield _upright(frame)
+                frame = self._next()
+
+    def _next(self) -> Frame | None:
+        try:
+            return next(self._frames, None)
+        except TruncatedInputError as error:
+            log.warning("%s", error)
+            return None
+
+    def close(self) -> None:
+        self._stop.set()
+
+
+class LiveContainer(Camera):
+    """A camera or a stream, opened again whenever it is lost, less and less often.
+
+    driver: libav's format of a camera; None for a URL.
+    """
+
+    def __init__(
+        self, name: str, *, driver: str | None = None, options: dict[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self._driver = driver
+        self._options = options or {}
+        self._stop = threading.Event()
+        self._scaler = VideoReformatter()
+        self._container, self._pictures = self._open()
+        try:
+            self._first = next(self._pictures)
+        except (av.FFmpegError, StopIteration) as error:
+            self._container.close()
+            raise InputError(f"{name}: gives no picture: {_reason(error)}") from error
+        self.like = _upright(frame_of(self._first, self._scaler))
+        self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
+
+    def __iter__(self) -> Iterator[Frame]:
+        # Whoever iterates may stop in the middle: the connection ends with the generator.
+        try:
+            yield from self._frames()
+        finally:
+            self._container.close()
+
+    def _frames(self) -> Iterator[Frame]:
+        pending: av.VideoFrame | None = self._first
+        while not self._stop.is_set():
+            reason = "it ended"
+            try:
+                while not self._stop.is_set():
+                    picture = pending or next(self._pictures)
+                    pending = None
+                    yield self._conform(frame_of(picture, self._scaler))
+            except StopIteration:
+                pass
+            except av.FFmpegError as error:
+                reason = _reason(error)
+            self._container.close()
+            if not self._stop.is_set():
+                log.warning("%s: lost (%s); trying again", self.name, reason)
+                self._reopen()
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _reopen(self) -> None:
+        waits = BackOff()
+        while not self._stop.wait(waits.failed(0.0)):
+            with contextlib.suppress(InputError):
+                self._container, self._pictures = self._open()
+                log.warning("%s: is back", self.name)
+                return
+
+    def _open(self) -> tuple[InputContainer, Iterator[av.VideoFrame]]:
+        options = {**SCHEME_OPTIONS.get(self.name.partition(":")[0].lower(), {}), **self._options}
+        try:
+            container = av.open(
+                _device_file(self.name) if self._driver else self.name,
+                format=self._driver,
+                options=options,
+                container_options=_LOOK,
+                timeout=None if self._driver else TIMEOUT,
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise InputError(self._why_not(error)) from error
+        if not container.streams.video:
+            container.close()
+            raise InputError(f"{self.name}: has no video")
+        return container, iter(container.decode(video=0))
+
+    def _why_not(self, error: Exception) -> str:
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            return f"{self.name}: the libav that PyAV brings here has not this protocol"
+        if self._driver is None:
+            return f"{self.name}: cannot be reached: {_reason(error)}; check the address"
+        known = ", ".join(device.name for device in list_cameras()) or "none"
+        hint = "check --size and --fps; " if self._options else ""
+        return (
+            f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}"
+            f"cameras here: {known} (--camera list)"
+        )
+
+    def _conform(self, frame: Frame) -> Frame:
+        """The frame upright, in the first one's size and layout; a stream may come back changed."""
+        return _conform(frame, self.like)
+
+
+def _driver() -> str:
+    return DRIVERS.get(sys.platform, "v4l2")
+
+
+def _device_file(name: str) -> str:
+    """What libav opens for a camera that is named by its number or by its own name."""
+    if sys.platform == "linux":
+        return f"/dev/video{name}" if name.isdecimal() else name
+    return f"video={name}" if sys.platform == "win32" else name
+
+
+def _upright(frame: Frame) -> Frame:
+    """The frame as a player shows it, in 4:2:0 if it has to be turned."""
+    if not frame.rotation:
+        return frame
+    height, width = frame.height, frame.width
+    if frame.rotation in (90, 270):
+        height, width = width, height
+    format = PIXEL_FORMATS["yuv420p" if frame.format.bits == 8 else "yuv420p10le"]
+    shapes = (height, width), *[format.chroma_shape(height, width)] * 2
+    y, u, v = (np.empty(shape, format.dtype) for shape in shapes)
+    target = replace(frame, planes=(y, u, v), format=format, rotation=0, aspect=Fraction(1))
+    return target.with_planes(fit_frame(frame, target))
+
+
+def _conform(frame: Frame, like: Frame) -> Frame:
+    frame = _upright(frame)
+    if (frame.planes[0].shape, frame.format, frame.color) == (
+        like.planes[0].shape,
+        like.format,
+        like.color,
+    ):
+        return frame
+    timed = replace(like, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
+    return timed.with_planes(fit_frame(frame, like))
+
+
+def _until(moment: float) -> float:
+    return max(0.0, moment - time.perf_counter())
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error or "it ended")

@@ -1,0 +1,1 @@
+"""Everything that opens or writes media: readers, writers, containers, picture sequences."""

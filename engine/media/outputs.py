@@ -1,0 +1,73 @@
+"""What a job writes: video files, standard output and picture sequences, chosen by their name."""
+
+from __future__ import annotations
+
+import logging
+from os import PathLike, fspath
+from pathlib import Path
+
+from av.codec.hwaccel import HWAccel
+
+from fusematte.engine.errors import UsageError
+from fusematte.engine.media.formats import Content, Encoding, part_of
+from fusematte.engine.media.image_sequence import (
+    ALPHA_MODES,
+    AlphaMode,
+    SequenceWriter,
+    is_picture_sequence,
+    named,
+)
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.writer import Writer
+
+log = logging.getLogger(__name__)
+
+AnyWriter = Writer | SequenceWriter
+
+
+def open_output(
+    path: str | PathLike[str],
+    like: Reader,
+    *,
+    content: Content = "color",
+    encoding: Encoding | None = None,
+    alpha_mode: AlphaMode | None = None,
+    audio: bool = False,
+    subtitles: bool = False,
+    hardware: HWAccel | None = None,
+) -> AnyWriter:
+    """The writer of a file: a sequence for .png, .tif, .tiff and .exr, else a video.
+
+    Raises:
+        UsageError: a name, option or combination that cannot be.
+        OutputError: it cannot be written.
+    """
+    encoding = encoding or Encoding()
+    if is_picture_sequence(path):
+        sequence = SequenceWriter(
+            path, like, content=content, alpha_mode=alpha_mode, encoding=encoding
+        )
+        if audio and like.audio_streams:
+            log.warning("%s: pictures have no sound; it is left out", fspath(path))
+        return sequence
+    if alpha_mode == "premultiplied":
+        raise UsageError(
+            f"{fspath(path)}: only sequences of .png, .tiff or .exr can be premultiplied; "
+            "players take a video's alpha as straight"
+        )
+    return Writer(
+        path,
+        like,
+        content=content,
+        audio=audio,
+        subtitles=subtitles,
+        hardware=hardware,
+        **vars(encoding),
+    )
+
+
+def parts_of(path: str | PathLike[str]) -> list[Path]:
+    """The names that an output may have while it is not complete."""
+    if is_picture_sequence(path):
+        return [part_of(named(Path(path), mode)) for mode in (None, *ALPHA_MODES)]
+    return [part_of(Path(path))]

@@ -1,0 +1,587 @@
+"""The video reader: a file in, its pictures out as Frames in their own YUV planes.
+
+Timestamps are the container's own; packets of sound and subtitles are handed on as they lie in the
+file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self, TypeAlias
+
+import av
+from av.codec.hwaccel import HWAccel
+from av.filter import Graph
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import VideoReformatter
+
+from fusematte.engine.cuda.device_pictures import DeviceFrame, is_on_device, stand_ins
+from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
+from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.media.av_frames import color_of, has_alpha, nearest_format, planes_of
+from fusematte.engine.media.hdr_metadata import mastering_of
+from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.sources import Source, is_url
+
+log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
+
+Packet: TypeAlias = "av.Packet[Any]"
+
+_TS_PACKETS = (188, 192, 204)  # bytes; a whole file has a whole number of one of these
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""libav's own decoders of these pass over the alpha that a container has beside the picture."""
+
+_SLACK = Fraction(1, 2)
+"""Seconds by which a whole file may end before its declared duration."""
+
+_SEEK_MARGINS = (0, 2, 20)
+"""Seconds that a seek goes further back each time it came out too late."""
+
+_SKEW = 10
+"""Seconds by which the streams of a file may lie apart."""
+
+_DECLARING = ("mov", "matroska", "avi", "flv", "asf")
+"""Containers whose header tells the duration; for the others libav estimates it."""
+
+
+class Chapter(NamedTuple):
+    """A part of a video with a title; times in seconds, on the clock of the frames."""
+
+    start: Fraction
+    end: Fraction
+    metadata: dict[str, str]
+
+
+class Reader:
+    """An open video; iterating gives its frames.
+
+    path: a file of any container libav reads; a URL; a folder of pictures, or a pattern of their
+    names such as ``shot_%04d.png``; ``-`` for standard input, or ``pipe:1280x720:yuv420p:30`` for
+    raw pictures on it.
+    start, end: seconds from the video's beginning; only frames from ``start`` on and before ``end``
+    are given, with the timestamps they have in the file.
+    frame_rate: pictures per second of a sequence of pictures (25).
+    hardware: decodes the video of a file where it can; frames whose pictures it leaves in its own
+    memory are ``DeviceFrame``s.
+
+    name: the path as it was given.
+    container_name: libav's name of the container.
+    width, height: of the coded picture, in pixels, before rotation.
+    format: the layout of the frames' planes.
+    color: the colour tags of the frames.
+    mastering: what an HDR video tells of the display it was graded on, with its first picture.
+    has_alpha: whether frames come with an alpha of their own.
+    on_device: whether the first picture came in the memory of ``hardware``.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
+    aspect: width over height of one pixel.
+    frame_rate: average, in frames per second; None where unknown.
+    time_base: the unit of timestamps, in seconds.
+    frame_count: as the container tells it, else estimated; None where unknown.
+    duration: in seconds; None where unknown.
+    origin: the time of the first frame if ``start`` was given, else 0: what a file that holds
+    only this part of the video would count from.
+    audio_streams, subtitle_streams, attachments: templates for copies of these streams.
+    left_out: what kinds of streams the file has beside them and the video.
+    chapters: those within ``start`` and ``end``.
+    damaged: something that was read so far could not be decoded.
+    metadata, video_metadata: the tags (title and the like) of the container and the video stream.
+
+    Interlaced pictures are deinterlaced, one for one, which is said in a warning.
+
+    Raises:
+        InputError: the file is missing, is no video, or has no picture that can be decoded.
+        TruncatedInputError: while iterating, after the last good frame: the file is cut or damaged.
+        UsageError: ``start`` and ``end`` leave nothing; a frame rate for what has its own.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        start: Fraction | float | None = None,
+        end: Fraction | float | None = None,
+        frame_rate: Fraction | None = None,
+        hardware: HWAccel | None = None,
+    ) -> None:
+        _check_range(start, end)
+        self._given = path, frame_rate, hardware
+        self._scaler = VideoReformatter()
+        self._frames_read = self._packets_read = 0
+        self._end_of_packets, self.damaged = Fraction(0), False
+        self._described, self._decoding, self._interlaced = False, True, False
+        self._from: Fraction | None = None
+        self._until: Fraction | None = None
+        self._open()
+        try:
+            self._set_range(start, end)
+            self._describe_stream()
+            self._go_to_start()
+        except BaseException:
+            self._source.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (item for item in self.items() if isinstance(item, Frame))
+
+    def items(self) -> Iterator[Frame | Packet]:
+        """Frames and the packets of sound and subtitles, untouched, as they come in the file.
+
+        There is one pass over the file: whatever has been given is not given again.
+        """
+        while self._head:
+            yield self._head.pop(0)
+        yield from self._items
+
+    def copies(self) -> Iterator[Packet]:
+        """The packets that are copied, without the pictures, which are not even decoded."""
+        self._decoding = False
+        return (item for item in self.items() if not isinstance(item, Frame))
+
+    def video_packets(self) -> Iterator[Packet]:
+        """The packets of the video, not decoded, from its beginning (or ``start``) on.
+
+        What frames were read before does not count; ``seek`` to read some again.
+        """
+        self._items.close()
+        self._head.clear()
+        self._move(None)
+        return (
+            packet for packet in self._demux() if self._is_video(packet) and self._wants(packet)
+        )
+
+    def seek(self, pts: int) -> None:
+        """Go on at ``pts`` (in units of the time base), or as little before it as can be decoded.
+
+        Containers index decoding times, some of them badly: if the first picture comes too late,
+        the search goes further back, at last to the beginning.
+
+        Raises:
+            InputError: the file cannot be read from another place than its beginning.
+        """
+        for seconds in _SEEK_MARGINS:
+            self._restart(pts - math.ceil(seconds / self.time_base))
+            if self._first_pts is not None and self._first_pts <= pts:
+                return
+        self._restart(None)
+
+    def _go_to_start(self) -> None:
+        """Reads the first frame that is wanted."""
+        self._items = self._read()
+        self.origin = Fraction(0)
+        if self._from is None:
+            self._head = self._read_head()
+            return
+        self._head = []
+        try:
+            self.seek(math.floor(self._from / self.time_base))
+        except InputError:  # a stream that only goes on
+            self._restart(None)
+        first = self._head[-1] if self._head else None
+        if isinstance(first, Frame):
+            self._from = first.time
+            self.origin = first.time
+            self._head = [
+                item for item in self._head if isinstance(item, Frame) or self._wants(item)
+            ]
+
+    def _restart(self, pts: int | None) -> None:
+        self._items.close()
+        self._move(pts)
+        self._items = self._read()
+        self._head = self._read_head()
+
+    def _move(self, pts: int | None) -> None:
+        """To the key frame at or before ``pts``; None is the file's beginning."""
+        self._begin_decoding(from_start=pts is None)
+        if pts is None:  # a seek to the first timestamp misses the first frames of some containers
+            self._source.close()
+            self._open()
+            self._describe_stream()
+            return
+        try:
+            self._container.seek(pts, stream=self._video)
+        except av.FFmpegError as error:
+            raise InputError(f"{self.name}: cannot be read from another place: {error}") from error
+        self._decoder.flush_buffers()
+
+    def _open(self) -> None:
+        self._source = Source(*self._given)
+        self.name, self._container = self._source.name, self._source.container
+        self.container_name = self._container.format.name
+        try:
+            self._video = self._pick_stream()
+            self._decoder = _decoder_of(self._video)
+        except BaseException:
+            self._source.close()
+            raise
+        self._begin_decoding(from_start=True)
+
+    def _begin_decoding(self, *, from_start: bool) -> None:
+        self._from_start, self._reached = from_start, False
+        self._first_pts: int | None = None
+        self._last_pts: int | None = None
+        self._deinterlacer: Deinterlacer | None = None
+
+    def close(self) -> None:
+        """Close the file; frames that were read stay valid."""
+        self._items.close()
+        self._head.clear()
+        self._source.close()
+
+    def _pick_stream(self) -> av.VideoStream:
+        streams = self._container.streams.video
+        if not streams:
+            raise InputError(f"{self.name}: has no video, only other streams; give a video file")
+        video = self._container.streams.best("video") or streams[0]
+        if not isinstance(video, av.VideoStream) or video.codec_context is None:
+            raise InputError(f"{self.name}: its video codec is unknown; convert the file first")
+        video.thread_type = "AUTO"
+        return video
+
+    def _set_range(self, start: Fraction | float | None, end: Fraction | float | None) -> None:
+        """The times on the file's own clock between which frames are wanted."""
+        begin = Fraction(max(0, self._container.start_time or 0), av.time_base)
+        if self._video.start_time is not None and self._video.time_base:
+            begin = self._video.start_time * self._video.time_base  # sound may begin before
+        # As it is written: 0.8 in binary lies a little behind the frame at 4/5.
+        self._from = None if start is None else begin + Fraction(str(start))
+        self._until = None if end is None else begin + Fraction(str(end))
+        self._begin = begin
+
+    def _describe_stream(self) -> None:
+        video, streams = self._video, self._container.streams
+        self.time_base = video.time_base or CLOCK
+        self.frame_rate = video.average_rate or video.guessed_rate or None
+        self.aspect = video.sample_aspect_ratio or Fraction(1)
+        self.audio_streams = tuple(s for s in streams.audio if s.codec_context)
+        self.subtitle_streams = tuple(s for s in streams.subtitles if s.codec_context)
+        self.attachments = tuple(streams.attachments)
+        self._copied = {s.index for s in (*self.audio_streams, *self.subtitle_streams)}
+        kept = {video.index, *self._copied, *(s.index for s in self.attachments)}
+        self.left_out = tuple(s.type for s in streams if s.index not in kept)
+        self.metadata, self.video_metadata = dict(self._container.metadata), dict(video.metadata)
+        self.chapters = self._chapters()
+        self.duration = self._kept_duration(self._stream_duration())
+        self.frame_count = self._whole_count() or self._estimated_count()
+
+    def _chapters(self) -> tuple[Chapter, ...]:
+        chapters = []
+        for chapter in self._container.chapters():
+            unit = chapter["time_base"] or Fraction(1)
+            start, end = chapter["start"] * unit, chapter["end"] * unit
+            start = start if self._from is None else max(start, self._from)
+            end = end if self._until is None else min(end, self._until)
+            if start < end:
+                chapters.append(Chapter(start, end, dict(chapter["metadata"])))
+        return tuple(chapters)
+
+    def _stream_duration(self) -> Fraction | None:
+        if self._video.duration:
+            return self._video.duration * self.time_base
+        if self._container.duration:
+            return Fraction(self._container.duration, av.time_base)
+        return None
+
+    def _kept_duration(self, whole: Fraction | None) -> Fraction | None:
+        """What ``start`` and ``end`` leave of the duration."""
+        if whole is None or (self._from is None and self._until is None):
+            return whole
+        first = self._begin if self._from is None else self._from
+        last = self._begin + whole
+        last = last if self._until is None else min(last, self._until)
+        if last <= first:
+            raise UsageError(
+                f"{self.name}: is {float(whole):.3f} s long; nothing is left of it from "
+                f"{float(first - self._begin):.3f} s on"
+            )
+        return last - first
+
+    def _whole_count(self) -> int:
+        """The frames of a whole file; 0 where its index does not tell or a part is wanted."""
+        if self._from is not None or self._until is not None:
+            return 0
+        return self._source.pictures or self._indexed_count()
+
+    def _indexed_count(self) -> int:
+        """Frames in the container's index, without those its edit list hides; 0 if incomplete."""
+        index = self._video.index_entries
+        if len(index) < self._video.frames:
+            return self._video.frames
+        return sum(not entry.is_discard for entry in index) if self._video.frames else 0
+
+    def _estimated_count(self) -> int | None:
+        if self.duration and self.frame_rate:
+            return round(self.duration * self.frame_rate)
+        return None
+
+    def _read_head(self) -> list[Frame | Packet]:
+        """Read up to the first frame: only that tells the pixel format and the rotation."""
+        head: list[Frame | Packet] = []
+        for item in self._items:
+            head.append(item)
+            if isinstance(item, Frame):
+                break
+        return head
+
+    def _read(self) -> Generator[Frame | Packet, None, None]:
+        for packet in self._demux():
+            if self._is_video(packet):
+                if self._decoding:
+                    yield from self._decode(packet)
+            elif packet.stream_index in self._copied and self._wants(packet):
+                yield packet
+            if self._is_past_end(packet):
+                break
+        if not self._decoding:
+            return
+        yield from self._decode(None)
+        if self._deinterlacer is not None:
+            yield from self._frames(self._deinterlacer.flush())
+        self._check_end()
+
+    def _is_video(self, packet: Packet) -> bool:
+        return packet.stream_index == self._video.index
+
+    def _demux(self) -> Iterator[Packet]:
+        """All packets but the empty ones, which libav would take for the end of the stream."""
+        try:
+            for packet in self._container.demux():
+                if packet.size:
+                    self._note(packet)
+                    yield packet
+        except av.FFmpegError:
+            self.damaged = True
+
+    def _note(self, packet: Packet) -> None:
+        self._packets_read += self._is_video(packet)
+        self.damaged |= packet.is_corrupt
+        if packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self._end_of_packets = max(self._end_of_packets, end)
+
+    def _wants(self, packet: Packet) -> bool:
+        """Whether a packet that is copied lies within the part that is wanted."""
+        if packet.pts is None:
+            return True
+        return self._is_within(packet.pts * packet.time_base)
+
+    def _is_within(self, time: Fraction) -> bool:
+        after = self._from is None or time >= self._from
+        return after and (self._until is None or time < self._until)
+
+    def _is_past_end(self, packet: Packet) -> bool:
+        """Whether neither pictures nor sound of before ``end`` can follow this packet."""
+        if self._until is None or packet.dts is None:
+            return False
+        time = packet.dts * packet.time_base
+        is_video = self._is_video(packet)
+        if is_video:
+            self._reached |= time >= self._until
+        margin = _SKEW if self.audio_streams and is_video else 0
+        return self._reached and time >= self._until + margin
+
+    def _decode(self, packet: Packet | None) -> Iterator[Frame]:
+        if packet is not None and packet.is_corrupt:
+            return  # cut short; decoding it would give a smeared picture
+        try:
+            pictures = self._decoder.decode(packet)
+        except av.FFmpegError:
+            # Behind a seek, the first pictures may lack those that they were predicted from.
+            self.damaged |= self._from_start or self._frames_read > 0
+            return
+        for picture in pictures:
+            if not self._described:
+                self._describe_picture(picture)
+            yield from self._frames(self._progressive(picture))
+
+    def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
+        """The picture, deinterlaced if the video is: then it comes one picture later."""
+        if is_on_device(picture) and (self._deinterlacer is not None or picture.interlaced_frame):
+            picture = self._scaler.reformat(picture, format=self.format.name)
+        if self._deinterlacer is None and picture.interlaced_frame:
+            if not self._interlaced:
+                log.warning("%s: is interlaced; its pictures are deinterlaced", self.name)
+            self._interlaced = True
+            self._deinterlacer = Deinterlacer(picture, self.time_base)
+        return [picture] if self._deinterlacer is None else self._deinterlacer(picture)
+
+    def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
+        for picture in pictures:
+            self._last_pts = self._timestamp(picture)
+            if self._first_pts is None:
+                self._first_pts = self._last_pts
+            if self._is_within(self._last_pts * self.time_base):
+                yield self._frame(picture, self._last_pts)
+
+    def _frame(self, picture: av.VideoFrame, pts: int) -> Frame:
+        if (picture.width, picture.height) != (self.width, self.height):
+            raise InputError(
+                f"{self.name}: the picture changes from {self.width}x{self.height} to "
+                f"{picture.width}x{picture.height} at frame {self._frames_read}; split the file"
+            )
+        self.damaged |= picture.is_corrupt
+        self._frames_read += 1
+        known: dict[str, Any] = {
+            "format": self.format,
+            "color": self.color,
+            "pts": pts,
+            "time_base": self.time_base,
+            "duration": picture.duration,
+            "rotation": self.rotation,
+            "aspect": self.aspect,
+        }
+        if is_on_device(picture):
+            planes = stand_ins(self.format, self.height, self.width)
+            return DeviceFrame(planes=planes, picture=picture, **known)
+        planes, alpha = planes_of(picture, self.format, self.color, self._scaler)
+        return Frame(planes=planes, alpha=alpha, **known)
+
+    def _describe_picture(self, picture: av.VideoFrame) -> None:
+        self._described = True
+        self.width, self.height = picture.width, picture.height
+        self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
+        layout = picture.sw_format or picture.format
+        self.format = nearest_format(layout)
+        self.has_alpha = has_alpha(layout)
+        self.on_device = is_on_device(picture)
+        self.color, self.mastering = color_of(picture), mastering_of(picture)
+
+    def _timestamp(self, picture: av.VideoFrame) -> int:
+        """The container's; where it has none, or one that does not increase, the next possible."""
+        last = self._last_pts
+        pts = picture.dts if picture.pts is None else picture.pts
+        if last is None:
+            return pts or 0
+        if pts is None:
+            return last + self._step(picture)
+        return max(pts, last + 1)
+
+    def _step(self, picture: av.VideoFrame) -> int:
+        """How long a picture of unknown duration lasts, in units of the time base."""
+        if picture.duration or not self.frame_rate:
+            return max(1, picture.duration)
+        return max(1, round(1 / (self.frame_rate * self.time_base)))
+
+    def _check_end(self) -> None:
+        if not self._frames_read and self._described and not self.damaged:
+            raise UsageError(f"{self.name}: has no frame in the part between start and end")
+        if not self._frames_read:
+            advice = "download it first" if is_url(self.name) else "is it complete?"
+            raise InputError(f"{self.name}: has no picture that can be decoded; {advice}")
+        if not (self.damaged or self._is_cut()):
+            return
+        total = f" of {self.frame_count}" if (self.frame_count or 0) > self._frames_read else ""
+        raise TruncatedInputError(
+            f"{self.name}: is cut short or damaged: {self._frames_read}{total} frames could be read"
+        )
+
+    def _is_cut(self) -> bool:
+        """Whether the container promised more than came."""
+        if self._until is not None:
+            return False
+        if self._from_start and self._packets_read < len(self._video.index_entries):
+            return True
+        if self._source.file is not None and self._file_lacks_bytes(self._source.file):
+            return True
+        name, length = self._container.format.name, self._container.duration
+        if not name.startswith(_DECLARING) or not length:
+            return False
+        # Some count the length from zero, some from the first packet: zero gives no false alarms.
+        return Fraction(length, av.time_base) - self._end_of_packets > _SLACK
+
+    def _file_lacks_bytes(self, file: Path) -> bool:
+        if self._container.format.name == "mpegts":
+            return all(file.stat().st_size % packet for packet in _TS_PACKETS)
+        return _lacks_bytes(file)
+
+
+class Deinterlacer:
+    """libav's bwdif, for the pictures that are marked as interlaced: one picture for one."""
+
+    def __init__(self, like: av.VideoFrame, time_base: Fraction) -> None:
+        self._time_base = time_base
+        self._graph = Graph()
+        source = self._graph.add_buffer(
+            width=like.width, height=like.height, format=like.format, time_base=time_base
+        )
+        filter = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
+        self._graph.link_nodes(source, filter, self._graph.add("buffersink")).configure()
+
+    def __call__(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
+        """Takes a picture, gives those that are done."""
+        self._graph.vpush(picture)
+        return self._done()
+
+    def flush(self) -> list[av.VideoFrame]:
+        """Gives the last ones."""
+        self._graph.vpush(None)
+        return self._done()
+
+    def _done(self) -> list[av.VideoFrame]:
+        pictures: list[av.VideoFrame] = []
+        while True:
+            try:
+                picture = self._graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                return pictures
+            scale = (picture.time_base or self._time_base) / self._time_base
+            if picture.pts is not None:
+                picture.pts = round(picture.pts * scale)
+            picture.duration = round(picture.duration * scale)
+            picture.time_base = self._time_base
+            pictures.append(picture)
+
+
+def _check_range(start: Fraction | float | None, end: Fraction | float | None) -> None:
+    for name, time in (("start", start), ("end", end)):
+        if time is not None and time < 0:
+            raise UsageError(f"{name} must be 0 s or more, not {float(time)}")
+    if end is not None and end <= (start or 0):
+        raise UsageError(f"end ({float(end)} s) must lie behind start ({float(start or 0)} s)")
+
+
+def _decoder_of(video: av.VideoStream) -> VideoCodecContext:
+    """The stream's own decoder, or one that reads the alpha the container says is there."""
+    name = _ALPHA_DECODERS.get(video.codec_context.codec.canonical_name)
+    if name is None or video.metadata.get("alpha_mode") != "1":
+        return video.codec_context
+    decoder = av.CodecContext.create(name, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    return decoder
+
+
+def _lacks_bytes(path: Path) -> bool:
+    """Whether a Matroska file is shorter than it says itself; libav does not tell.
+
+    Live recordings do not say their size.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(4) != _EBML:
+            return False
+        file.seek(_vint(file) or 0, os.SEEK_CUR)
+        size = _vint(file) if file.read(4) == _SEGMENT else None
+        return size is not None and file.tell() + size > path.stat().st_size
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """Read one of Matroska's integers of variable length; None is its "unknown"."""
+    first = file.read(1)[0]
+    length = 9 - first.bit_length()
+    value = int.from_bytes(bytes([first & (0xFF >> length)]) + file.read(length - 1))
+    return None if value == (1 << 7 * length) - 1 else value

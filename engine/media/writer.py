@@ -1,0 +1,547 @@
+"""The video writer: Frames in, a file out with the timestamps, tags and sound of its source.
+
+Until it is complete the file is called PATH.part, so PATH is always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
+from av.container import OutputContainer
+from av.subtitles.stream import SubtitleStream
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import VideoReformatter
+
+from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
+from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
+from fusematte.engine.media.formats import (
+    CODECS,
+    CONTAINERS,
+    PIPED,
+    Content,
+    Encoding,
+    Picture,
+    Unfinished,
+    codec_of,
+    codecs_of,
+    container_of,
+    encoder_color,
+    encoder_options,
+    find_codec,
+    part_of,
+    pixel_format_of,
+)
+from fusematte.engine.media.hdr_metadata import Mastering, mastering_options
+from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.reserved_file import OutFile
+from fusematte.engine.media.sources import is_stdin
+
+Packet: TypeAlias = "av.Packet[Any]"
+
+_Template = TypeVar("_Template", av.AudioStream, SubtitleStream)
+
+log = logging.getLogger(__name__)
+log.addFilter(OnlyNews())
+
+
+_TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")
+"""Codecs that store the pixel aspect themselves; PyAV cannot hand it to Matroska."""
+
+_STALE_TAGS = (
+    "major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration",
+    "rotate", "alpha_mode", "bps", "number_of_frames", "number_of_bytes",
+    "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
+)  # fmt: skip
+"""Metadata about the source's file and not about its content."""
+
+_CHAPTERED = ("mp4", "mov", "matroska", "webm")
+
+_COUNTING = ("avi", "yuv4mpegpipe", "rawvideo")
+"""Containers that only count their frames."""
+
+STDOUT, PIPE = "-", "pipe:"
+"""Names of standard output: ``-`` is what came in by standard input, or Matroska; ``pipe:EXT``
+names the container."""
+
+_GRAY = Color(full_range=True)
+_REFUSALS = (errno.EINVAL, errno.ENOSYS)
+_DAY = 86_400  # seconds
+_MAX_TIMESCALE = (1 << 31) - 1
+_BUFFER = 1 << 18
+"""Bytes that are written at once."""
+
+
+class Writer(Unfinished):
+    """A video file being written; frames go in by ``write``, in the order they are shown.
+
+    path: the file; it appears, replacing what was there, when ``close`` has completed it.
+    like: the video whose size, rate, tags, rotation and time base the file takes over.
+    codec: an encoder of libav; by default libx264, or libvpx-vp9 for .webm.
+    crf: the encoder's quality, lower is better; by default 18 for H.264, 24 HEVC, 30 VP9 and AV1.
+    preset: the encoder's speed; by default "veryfast".
+    pixel_format: as libav names it.
+    bitrate: bits per second, in place of ``crf``.
+    audio: make room for the audio streams of ``like``; their packets come by ``mux``.
+    subtitles: the same for subtitles; attachments, such as their fonts, come along.
+    hardware: encodes frames that are in its own memory where they are; the codec must be one of
+    its.
+    content: "color"; "gray", a full-range gray video (an alpha) whose pictures come by
+    ``write_gray``; or "rgba", pictures with their alpha, colours not multiplied by it: ProRes 4444
+    in .mov, VP9 in .webm, FFV1 in .mkv.
+
+    ``-`` is standard output, in Matroska, or in Y4M, NUT or raw if that came in by standard input;
+    ``pipe:y4m``, ``pipe:webm`` and others name the container.
+
+    The pixel format is that of ``like`` or the nearest the codec knows.  H.264 and HEVC cannot
+    subsample the chroma of odd sizes, so those are encoded as 4:4:4 (or 4:2:2) at their own size.
+    Timestamps stay exact in .mp4 and .mov; .mkv, .webm and .flv round them to milliseconds, .ts to
+    1/90000 s and .avi to the frame rate.  Audio that starts before zero, which .ts and .flv cannot
+    express, moves there to zero together with the pictures.  A part of a video (``like.origin``)
+    begins at zero.  Chapters and tags are copied; what a container has no place for is left out
+    with a warning, but sound is not: that is an error.
+
+    Raises:
+        UsageError: a codec, option, file extension or combination that cannot be.
+        OutputError: the file cannot be written, or the encoder cannot start.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        like: Reader,
+        *,
+        codec: str | None = None,
+        crf: int | None = None,
+        preset: str | None = None,
+        pixel_format: str | None = None,
+        bitrate: int | None = None,
+        audio: bool = False,
+        subtitles: bool = False,
+        content: Content = "color",
+        hardware: HWAccel | None = None,
+    ) -> None:
+        self.name = os.fspath(path)
+        self.path = Path(path)
+        self.part = part_of(self.path)
+        self._to_stdout = is_stdout(self.name)
+        self._like, self._content, self._hardware = like, content, hardware
+        encoding = Encoding(
+            codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
+        )
+        self._kind = container_of(self.name, self._suffix())
+        self._codec = codec_of(self.name, self._kind, content, encoding)
+        picture = Picture(like.format, like.width, like.height, like.color)
+        self._format = (
+            PAIRED_NAMES[like.format.name]
+            if hardware is not None
+            else pixel_format_of(self.name, self._codec, picture, content, pixel_format)
+        )
+        self._color = encoder_color(self._codec, _GRAY if content == "gray" else like.color)
+        self._time_base = self._choose_time_base()
+        self._scaler = VideoReformatter()
+        self._lock = threading.Lock()
+        self._durations: dict[int, int] = {}
+        self._last_pts: int | None = None
+        self._open = self._joins = False
+        self._file = None if self._to_stdout else OutFile(self.part, like.frame_count or 0)
+        options = self._with_mastering(encoder_options(self._codec, encoding))
+        self._container = self._open_container()
+        self._video = self._add_video(options, bitrate)
+        self._audio = {s.index: self._add_audio(s) for s in like.audio_streams if audio}
+        self._subtitles = self._add_subtitles() if subtitles else {}
+        self._add_chapters()
+        self._start()
+
+    def write(self, frame: Frame) -> None:
+        """Encode one frame; like every frame, it does not change afterwards."""
+        if isinstance(frame, DeviceFrame):
+            self._encode(frame.picture, frame)
+        elif self._content == "rgba":
+            self._encode(self._transparent_picture(frame), frame)
+        else:
+            self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
+
+    def write_gray(self, plane: Plane, frame: Frame) -> None:
+        """Encode one picture of a gray video at the time of ``frame``.
+
+        plane: [height, width], full range: uint8, or uint16 of 10 bits.
+        """
+        format = "gray" if plane.dtype == np.uint8 else "gray10le"
+        self._encode(self._picture((plane,), format, _GRAY), frame)
+
+    def mux(self, packet: Packet) -> None:
+        """Copy one packet of sound or subtitles of ``like``; those without room here are dropped.
+
+        May be called from another thread than ``write``.  The packet belongs to the writer then.
+        """
+        stream = self._audio.get(packet.stream_index) or self._subtitles.get(packet.stream_index)
+        if stream is None:
+            return
+        shift = round(self._like.origin / packet.time_base)
+        if shift and packet.pts is not None:
+            packet.pts -= shift
+        if shift and packet.dts is not None:
+            packet.dts -= shift
+        packet.stream = stream
+        self._mux([packet])
+
+    def write_encoded(self, packet: Packet) -> None:
+        """Copy one video packet that a writer with the same settings has encoded.
+
+        For a file that is put together from parts: nothing may come by ``write`` then.
+        """
+        self._joins, self._last_pts = True, packet.pts
+        packet.stream = self._video
+        self._mux([packet])
+
+    def close(self) -> None:
+        """Complete the file and give it its name; a file without a frame is abandoned instead."""
+        if not self._open or self._last_pts is None:
+            self.abandon()
+            return
+        try:
+            self._flush()
+            if not self._to_stdout:
+                self.part.replace(self.path)
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+
+    def abandon(self) -> None:
+        """Make what was written playable, as PATH.part; leave nothing if that is no frame."""
+        if not self._open:
+            return
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self._flush()
+        if self._last_pts is None and not self._to_stdout:
+            self.part.unlink(missing_ok=True)
+
+    def _suffix(self) -> str:
+        """The file extension, or the one that stands for standard output's container."""
+        if not self._to_stdout:
+            return self.path.suffix
+        if self.name != STDOUT:
+            return f".{self.name.removeprefix(PIPE)}"
+        piped = is_stdin(self._like.name)
+        return PIPED.get(self._like.container_name, ".mkv") if piped else ".mkv"
+
+    def _with_mastering(self, options: dict[str, str]) -> dict[str, str]:
+        """The encoder's options with what ``like`` tells of its mastering display."""
+        mastering = self._like.mastering
+        if self._content == "gray" or mastering == Mastering():
+            return options
+        added = mastering_options(self._codec.name, mastering)
+        if added is None:
+            log.warning(
+                "%s: %s cannot tell of the mastering display; libx265, libx264 and libsvtav1 can",
+                self.name, self._codec.name,
+            )  # fmt: skip
+            return options
+        return options | {
+            name: ":".join(filter(None, (options.get(name), value)))
+            for name, value in added.items()
+        }
+
+    def _choose_time_base(self) -> Fraction:
+        if self._kind.name in _COUNTING and self._like.frame_rate:
+            return 1 / self._like.frame_rate
+        return self._like.time_base
+
+    def _open_container(self) -> OutputContainer:
+        container = av.open(
+            self._target(),
+            "w",
+            format=self._kind.name,
+            container_options=self._muxer_options(),
+            buffer_size=_BUFFER,
+        )
+        container.metadata.update(_lasting(self._like.metadata))
+        return container
+
+    def _target(self) -> str | OutFile:
+        """Where libav writes to."""
+        if self._file is None:
+            if not self._kind.streams:
+                able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
+                raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
+            return "pipe:1"
+        if self.path.is_dir():
+            raise OutputError(f"{self.path}: is a directory; give a file name")
+        if not self.path.parent.is_dir():
+            raise OutputError(f"{self.path}: its directory does not exist; make it first")
+        return self._file
+
+    def _muxer_options(self) -> dict[str, str]:
+        """What keeps timestamps and start offsets exact.
+
+        No "faststart": completing the file would mean to write it twice, also after Ctrl-C.
+        """
+        if self._kind.name == "yuv4mpegpipe":
+            return {"strict": "-1"}  # its 10-bit layouts are an extension
+        if self._kind.name in ("matroska", "webm", "avi", "nut"):
+            return {"avoid_negative_ts": "disabled"}  # audio may well start before zero
+        if self._kind.name not in ("mp4", "mov"):
+            return {}
+        video = self._time_base.denominator
+        audio = (s.time_base.denominator for s in self._like.audio_streams if s.time_base)
+        movie = lcm(video, *audio)
+        return {
+            "video_track_timescale": str(video),
+            "movie_timescale": str(movie if movie <= _MAX_TIMESCALE else video),
+        }
+
+    def _add_video(self, options: dict[str, str], bitrate: int | None) -> av.VideoStream:
+        self._check_container()
+        like = self._like
+        try:
+            stream = self._container.add_stream(
+                self._codec.name, like.frame_rate, options, hwaccel=self._hardware
+            )
+        except av.FFmpegError as error:
+            raise OutputError(
+                f"{self.name}: {self._codec.name} cannot be used here ({error.strerror}); "
+                "choose another codec"
+            ) from error
+        assert isinstance(stream, av.VideoStream)
+        stream.time_base = self._time_base
+        context = stream.codec_context
+        context.time_base = self._time_base
+        context.width, context.height, context.pix_fmt = like.width, like.height, self._format
+        context.thread_type = ThreadType.AUTO  # x264 would cut frames into slices otherwise
+        if bitrate is not None:
+            context.bit_rate = bitrate
+        if not self._kind.reorders:
+            context.max_b_frames = 0
+        if self._codec.canonical_name == "hevc" and self._kind.name in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # the only kind QuickTime plays
+        _tag(context, self._color)
+        stream.metadata.update(_lasting(like.video_metadata))
+        self._set_shape(stream)
+        return stream
+
+    def _check_container(self) -> None:
+        able = codecs_of(self._container)
+        if self._codec.canonical_name not in able:
+            names = [name for name in CODECS if find_codec(name).canonical_name in able]
+            raise UsageError(
+                f"{self.name}: {self._suffix()} cannot store {self._codec.name}; "
+                f"choose one of {', '.join(names)} or another file extension"
+            )
+
+    def _set_shape(self, stream: av.VideoStream) -> None:
+        kind, codec, like = self._kind.name, self._codec.canonical_name, self._like
+        if like.aspect != 1 and kind not in ("mp4", "mov") and codec not in _TELLING_ASPECT:
+            raise UsageError(
+                f"{self.name}: {self._suffix()} with {self._codec.name} cannot store the pixel "
+                f"aspect {like.aspect} of this video; write .mov"
+            )
+        stream.codec_context.sample_aspect_ratio = like.aspect
+        if not like.rotation:
+            return
+        if not self._kind.rotates:
+            raise UsageError(
+                f"{self.name}: {self._suffix()} cannot store the rotation of this video; "
+                "write .mp4, .mov or .mkv"
+            )
+        stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
+
+    def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
+        if template.codec_context.codec.canonical_name not in codecs_of(self._container):
+            raise self._no_audio(template)
+        return self._add_copy(template)
+
+    def _add_copy(self, template: _Template) -> _Template:
+        stream = self._container.add_stream_from_template(template)
+        stream.metadata.update(_lasting(template.metadata))
+        stream.disposition = template.disposition
+        return stream
+
+    def _add_subtitles(self) -> dict[int, SubtitleStream]:
+        """Room for the subtitles; what the container cannot hold is told and left out."""
+        able, streams = codecs_of(self._container), {}
+        refused: list[str] = list(self._like.left_out)
+        for template in self._like.subtitle_streams:
+            codec = template.codec_context.codec.canonical_name
+            if codec in able:
+                streams[template.index] = self._add_copy(template)
+            else:
+                refused.append(f"{codec} subtitles")
+        if self._kind.name == "matroska":
+            for file in self._like.attachments:
+                name = file.metadata.get("filename", "attachment")
+                self._container.add_attachment(
+                    name, file.mimetype or "application/octet-stream", file.data
+                )
+        elif self._like.attachments:
+            refused.append("attachments")
+        if refused:
+            log.warning("%s: leaves out: %s", self.name, ", ".join(sorted(refused)))
+        return streams
+
+    def _add_chapters(self) -> None:
+        chapters = self._like.chapters
+        if not chapters:
+            return
+        if self._kind.name not in _CHAPTERED:
+            log.warning("%s: %s has no chapters; they are left out", self.name, self._kind.name)
+            return
+        self._container.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": max(0, round((chapter.start - self._like.origin) * 1000)),
+                    "end": round((chapter.end - self._like.origin) * 1000),
+                    "time_base": Fraction(1, 1000),
+                    "metadata": chapter.metadata,
+                }
+                for number, chapter in enumerate(chapters, start=1)
+            ]
+        )
+
+    def _no_audio(self, *templates: av.AudioStream) -> UsageError:
+        names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
+        return UsageError(
+            f"{self.name}: {self._suffix()} cannot store {names} audio; "
+            "write .mkv or leave the audio out (--no-audio)"
+        )
+
+    def _start(self) -> None:
+        """Open the encoder, then the file."""
+        like = self._like
+        os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 greets on standard error otherwise
+        try:
+            self._video.codec_context.open()
+        except av.FFmpegError as error:
+            raise OutputError(
+                f"{self.name}: {self._codec.name} cannot encode {like.width}x{like.height} "
+                f"{self._format} ({error.strerror}); choose another codec"
+            ) from error
+        try:
+            self._container.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            if self._file is not None:
+                self._file.close()
+                self.part.unlink(missing_ok=True)
+            if self._audio and error.errno in _REFUSALS:  # some muxers look only now
+                raise self._no_audio(*self._audio.values()) from error
+            raise self._failure(error) from error
+        self._open = True
+
+    def _picture(
+        self, planes: tuple[Plane, ...], format: str, color: Color, target: str | None = None
+    ) -> av.VideoFrame:
+        height, width = planes[0].shape
+        if (width, height) != (self._like.width, self._like.height):
+            raise UsageError(
+                f"{self.name}: got a frame of {width}x{height}, "
+                f"but the video is {self._like.width}x{self._like.height}"
+            )
+        picture, target = new_picture(planes, format), target or self._format
+        if (format, color.full_range) == (target, self._color.full_range):
+            return picture
+        return self._scaler.reformat(
+            picture,
+            format=target,
+            src_color_range=range_of(color),
+            dst_color_range=range_of(self._color),
+        )
+
+    def _transparent_picture(self, frame: Frame) -> av.VideoFrame:
+        """Colours and alpha go different ways: libav would stretch 255 to 1020 of 1023."""
+        opaque = av.VideoFormat(self._format.replace("yuva", "yuv"), 2, 2)
+        depth = opaque.components[0].bits
+        colors = self._picture(frame.planes, frame.format.name, frame.color, opaque.name)
+        alpha = frame.alpha
+        if alpha is None:
+            alpha = np.full(frame.planes[0].shape, frame.format.peak, frame.format.dtype)
+        layout = PIXEL_FORMATS[opaque.name]
+        planes, _ = planes_of(colors, layout, self._color, self._scaler)
+        return new_picture((*planes, to_depth(alpha, frame.format.bits, depth)), self._format)
+
+    def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
+        picture.time_base, picture.pts = self._time_base, self._pts(frame)
+        # ProRes takes the tags of each picture, and not those of the stream.
+        picture.colorspace, picture.color_range = self._color.matrix, range_of(self._color)
+        picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
+        duration = round(frame.duration * frame.time_base / self._time_base)
+        self._durations[picture.pts] = duration
+        try:
+            packets = self._video.encode(picture)
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+        self._last_pts = picture.pts
+        self._mux(self._timed(packets))
+
+    def _pts(self, frame: Frame) -> int:
+        """The frame's time in the stream's units; encoders want it to increase."""
+        pts = round((frame.time - self._like.origin) / self._time_base)
+        return pts if self._last_pts is None else max(pts, self._last_pts + 1)
+
+    def _timed(self, packets: list[Packet]) -> list[Packet]:
+        """The packets with the durations of their frames, which not every encoder hands on."""
+        for packet in packets:
+            shown, decoded = packet.pts or 0, packet.dts or 0
+            packet.duration = self._durations.pop(shown, 0)
+            if not 0 <= (shown - decoded) * self._time_base <= _DAY:
+                packet.dts = shown  # libx265 leaves it undefined in clips of one or two frames
+        return packets
+
+    def _mux(self, packets: list[Packet]) -> None:
+        try:
+            with self._lock:
+                self._container.mux(packets)
+        except (av.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+        if self._full is not None:
+            raise self._failure(self._full) from self._full
+
+    @property
+    def _full(self) -> OSError | None:
+        """Why nothing more may be written but the file's end."""
+        return None if self._file is None else self._file.error
+
+    def _flush(self) -> None:
+        self._open = False
+        try:
+            with self._lock:
+                if not self._joins and self._full is None:
+                    self._container.mux(self._timed(self._video.encode(None)))
+        finally:
+            self._container.close()
+            if self._file is not None:
+                self._file.close()
+
+    def _failure(self, error: Exception) -> OutputError:
+        reason = getattr(error, "strerror", None) or error
+        return OutputError(f"{self.name}: cannot be written: {reason}")
+
+
+def _tag(context: VideoCodecContext, color: Color) -> None:
+    context.colorspace, context.color_primaries = color.matrix, color.primaries
+    context.color_trc = color.transfer
+    context.color_range = range_of(color)
+
+
+def is_stdout(path: str | os.PathLike[str]) -> bool:
+    """Whether an output's name means standard output."""
+    name = os.fspath(path)
+    return name == STDOUT or name.startswith(PIPE)
+
+
+def _lasting(metadata: dict[str, str]) -> dict[str, str]:
+    """The tags that tell something of the content."""
+    return {key: value for key, value in metadata.items() if key.lower() not in _STALE_TAGS}

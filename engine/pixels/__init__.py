@@ -1,0 +1,1 @@
+"""Arithmetic on planes that knows no file: colour conversion, pooled memory."""

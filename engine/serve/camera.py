@@ -1,0 +1,220 @@
+"""The camera of a page: a websocket to agree on things, a WebRTC connection for the pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+from aioice import ice
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.codecs import vpx
+
+from fusematte.engine.compositing.composite import DEFAULT_BLUR
+from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.live.session import Result
+from fusematte.engine.live.views import VIEWS
+from fusematte.engine.live.webrtc import MattingTrack
+from fusematte.engine.serve.backgrounds import BLUR, Library, parse_blur
+from fusematte.engine.serve.errors import Refusal
+
+MOST = 4
+"""Cameras at once."""
+HEARTBEAT = 10.0
+"""Seconds after which a silent page is asked whether it is still there; it has half of that again
+to answer."""
+REPORT_INTERVAL = 0.5
+LATENCIES = 100
+"""Frames whose latency one report may tell."""
+MESSAGE_LIMIT = 1 << 16
+BITRATE = 6_000_000
+"""Bits per second back to the page: nothing but this machine's memory lies in between."""
+
+log = logging.getLogger(__name__)
+
+
+def keep_local() -> None:
+    """Sets up aiortc for a page on this machine, for the whole process.
+
+    It would bind a port on every network interface but the loopback; and its bit rates are those
+    of telephones.
+    """
+    ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]  # noqa: ARG005
+    vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE = BITRATE
+    for name in ("aioice", "aiortc"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Lives:
+    """All live sessions of a server.
+
+    options: ``model``, ``backend``, ``threads`` and ``budget_ms`` of their ``Session``.
+    """
+
+    def __init__(self, library: Library, options: dict[str, Any]) -> None:
+        keep_local()
+        self._library, self._options = library, options
+        self._live: set[Live] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        """Serves one page's websocket until either side ends it."""
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MESSAGE_LIMIT)
+        await socket.prepare(request)
+        if len(self._live) >= MOST:
+            busy = Refusal("busy", f"{MOST} cameras are live already; stop one of them first")
+            await _tell(socket, busy)
+            await socket.close()
+            return socket
+        live = Live(socket, self._library, self._options)
+        self._live.add(live)
+        try:
+            await live.run()
+        finally:
+            try:
+                await live.close()
+            finally:
+                self._live.discard(live)
+        return socket
+
+    async def close(self) -> None:
+        """Ends them all."""
+        await asyncio.gather(*(live.hang_up() for live in self._live))
+
+
+class Live:
+    """One page's camera.
+
+    Messages of the page: ``{"type": "offer", "sdp", ...settings}`` once, then ``{"type":
+    "settings", "background", "blur", "view"}``, any part of it, at any time.  Messages to the page:
+    ``answer``, ``statistics`` twice a second, ``error``.
+    """
+
+    def __init__(
+        self, socket: web.WebSocketResponse, library: Library, options: dict[str, Any]
+    ) -> None:
+        self._socket, self._library, self._options = socket, library, options
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._connection.on("connectionstatechange", self._on_state)
+        self._track: MattingTrack | None = None
+        self._background, self._blur = BLUR, DEFAULT_BLUR
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Answers messages until the page is gone or its pictures cannot come any more."""
+        async for message in self._socket:
+            if message.type is not WSMsgType.TEXT:
+                continue
+            try:
+                await self._answer(message.data)
+            except Refusal as refusal:
+                await _tell(self._socket, refusal)
+        if self._socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+            log.info("a page went away without a word")
+
+    async def hang_up(self, refusal: Refusal | None = None) -> None:
+        """Ends ``run``, telling the page why."""
+        with contextlib.suppress(ConnectionError):
+            if refusal is not None:
+                await _tell(self._socket, refusal)
+            await self._socket.close(code=WSCloseCode.GOING_AWAY)
+
+    async def close(self) -> None:
+        """Frees connection, track and network."""
+        for task in self._tasks:
+            task.cancel()
+        self._connection.remove_all_listeners()
+        await self._connection.close()
+        if self._track is not None:
+            await self._track.close()
+
+    async def _answer(self, text: str) -> None:
+        try:
+            message = json.loads(text)
+            kind = message["type"]
+        except (ValueError, TypeError, KeyError):
+            raise Refusal("bad_request", "a message must be JSON with a type") from None
+        if kind == "offer":
+            await self._accept(message)
+        elif kind == "settings":
+            await self._set(message)
+        else:
+            raise Refusal("bad_request", f"messages of type {kind!r} are unknown")
+
+    async def _accept(self, message: dict[str, Any]) -> None:
+        """Takes the page's offer: its camera's track comes in, the matted one goes out."""
+        if self._track is not None:
+            raise Refusal("bad_request", "this page is live already")
+        try:
+            offer = RTCSessionDescription(sdp=message["sdp"], type="offer")
+            await self._connection.setRemoteDescription(offer)
+            (transceiver,) = self._connection.getTransceivers()
+        except Exception as error:  # whatever aiortc's parser stumbles over
+            raise Refusal("bad_request", "the offer is no SDP with one video track") from error
+        try:
+            self._track = await asyncio.to_thread(
+                MattingTrack, transceiver.receiver.track, on_result=self._note, **self._options
+            )
+        except FuseMatteError as error:
+            raise Refusal("internal", str(error)) from error
+        await self._set(message)
+        self._connection.addTrack(self._track)
+        await self._connection.setLocalDescription(await self._connection.createAnswer())
+        answer = self._connection.localDescription
+        await self._socket.send_json({"type": "answer", "sdp": answer.sdp})
+        self._start(self._report(self._track))
+
+    async def _set(self, message: dict[str, Any]) -> None:
+        """Changes what the message names of background, blur and view."""
+        if self._track is None:
+            raise Refusal("bad_request", "settings come after the offer")
+        if "view" in message:
+            if message["view"] not in VIEWS:
+                raise Refusal("bad_request", f"view must be one of {', '.join(VIEWS)}")
+            self._track.view = message["view"]
+        if "blur" in message:
+            self._blur = parse_blur(message["blur"])
+        if "background" in message or "blur" in message:
+            self._background = str(message.get("background", self._background))
+            choice = self._library[self._background]
+            spec = choice.spec_with(self._blur)
+            try:  # a large picture takes a while to read
+                await asyncio.to_thread(setattr, self._track.session, "background", spec)
+            except FuseMatteError as error:
+                log.warning("%s", error)
+                raise Refusal("unreadable", f"{choice.name}: cannot be used now") from error
+
+    async def _report(self, track: MattingTrack) -> None:
+        """Tells the page how it goes."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL)
+            latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
+            figures = {**asdict(track.session.statistics), "latencies": latencies}
+            await self._socket.send_json({"type": "statistics", **figures})
+
+    def _note(self, result: Result) -> None:
+        """Notes the latency of a result, in ms; in the session's thread."""
+        self._latencies.append(1e3 * result.latency)
+
+    def _on_state(self) -> None:
+        if self._connection.connectionState in ("failed", "closed"):
+            gone = Refusal("bad_request", "the WebRTC connection to the camera was lost")
+            self._start(self.hang_up(gone))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _tell(socket: web.WebSocketResponse, refusal: Refusal) -> None:
+    await socket.send_json({"type": "error", **refusal.body()})

@@ -1,0 +1,419 @@
+"""What happens to a frame on the device, as one sequence of launches on one stream.
+
+The numbers are those of ``Matter``, ``refine`` and ``compose``: the network's input by area means,
+the guided filter at the network's resolution, the people's colour at half of it, one pass over the
+picture's own planes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.cpp_ext import cuda
+from fusematte.engine.backends import Map, Maps
+from fusematte.engine.compositing.composite import (
+    FINEST_BLUR,
+    FOREGROUND_RADII,
+    YCBCR_BOUNDS,
+    Background,
+    BlurBackground,
+)
+from fusematte.engine.cuda.device_pictures import (
+    DeviceFrame,
+    addresses,
+    layout_of,
+)
+from fusematte.engine.frame import Frame, Matte, Plane, Planes
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.smoothing import COARSE
+
+ALIGNMENT = 256
+"""Bytes to whose multiples the maps of a plan are laid: the allocator's own."""
+
+Bytes = NDArray[np.uint8]
+
+_NO_MATTE = cast(Matte, None)
+"""For the backgrounds that are not made from the frame: they have no use for one."""
+
+
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    def synchronize(self) -> object: ...
+
+
+class Graph(Protocol):
+    """Captured work."""
+
+    def launch(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Device(cuda.Device, Protocol):
+    """One stream of a device; ``CudaDriver`` is one.  All but ``mark`` and ``wait`` are put on the
+    stream and return at once."""
+
+    kind: int
+    """Of its memory, as DLPack numbers it."""
+
+    def allocate(self, size: int) -> Any: ...  # noqa: ANN401
+    def pinned(self, shape: tuple[int, ...], dtype: Any = ...) -> NDArray[Any]: ...  # noqa: ANN401
+    def upload(self, source: NDArray[Any], target: int) -> None: ...
+    def download(self, source: int, target: NDArray[Any]) -> None: ...
+    def copy(self, source: int, target: int, size: int) -> None: ...
+    def copy_rows(
+        self, source: tuple[int, int], target: tuple[int, int], shape: tuple[int, int]
+    ) -> None: ...
+    def clear(self, target: int, size: int) -> None: ...
+    def begin_frame(self) -> None: ...
+    def capture(self, work: Callable[[], None]) -> Graph: ...
+    def mark(self) -> Event: ...
+    def follow_decoder(self) -> None: ...
+    def wait(self) -> None: ...
+
+
+class Network(Protocol):
+    """An engine as the path uses it.
+
+    takes_guide: the guided filter is within: it reads ``guide`` and writes ``slope``, ``offset``.
+    captures: its launches may be part of a graph of ours.
+    """
+
+    takes_guide: bool
+    captures: bool
+
+    def bind(
+        self,
+        size: tuple[int, int],
+        addresses: Mapping[str, int],
+        device: Any,  # noqa: ANN401
+    ) -> Callable[[], None]:
+        """What runs it once on the device's stream, with its tensors at these addresses."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Float maps in one block of memory, by name: (channels, height, width)."""
+
+    maps: Mapping[str, tuple[int, int, int]]
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each map begins, in bytes."""
+        offsets, end = {}, 0
+        for name, shape in self.maps.items():
+            offsets[name] = end
+            end += -(-4 * int(np.prod(shape)) // ALIGNMENT) * ALIGNMENT
+        return offsets | {"": end}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the block."""
+        return self.offsets[""]
+
+
+class Blur(NamedTuple):
+    """How a background is put out of focus: at a (height, width), with these weights."""
+
+    size: tuple[int, int]
+    taps: Map
+
+
+def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
+    """What ``BlurBackground.behind`` and OpenCV's GaussianBlur make of a network size."""
+    height, width = size
+    sigma = background._sigma * min(size) / 720
+    factor = max(1, int(sigma / FINEST_BLUR))
+    small = max(1, height // factor), max(1, width // factor)
+    sigma /= factor
+    count = round(8 * sigma + 1) | 1
+    return Blur(small, np.asarray(cv2.getGaussianKernel(count, sigma, cv2.CV_32F)[:, 0]))
+
+
+def plan_maps(size: tuple[int, int], blur: tuple[int, int, int] | None) -> Plan:
+    """What the path keeps at a network ``size``; ``blur``: height, width, taps of a background."""
+    height, width = size
+    whole, half = (1, height, width), (height // 2, width // 2)
+    columns, rows = COARSE
+    maps = {"rgb": (3, *size), "color": (3, *size), "previous": whole}
+    maps |= dict.fromkeys(Maps._fields, whole)
+    maps |= dict.fromkeys(("slope", "unused_offset", "offset"), whole)
+    maps |= dict.fromkeys(("half_color", "people", "room", "shift"), (3, *half))
+    maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
+    maps |= {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
+    if blur is not None:
+        small, taps = blur[:2], blur[2]
+        maps |= {"far_color": (3, *small), "far_alpha": (1, *small), "behind": (3, *small)}
+        maps |= {"taps": (1, 1, taps)}
+    return Plan(maps)
+
+
+@dataclass(kw_only=True, eq=False)
+class Slot:
+    """The memory of one frame under way.
+
+    device: the picture, the composite and its alpha; host: pinned, for what is up- or downloaded.
+    """
+
+    device: list[Any]
+    picture: cuda.Planes
+    result: cuda.Planes
+    alpha: int
+    staging: Bytes
+    result_host: Bytes
+    alpha_host: Bytes
+    coarse_host: Map
+    job: cuda.CompositeJob
+    graph: Graph | None = None
+    ran: bool = False
+    frame: Frame | None = None
+    done: Event | None = None
+
+
+@dataclass(kw_only=True)
+class FramePath:
+    """One video's frames on a device, for as long as their size and layout stay.
+
+    The alpha of the frame before stays on the device; ``matter`` says which frames go on from it.
+
+    download: whether composites are brought to the host; they stay on the device else.
+    with_alpha: whether the alpha is brought to the host.
+    """
+
+    device: Device
+    intake: Device
+    network: Network
+    matter: Matter
+    background: Background
+    like: Frame
+    download: bool
+    with_alpha: bool
+    _slots: list[Slot] = field(default_factory=list)
+    _free: list[Slot] = field(default_factory=list)
+    _shown: object = None
+
+    def __post_init__(self) -> None:
+        self.size = self.matter.size_for(self.like)
+        self.layout = layout_of(self.like)
+        self.plan = plan_maps(self.size, self._blur_size())
+        self._maps = self.device.allocate(self.plan.size)
+        base = int(self._maps)
+        self._at = {name: base + offset for name, offset in self.plan.offsets.items()}
+        self._levels, self._matrix = cuda.Levels(*self.like.levels), cuda.Matrix(*self.like.matrix)
+        self._behind_memory: Any = None
+        names = ("image", "previous", "guide", *Maps._fields, "slope", "offset")
+        ports = {name: self._at[_PORTS.get(name, name)] for name in names}
+        self._infer = self.network.bind(self.size, ports, self.device)
+        self.device.clear(base, self.plan.size)
+        self._prepare_background()
+        memory = self.matter.memory
+        self._follows = memory is not None and memory.alpha.shape == self.size
+        if memory is not None and self._follows:
+            self.device.upload(np.ascontiguousarray(memory.alpha), self._at["previous"])
+        self.device.wait()
+
+    def begin(self, frame: Frame) -> Slot:
+        """Puts a frame's work on the stream; returns before it is done."""
+        slot = self._free.pop() if self._free else self._new_slot()
+        slot.frame = frame
+        self._take_in(slot, frame)
+        self.intake.mark().synchronize()
+        anew = self.matter.starts_anew(frame, slot.coarse_host[0])
+        self._update_background(frame)
+        if anew or not self._follows:
+            self._restart(slot)
+        self._follows = True
+        self.run(slot)
+        if self.download:
+            self.device.download(slot.result.data[0], slot.result_host)
+        if self.with_alpha:
+            self.device.download(slot.alpha, slot.alpha_host)
+        slot.done = self.device.mark()
+        return slot
+
+    def run(self, slot: Slot) -> None:
+        """The launches for the slot's picture: one by one at first, then as a graph."""
+        if slot.graph is None and slot.ran and self.network.captures:
+            slot.graph = self.device.capture(lambda: self._launch(slot))
+        if slot.graph is None:
+            self._launch(slot)
+        else:
+            slot.graph.launch()
+        slot.ran = True
+
+    def release(self, slot: Slot) -> None:
+        """The slot's memory may be used again."""
+        slot.frame = None
+        self._free.append(slot)
+
+    def alpha_of(self, slot: Slot) -> Plane:
+        """A slot's alpha in pinned memory, [height, width]; valid until its release."""
+        layout, pitch = self.layout, self.layout.pitches[0]
+        shape = layout.height, layout.width
+        return np.ndarray(
+            shape, layout.format.dtype, slot.alpha_host.data, 0, (pitch, layout.itemsize)
+        )
+
+    def hand_over(self) -> None:
+        """Waits for the work and hands the last alpha to ``matter``, for whoever goes on."""
+        previous = np.empty(self.size, np.float32)
+        self.device.download(self._at["previous"], previous)
+        self.device.wait()
+        self.matter.keep(previous)
+
+    def close(self) -> None:
+        """Waits for the work and frees the memory."""
+        self.device.wait()
+        for slot in self._slots:
+            if slot.graph is not None:
+                slot.graph.close()
+            slot.device.clear()
+        self._slots.clear()
+        self._free.clear()
+        del self._maps, self._infer, self._behind_memory
+
+    def _new_slot(self) -> Slot:
+        layout = self.layout
+        alpha_size = layout.height * layout.pitches[0] * self.with_alpha
+        blocks = [self.device.allocate(size) for size in (layout.size, layout.size, alpha_size)]
+        picture, result = (layout.planes_at(int(block)) for block in blocks[:2])
+        alpha, planes = int(blocks[2]) * self.with_alpha, self._far_planes()
+        coarse = self.device.pinned(self.plan.maps["coarse"], np.float32)
+        sizes = layout.size, layout.size * self.download, alpha_size
+        hosts = [self.device.pinned((size,), np.uint8) for size in sizes]
+        job = cuda.CompositeJob(
+            layout.kernel_layout(), picture, planes, self._far_grid(), result, alpha or None,
+            layout.pitches[0], self._levels, self._grid("slope"), self._grid("offset"),
+            self._grid("shift"), True,
+        )  # fmt: skip
+        slot = Slot(
+            device=blocks, picture=picture, result=result, alpha=alpha, staging=hosts[0],
+            result_host=hosts[1], alpha_host=hosts[2], coarse_host=coarse, job=job,
+        )  # fmt: skip
+        self._slots.append(slot)
+        return slot
+
+    def _take_in(self, slot: Slot, frame: Frame) -> None:
+        """Brings the picture into the slot, and a coarse luma of it to the host."""
+        intake = self.intake
+        if isinstance(frame, DeviceFrame):
+            intake.follow_decoder()
+            targets = zip(slot.picture.data, slot.picture.stride, self.layout.rows, strict=False)
+            for source, (address, pitch, shape) in zip(
+                addresses(frame.picture), targets, strict=False
+            ):
+                intake.copy_rows(source, (address, pitch), shape)
+        else:
+            self.layout.pack(frame.planes, slot.staging)
+            intake.upload(slot.staging, slot.picture.data[0])
+        self._resize(intake, slot, "coarse_rgb", "coarse")
+        intake.download(self._at["coarse"], slot.coarse_host)
+
+    def _resize(self, device: Device, slot: Slot, rgb: str, ycbcr: str) -> None:
+        _, height, width = self.plan.maps[ycbcr]
+        job = cuda.ResizeJob(
+            self.layout.kernel_layout(), slot.picture, self._levels, self._matrix, height, width,
+            self._at[rgb], self._at[ycbcr],
+        )  # fmt: skip
+        cuda.resize_to_tensor(device, job)
+
+    def _restart(self, slot: Slot) -> None:
+        """A frame that none goes before: a first matte stands in for that one's, as in Matter."""
+        size = 4 * self.size[0] * self.size[1]
+        self.device.clear(self._at["previous"], size)
+        if self.matter.bundle.takes_previous:
+            self._resize(self.device, slot, "rgb", "color")
+            self._infer()
+            self.device.copy(self._at["alpha"], self._at["previous"], size)
+
+    def _launch(self, slot: Slot) -> None:
+        device, at, size = self.device, self._at, self.size
+        half = self.plan.maps["half_color"][1:]
+        device.begin_frame()
+        self._resize(device, slot, "rgb", "color")
+        self._infer()
+        if not self.network.takes_guide:
+            self._filter()
+        cuda.shrink(device, at["color"], (3, *size), at["half_color"], half)
+        cuda.shrink(device, at["alpha"], (1, *size), at["half_alpha"], half)
+        lower, upper = ((ctypes.c_float * 3)(*limits) for limits in zip(*YCBCR_BOUNDS, strict=True))
+        colors = (at[name] for name in ("half_color", "half_alpha", "people", "room"))
+        job = cuda.ForegroundJob(*half, None, 0, lower, upper, *colors)
+        cuda.estimate_foreground(device, job, [min(r, *half) for r in FOREGROUND_RADII])
+        cuda.color_shift(device, at["people"], at["half_color"], self._levels, at["shift"], half)
+        if isinstance(self.background, BlurBackground):
+            self._blur()
+        cuda.composite(device, slot.job)
+        device.copy(at["alpha"], at["previous"], 4 * size[0] * size[1])
+
+    def _filter(self) -> None:
+        at, size = self._at, self.size
+        pointers = at["color"], at["alpha"], at["slope"], at["unused_offset"]
+        job = cuda.GuidedJob(1, *size, RADIUS, EPSILON, *pointers)
+        cuda.guided_coefficients(self.device, job)
+        cuda.refine_offset(self.device, at["alpha"], at["slope"], at["color"], at["offset"], size)
+
+    def _blur_size(self) -> tuple[int, int, int] | None:
+        if not isinstance(self.background, BlurBackground):
+            return None
+        blur = blur_of(self.background, self.size)
+        return *blur.size, len(blur.taps)
+
+    def _blur(self) -> None:
+        device, at, size = self.device, self._at, self.size
+        _, height, width = self.plan.maps["behind"]
+        cuda.shrink(device, at["color"], (3, *size), at["far_color"], (height, width))
+        cuda.shrink(device, at["alpha"], (1, *size), at["far_alpha"], (height, width))
+        radius = self.plan.maps["taps"][2] // 2
+        job = cuda.BlurJob(
+            height, width, radius, at["taps"], at["far_color"], at["far_alpha"], at["behind"],
+            self._levels,
+        )  # fmt: skip
+        cuda.blur_background(device, job)
+
+    def _prepare_background(self) -> None:
+        if isinstance(self.background, BlurBackground):
+            self.device.upload(blur_of(self.background, self.size).taps, self._at["taps"])
+            return
+        behind = self.background.behind(self.like, _NO_MATTE)
+        if isinstance(behind[0], int):
+            flat = np.array(behind, np.float32)
+            self.device.upload(flat, self._at["flat"])
+        else:
+            self._behind_memory = self.device.allocate(self.layout.size)
+            self._behind_host = np.zeros(self.layout.size, np.uint8)
+
+    def _update_background(self, frame: Frame) -> None:
+        """Uploads another picture of the background; it waits for the frames that see the last."""
+        if self._behind_memory is None:
+            return
+        behind = cast(Planes, self.background.behind(frame, _NO_MATTE))
+        if behind is not self._shown:
+            self.layout.pack(behind, self._behind_host)
+            self.device.upload(self._behind_host, int(self._behind_memory))
+            self._shown = behind
+
+    def _far_planes(self) -> cuda.Planes:
+        if self._behind_memory is None:
+            return cuda.Planes()
+        return self.layout.planes_at(int(self._behind_memory))
+
+    def _far_grid(self) -> cuda.Grid:
+        if self._behind_memory is not None:
+            return cuda.Grid()
+        return self._grid("behind" if isinstance(self.background, BlurBackground) else "flat")
+
+    def _grid(self, name: str) -> cuda.Grid:
+        return cuda.Grid(self._at[name], *self.plan.maps[name][1:])
+
+
+_PORTS = {"image": "rgb", "guide": "color"}
+"""The engine's tensors that have another name among the maps."""

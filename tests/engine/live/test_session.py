@@ -1,0 +1,437 @@
+"""Session: what goes in, what comes out, and that nothing of the camera ever leaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.helpers import picture
+
+import fusematte as fm
+from fusematte.engine.backends import Maps, sharing
+from fusematte.engine.errors import BackgroundError, ModelError, UsageError
+from fusematte.engine.frame import Frame
+from fusematte.engine.live import session as session_module
+from fusematte.engine.live.session import Result, Session, mirrored
+from fusematte.engine.matting.smoothing import Smoother
+from fusematte.engine.pixels.color import frame_from_rgb
+
+RED_RGB = (220, 10, 10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network() -> Iterator[fm.Matter]:
+    """Keeps the compiled network from one test to the next."""
+    with fm.Matter() as matter:
+        yield matter
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(network: fm.Matter) -> Iterator[None]:
+    yield
+    assert [t.name for t in threading.enumerate() if t.name.startswith("fusematte-")] == []
+    assert [shared.users for shared in sharing._pool.values()] == [1], network
+
+
+def red(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """What the camera sees in these tests: a colour that nothing else has."""
+    return np.full((height, width, 3), RED_RGB, np.uint8)
+
+
+def looks_red(frame: Frame) -> bool:
+    """Whether any sample of the frame has the camera's colour, or one mixed with it."""
+    return bool((frame.planes[2] > 150).any())
+
+
+def test_the_facade_has_it() -> None:
+    assert fm.Session is Session and fm.Result is Result
+
+
+def test_composite_is_that_of_the_frame_by_frame_way() -> None:
+    frames = [frame_from_rgb(picture(96, 64, index)) for index in range(3)]
+    smooth = Smoother()
+    with Session("green") as session, fm.Matter() as matter:
+        for index, frame in enumerate(frames):
+            session.push(frame, pts=index)
+            result = session.get(60)
+            matte = smooth(matter(frame), follows=matter.follows)
+            assert result.matte is not None and result.error is None
+            np.testing.assert_allclose(result.matte.alpha, matte.alpha, atol=1e-5)
+            expected = fm.composite(frame, matte, "green")
+            for got, plane in zip(result.composite.planes, expected.planes, strict=True):
+                assert np.abs(got.astype(int) - plane).max() <= 1
+            assert (result.pts, result.time_base) == (index, frame.time_base)
+            assert result.alpha().shape == (64, 96)
+            assert 0 < result.latency < 60
+
+
+class Tensor:
+    """A DLPack exporter that is no array."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> object:  # noqa: ANN401
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> object:
+        return self._array.__dlpack_device__()
+
+
+def test_takes_arrays_tensors_and_pictures_of_libav() -> None:
+    rgb = picture(64, 48, 0)
+    video = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="nv12")
+    video.pts, video.time_base = 7, Fraction(1, 30)
+    with Session("#00ff00") as session:
+        for pushed in (rgb, Tensor(rgb), video, frame_from_rgb(rgb)):
+            session.push(pushed)
+            result = session.get(60)
+            assert result.error is None
+            assert result.to_ndarray().shape == (48, 64, 3)
+        session.push(video)
+        out = session.get(60).to_video_frame()
+        assert (out.pts, out.time_base, out.width, out.height) == (7, Fraction(1, 30), 64, 48)
+        assert out.format.name == "yuv420p"
+        session.push(rgb, pts=90)
+        assert session.get(60).composite.time == Fraction(1, 1000)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "frame", None]
+)
+def test_refuses_what_is_no_frame(bad: object) -> None:
+    with Session("green") as session, pytest.raises(UsageError):
+        session.push(bad)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    for options in (
+        {"max_pending": 0},
+        {"budget_ms": 0},
+        {"threads": 0},
+        {"lookahead": -1},
+        {"despill": 2},
+    ):
+        with pytest.raises(UsageError):
+            Session("green", **options)  # type: ignore[arg-type]
+    with pytest.raises(BackgroundError):
+        Session(tmp_path / "missing.jpg")
+    with pytest.raises(ModelError):
+        Session("green", model="missing")
+
+
+class Gate:
+    """Holds the network up until it is opened."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+        infer = session._matter._lease.infer
+
+        def held(*arguments: NDArray[np.float32]) -> Maps:
+            self.entered.set()
+            assert self.open.wait(30)
+            return infer(*arguments)
+
+        monkeypatch.setattr(session._matter._lease, "infer", held)
+
+
+@pytest.mark.parametrize("pending", [1, 3])
+def test_old_frames_are_dropped_and_never_queued(
+    pending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session("green", max_pending=pending) as session:
+        gate = Gate(session, monkeypatch)
+        session.push(red(), pts=0)
+        assert gate.entered.wait(30)
+        for index in range(1, 8):
+            session.push(red(), pts=index)
+        gate.open.set()
+        # What was under way, and of the others the newest.
+        expected = [0, *range(8 - pending, 8)]
+        seen = []
+        while len(seen) < len(expected):
+            seen.append(session.get(60).pts)
+        assert seen == expected
+        assert session.statistics.dropped == 7 - pending
+        assert session.statistics.frames == len(expected)
+
+
+def test_lookahead_delays_and_a_fault_lets_go_what_was_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Session("green", lookahead=2, max_pending=5) as session:
+        for index in range(3):
+            session.push(red(), pts=index)
+            time.sleep(0.3)
+        assert session.get(60).pts == 0
+        assert not session.busy
+        monkeypatch.setattr(session._matter._lease, "infer", fault)
+        session.push(red(), pts=3)
+        seen = [session.get(60) for _ in range(3)]
+    assert [result.pts for result in seen] == [1, 2, 3]
+    assert [result.error is None for result in seen] == [True, True, False]
+    assert not looks_red(seen[-1].composite)
+
+
+def test_callback_iteration_and_timeout() -> None:
+    seen: list[Result] = []
+    came = threading.Event()
+
+    def note(result: Result) -> None:
+        seen.append(result)
+        came.set()
+        raise ZeroDivisionError  # the caller's own mistake does not end the session
+
+    with Session("green", on_result=note) as session:
+        for count in (1, 2):
+            came.clear()
+            session.push(red())
+            assert came.wait(60)
+            assert len(seen) == count
+        with pytest.raises(UsageError):
+            session.get(0)
+    with Session("green") as session:
+        with pytest.raises(TimeoutError):
+            session.get(0.01)
+        session.push(red())
+        results = iter(session)
+        assert next(results).error is None
+        threading.Timer(0.1, session.close).start()
+        assert list(results) == []
+    with pytest.raises(UsageError):
+        session.push(red())
+    with pytest.raises(UsageError):
+        session.get(0)
+
+
+def test_close_from_the_callback() -> None:
+    closed = threading.Event()
+
+    def stop(_: Result) -> None:
+        session.close()
+        closed.set()
+
+    session = Session("green", on_result=stop)
+    session.push(red())
+    assert closed.wait(60)
+    session.close()
+
+
+def test_background_changes_between_frames(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "blue.png"), np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    with Session("#00ff00") as session:
+        session.push(red())
+        assert session.get(60).to_ndarray()[0, 0].argmax() == 1
+        session.background = tmp_path / "blue.png"
+        session.push(red())
+        assert session.get(60).to_ndarray()[0, 0].argmax() == 2
+        with pytest.raises(BackgroundError):
+            session.background = tmp_path / "missing.png"
+        assert session.background == tmp_path / "blue.png"
+        session.push(red())
+        assert session.get(60).to_ndarray()[0, 0].argmax() == 2
+
+
+def test_model_changes_and_a_bad_one_leaves_the_old() -> None:
+    with Session("green") as session:
+        session.push(red())
+        session.get(60)
+        with pytest.raises(ModelError):
+            session.model = "missing"
+        before = session._matter
+        session.model = "edge"
+        assert session._matter is not before
+        session.push(red())
+        assert session.get(60).error is None
+
+
+def test_a_closed_session_takes_nothing_more() -> None:
+    session = Session("green")
+    session.close()
+    for name, value in (("background", "blur"), ("model", "edge")):
+        with pytest.raises(UsageError, match="closed"):
+            setattr(session, name, value)
+    assert session.background == "green"  # and nothing_is_left sees to the network
+
+
+def test_sessions_share_one_compiled_network() -> None:
+    with Session("green") as one, Session("green") as two, Session("green", threads=3) as other:
+        assert one._matter.backend is two._matter.backend is not other._matter.backend
+        one.push(red(), pts=1)
+        two.push(red(), pts=2)
+        assert (one.get(60).pts, two.get(60).pts) == (1, 2)
+        one.close()
+        two.push(red(), pts=3)
+        assert two.get(60).error is None
+
+
+def test_many_threads_push_swap_and_ask_at_once() -> None:
+    count = 0
+    with Session("green") as session:
+        stop = time.monotonic() + 1.5
+
+        def push() -> None:
+            while time.monotonic() < stop:
+                session.push(red())
+                time.sleep(0.005)
+
+        def swap() -> None:
+            while time.monotonic() < stop:
+                session.background = "#123456"
+                session.mirror = not session.mirror
+                assert session.statistics.failed == 0
+                time.sleep(0.01)
+
+        workers = [threading.Thread(target=target) for target in (push, push, swap)]
+        for worker in workers:
+            worker.start()
+        while time.monotonic() < stop:
+            assert session.get(60).error is None
+            count += 1
+        for worker in workers:
+            worker.join()
+    assert count
+
+
+def test_mirror_turns_the_picture_and_not_the_background() -> None:
+    frame = frame_from_rgb(picture(64, 48, 0))
+    with Session("green", mirror=True) as session:
+        session.push(frame)
+        result = session.get(60)
+    np.testing.assert_array_equal(result.source.planes[0], frame.planes[0][:, ::-1])
+    sideways = Frame(planes=frame.planes, format=frame.format, rotation=90)
+    np.testing.assert_array_equal(mirrored(sideways).planes[0], frame.planes[0][::-1])
+
+
+# --- fail closed ----------------------------------------------------------------------------------
+
+
+def fault(*_: object, **__: object) -> None:
+    raise RuntimeError("injected")
+
+
+def poisoned(session: Session) -> Callable[..., Maps]:
+    """The network, but for one pixel that is no number."""
+    infer = session._matter._lease.infer
+
+    def run(*arguments: NDArray[np.float32]) -> Maps:
+        maps = infer(*arguments)
+        maps.alpha[7, 9] = np.nan
+        return maps
+
+    return run
+
+
+@pytest.mark.parametrize("background", ["blur", "#00ff00"])
+@pytest.mark.parametrize(
+    "place", ["infer", "poison", "matter", "smooth", "compose", "background", "mirror"]
+)
+def test_a_fault_anywhere_never_shows_the_camera(
+    place: str, background: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(background, mirror=place == "mirror") as session:
+        with monkeypatch.context() as patch:
+            if place == "infer":
+                patch.setattr(session._matter._lease, "infer", fault)
+            elif place == "poison":
+                patch.setattr(session._matter._lease, "infer", poisoned(session))
+            elif place == "matter":
+                patch.setattr(session._matter, "size_for", fault)
+            elif place == "smooth":
+                patch.setattr(Smoother, "__call__", fault)
+            elif place == "compose":
+                patch.setattr(session_module, "compose", fault)
+            elif place == "mirror":
+                patch.setattr(session_module, "mirrored", fault)
+            else:
+                patch.setattr(session._scene, "behind", fault)
+            session.push(red(), pts=5)
+            result = session.get(60)
+            assert result.error and result.matte is None
+            assert result.pts == 5
+            assert not looks_red(result.composite)
+            assert not result.alpha().any()
+            assert session.statistics.failed == 1
+        for _ in range(2):  # and then it works again
+            session.push(red())
+            assert session.get(60).error is None
+
+
+def test_a_model_that_fails_as_it_is_taken_in_leaves_the_old_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Session("#00ff00") as session:
+        session.push(red())
+        session.get(60)
+        before = session._matter
+        with monkeypatch.context() as patch:
+            patch.setattr(fm.Matter, "prepare", fault)
+            with pytest.raises(RuntimeError, match="injected"):
+                session.model = "edge"
+        assert session._matter is before
+        session.push(red())
+        assert session.get(60).error is None  # and nothing_is_left sees to its network
+
+
+# --- buffers --------------------------------------------------------------------------------------
+
+
+def digest(frame: Frame) -> list[bytes]:
+    return [plane.tobytes() for plane in frame.planes]
+
+
+def test_an_array_is_the_callers_again_when_push_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = picture(64, 48, 0)
+    with Session("green") as session:
+        session.push(shown.copy(), pts=0)
+        expected = digest(session.get(60).source)
+        gate = Gate(session, monkeypatch)
+        array = shown.copy()
+        session.push(array, pts=1)
+        assert gate.entered.wait(30)
+        array[:] = 0  # while it waits
+        gate.open.set()
+        assert digest(session.get(60).source) == expected
+
+
+def test_results_are_the_callers_to_keep_and_to_write_to() -> None:
+    kept, digests = [], []
+    with Session("blur") as session:
+        for index in range(12):
+            session.push(picture(64, 48, index))
+            result = session.get(60)
+            kept.append(result)
+            digests.append(digest(result.composite))
+        for result in kept[:4]:
+            assert result.matte is not None
+            result.matte.alpha[:] = np.nan
+            result.composite.planes[0][:] = 0
+        session.push(picture(64, 48, 0))
+        assert session.get(60).error is None
+    assert [digest(result.composite) for result in kept[4:]] == digests[4:]
+
+
+def test_a_frame_is_not_copied() -> None:
+    frame = frame_from_rgb(picture(64, 48, 0))
+    with Session("green") as session:
+        session.push(frame)
+        source = session.get(60).source
+    assert all(a is b for a, b in zip(source.planes, frame.planes, strict=True))
+
+
+def test_a_tensor_of_torch_is_taken() -> None:
+    torch = pytest.importorskip("torch")
+    with Session("green") as session:
+        session.push(torch.from_numpy(picture(64, 48, 0)))
+        assert session.get(60).error is None
+        with pytest.raises(UsageError, match="CPU"):
+            session.push(torch.zeros((4, 4, 3), dtype=torch.uint8, device="meta"))

@@ -1,0 +1,541 @@
+"""The frame path of the GPU with its kernels compiled for the CPU: the pictures of ``compose``.
+
+What is left to a GPU, see test_on_a_gpu.py: the driver's own calls, NVDEC and NVENC.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.device import HostDevice, compiled_for_the_host
+from tests.helpers import content, make_clip
+
+from fusematte.engine.backends import Map, Maps, sharing
+from fusematte.engine.compositing.composite import compose, open_background
+from fusematte.engine.compositing.look import Look
+from fusematte.engine.cuda import dlpack
+from fusematte.engine.cuda.device_pictures import (
+    PAIRED_NAMES,
+    PITCH,
+    DeviceFrame,
+    PictureLayout,
+    stand_ins,
+)
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.writer import Writer
+from fusematte.engine.stages import gpu as stages
+from fusematte.engine.stages.gpu import GpuStages, Wishes, nvdec_for, nvenc_for, take_gpu, why_not
+from fusematte.engine.stages.gpu_frame_path import plan_maps
+
+HEIGHT, WIDTH = 96, 160
+PLAIN = Wishes(False, False, Look(), False, None, None)
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
+    return compiled_for_the_host(tmp_path_factory.mktemp("device"))
+
+
+def network_of(image: Map, previous: Map) -> Maps:
+    """A network that anybody can follow: people are where it is red, or where they just were."""
+    alpha = np.clip(3 * (image[0, 0] - image[0, 1]) + 0.5 * previous[0, 0], 0, 1)
+    return Maps(alpha, alpha, 1 - alpha, np.ones_like(alpha))
+
+
+class HostNetwork:
+    """The same in memory at addresses."""
+
+    takes_guide = False
+    captures = True
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def bind(
+        self,
+        size: tuple[int, int],
+        addresses: Mapping[str, int],
+        device: Any,  # noqa: ANN401, ARG002
+    ) -> Callable[[], None]:
+        image = at(addresses["image"], (1, 3, *size))
+        previous = at(addresses["previous"], (1, 1, *size))
+
+        def run() -> None:
+            self.runs += 1
+            for name, value in network_of(image, previous)._asdict().items():
+                at(addresses[name], size)[:] = value
+
+        return run
+
+
+def at(address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    count = int(np.prod(shape))
+    values = (ctypes.c_float * count).from_address(address)
+    return np.frombuffer(values, np.float32).reshape(shape)
+
+
+class HostMatter(Matter):
+    """A Matter whose network is ``network_of``, at a small size."""
+
+    opened: ClassVar[list[Matter]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened.append(self)
+        self.bundle = replace(self.bundle, default_size=(64, 96))
+
+    def _infer(self, image: Map) -> Maps:
+        if self._previous is None:
+            self._previous = network_of(image, np.zeros_like(image[:, :1])).alpha
+        return network_of(image, self._previous[None, None])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No matter keeps the network that the process shares."""
+    yield
+    while HostMatter.opened:
+        HostMatter.opened.pop().close()
+    assert not sharing._pool
+
+
+@pytest.fixture
+def matter() -> HostMatter:
+    return HostMatter()
+
+
+def pictures(name: str, count: int = 4, *, cut: bool = False) -> list[Frame]:
+    """A red disc that wanders over waves, in one of the engine's layouts."""
+    format = PIXEL_FORMATS[name]
+    frames = []
+    for index in range(count):
+        y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+        rgb = np.stack([np.sin(x / (9 + 4 * c)) * 40 + 120 + 20 * np.cos(y / 7) for c in range(3)])
+        if cut and index >= count // 2:
+            rgb = 255 - rgb[:, ::-1]
+        disc = ((y - 50) ** 2 + (x - 60 - 3 * index) ** 2)[None] < 30**2
+        rgb = np.where(disc, np.array([220, 60, 40])[:, None, None], rgb)
+        noise = np.random.default_rng(index).normal(0, 4, rgb.shape)
+        image = np.clip(rgb + noise, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+        planes = []
+        for plane in picture.reformat(format=name).planes:
+            samples = np.frombuffer(plane, format.dtype).reshape(plane.height, -1)
+            planes.append(samples[:, : plane.width].copy())
+        frames.append(
+            Frame(
+                planes=(planes[0], planes[1], planes[2]),
+                format=format,
+                color=Color(1, 1, 1),
+                pts=index,
+                time_base=Fraction(1, 25),
+            )
+        )
+    return frames
+
+
+def on_device(frame: Frame) -> DeviceFrame:
+    """The same frame as a decoder of the device gives it: U and V in turns, rows further apart."""
+    name = PAIRED_NAMES[frame.format.name]
+    picture = av.VideoFrame(frame.width, frame.height, name)
+    layout = PictureLayout(format=frame.format, height=frame.height, width=frame.width, paired=True)
+    block = np.zeros(layout.size, np.uint8)
+    layout.pack(frame.planes, block)
+    for plane, samples in zip(picture.planes, layout.views(block), strict=True):
+        rows = np.frombuffer(plane, samples.dtype).reshape(plane.height, -1)
+        rows[:, : samples.shape[1]] = samples
+    known = {k: v for k, v in vars(frame).items() if k != "planes"}
+    planes = stand_ins(frame.format, frame.height, frame.width)
+    return DeviceFrame(planes=planes, picture=picture, **known)
+
+
+def gpu_stages(
+    device: HostDevice, matter: Matter, background: str, *, keep: bool = False, alpha: bool = True
+) -> GpuStages:
+    return GpuStages(
+        HostNetwork(),
+        (device, device),
+        nullcontext,
+        matter,
+        open_background(background),
+        keep=keep,
+        with_alpha=alpha,
+    )
+
+
+@pytest.fixture
+def backgrounds(tmp_path: Path) -> dict[str, str]:
+    image = av.VideoFrame.from_ndarray(
+        np.random.default_rng(5).integers(0, 255, (50, 90, 3), np.uint8), "rgb24"
+    )
+    image.save(tmp_path / "room.png")
+    make_clip(tmp_path / "room.mp4", frames=3, rate=25)
+    return {"image": str(tmp_path / "room.png"), "video": str(tmp_path / "room.mp4")}
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("background", ["#2050a0", "blur", "blur:60", "image", "video"])
+@pytest.mark.parametrize("layout", ["yuv420p", "nv12", "p010le", "yuv444p10le"])
+def test_it_is_what_compose_makes(
+    device: HostDevice,
+    matter: HostMatter,
+    backgrounds: dict[str, str],
+    background: str,
+    layout: str,
+) -> None:
+    spec = backgrounds.get(background, background)
+    engines = {name: key for key, name in PAIRED_NAMES.items()}
+    frames = pictures(engines.get(layout, layout), cut=background == "image")
+    work, scene = gpu_stages(device, matter, spec), open_background(spec)
+    reference = HostMatter()
+    for frame in frames:
+        given = on_device(frame) if layout in engines else frame
+        got = work.finish(work.begin(given))
+        expected = compose(frame, reference(frame), scene, with_alpha=True)
+        assert type(got.frame) is Frame
+        assert (got.frame.pts, got.frame.format) == (frame.pts, frame.format)
+        assert got.alpha is not None and expected.alpha is not None
+        assert_alike(got.alpha, expected.alpha)
+        assert 0.1 < (got.alpha == frame.format.peak).mean() < 0.9
+        for ours, theirs in zip(got.frame.planes, expected.frame.planes, strict=True):
+            assert_alike(ours, theirs)
+    work.close()
+    ours, theirs = matter.memory, reference.memory
+    assert ours is not None and theirs is not None
+    np.testing.assert_allclose(ours.alpha, theirs.alpha, atol=1e-4)
+    assert np.abs(ours.luma - theirs.luma).mean() < 2e-3  # by means of means
+    assert ours.time == theirs.time
+    reference.close()
+    scene.close()
+
+
+def assert_alike(ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+    """To one code value."""
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.1
+
+
+def test_launches_are_captured_and_replayed(device: HostDevice, matter: HostMatter) -> None:
+    work = gpu_stages(device, matter, "#2050a0", alpha=False)
+    before = device.captured
+    counts = []
+    for frame in pictures("yuv420p"):
+        launched = len(device.launched)
+        work.finish(work.begin(frame))
+        counts.append(len(device.launched) - launched)
+    assert device.captured == before + 1  # one slot, which is free again each time
+    kernels = device.launched[-counts[-1] :]
+    assert kernels[0] == kernels[1] == "resize_to_tensor_8"  # coarse, then the network's
+    assert kernels[-1] == "composite_8"
+    assert counts == [counts[1] + 1, *counts[1:2] * 3]  # the first frame is resized twice
+    work.close()
+
+
+def test_a_cut_starts_anew(device: HostDevice, matter: HostMatter) -> None:
+    work = gpu_stages(device, matter, "#2050a0")
+    network = work._network
+    assert isinstance(network, HostNetwork)
+    runs = []
+    for frame in pictures("yuv420p", 6, cut=True):
+        before = network.runs
+        work.finish(work.begin(frame))
+        runs.append(network.runs - before)
+    assert runs == [2, 1, 1, 2, 1, 1]
+    work.close()
+
+
+def test_it_goes_on_where_another_job_stopped(device: HostDevice, matter: HostMatter) -> None:
+    first, *rest = pictures("yuv420p", 3)
+    work = gpu_stages(device, matter, "#2050a0")
+    work.warm_up(first)
+    work.close()
+    assert matter.memory is not None
+    work = gpu_stages(device, matter, "#2050a0")
+    network = work._network
+    assert isinstance(network, HostNetwork)
+    for frame in rest:
+        work.finish(work.begin(frame))
+    assert network.runs == 2
+    work.close()
+
+
+def test_frames_under_way_have_memory_of_their_own(device: HostDevice) -> None:
+    frames = pictures("yuv420p", 5)
+    one_by_one, at_once = (gpu_stages(device, HostMatter(), "#2050a0") for _ in range(2))
+    expected = [one_by_one.finish(one_by_one.begin(frame)) for frame in frames]
+    started = [at_once.begin(frame) for frame in frames]
+    for got, wanted in zip(map(at_once.finish, started), expected, strict=True):
+        np.testing.assert_array_equal(got.frame.planes[0], wanted.frame.planes[0])
+    assert len(at_once._paths[0]._slots) == 5 > len(one_by_one._paths[0]._slots) == 1
+    for work in (one_by_one, at_once):
+        work.close()
+
+
+def test_two_videos_share_one_network(device: HostDevice) -> None:
+    frames = pictures("yuv420p", 3), [replace(f, pts=f.pts) for f in pictures("yuv420p10le", 3)]
+    alone = [run_alone(device, video) for video in frames]
+    together = [gpu_stages(device, HostMatter(), "#2050a0") for _ in frames]
+    together[1]._network = together[0]._network
+    for index in range(3):
+        for work, video, expected in zip(together, frames, alone, strict=True):
+            got = work.finish(work.begin(video[index])).frame
+            np.testing.assert_array_equal(got.planes[0], expected[index])
+
+
+def run_alone(device: HostDevice, frames: list[Frame]) -> list[NDArray[Any]]:
+    work = gpu_stages(device, HostMatter(), "#2050a0")
+    return [work.finish(work.begin(frame)).frame.planes[0] for frame in frames]
+
+
+def test_an_encoder_reads_composites_where_they_are(device: HostDevice, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=4)
+    brought, kept = (
+        gpu_stages(device, HostMatter(), "#2050a0", keep=keep, alpha=False)
+        for keep in (False, True)
+    )
+    with Reader(clip) as like, Writer(tmp_path / "b.mkv", like, codec="ffv1") as out:
+        for frame in map(on_device, pictures("yuv420p")):
+            expected = brought.finish(brought.begin(frame)).frame
+            got = kept.finish(kept.begin(frame)).frame
+            assert isinstance(got, DeviceFrame)
+            assert got.picture.format.name == "nv12"
+            assert not kept._paths[0]._free
+            out.write(got)
+            shown = got.picture.reformat(format="yuv420p").to_ndarray()
+            np.testing.assert_array_equal(shown[:HEIGHT], expected.planes[0])
+            del got
+            gc.collect()
+            assert len(kept._paths[0]._free) == len(kept._paths[0]._slots)
+    assert len(content(tmp_path / "b.mkv").times) == 4
+    for work in (brought, kept):
+        work.close()
+
+
+def test_a_decoder_that_falls_back_is_told_of(
+    device: HostDevice, matter: HostMatter, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = pictures("yuv420p")
+    expected = run_alone(device, frames)
+    work = gpu_stages(device, matter, "#2050a0")
+    given = [on_device(frame) for frame in frames[:2]] + frames[2:]
+    for frame, wanted in zip(given, expected, strict=True):
+        np.testing.assert_array_equal(work.finish(work.begin(frame)).frame.planes[0], wanted)
+    assert "from 0.080 s on the decoder works on the CPU" in caplog.text
+    work.close()
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
+@pytest.mark.parametrize("size", [(1080, 1920), (97, 161), (2, 2)])
+def test_planes_lie_one_after_the_other(name: str, size: tuple[int, int]) -> None:
+    format = PIXEL_FORMATS[name]
+    rng = np.random.default_rng(0)
+    shapes = size, format.chroma_shape(*size), format.chroma_shape(*size)
+    planes = [rng.integers(0, format.peak + 1, shape).astype(format.dtype) for shape in shapes]
+    for paired in {False, name in PAIRED_NAMES}:
+        layout = PictureLayout(format=format, height=size[0], width=size[1], paired=paired)
+        assert all(pitch % PITCH == 0 for pitch in layout.pitches)
+        assert all(
+            pitch >= width for pitch, (_, width) in zip(layout.pitches, layout.rows, strict=True)
+        )
+        if paired:  # where NVENC looks for the chroma
+            assert layout.offsets[1] == layout.pitches[0] * size[0]
+            assert layout.pitches[1] == layout.pitches[0] or size[1] % 2
+        assert layout.offsets == sorted(layout.offsets)
+        block = np.zeros(layout.size, np.uint8)
+        layout.pack(planes, block)
+        back = [np.empty_like(plane) for plane in planes]
+        layout.unpack(block, back)
+        for plane, again in zip(planes, back, strict=True):
+            np.testing.assert_array_equal(plane, again)
+
+
+def test_maps_of_a_plan_do_not_overlap() -> None:
+    plan = plan_maps((288, 512), (144, 256, 29))
+    begins = [plan.offsets[name] for name in plan.maps]
+    for name, begin, end in zip(plan.maps, begins, [*begins[1:], plan.size], strict=True):
+        assert begin % 256 == 0
+        assert end - begin >= 4 * np.prod(plan.maps[name])
+    assert plan.size < 20e6
+
+
+def test_lent_memory_comes_back_when_nobody_reads_it() -> None:
+    class Owner:
+        pass
+
+    layout = PictureLayout(format=PIXEL_FORMATS["yuv420p"], height=4, width=6, paired=True)
+    block = np.arange(layout.size, dtype=np.uint8)
+    owner, lent = Owner(), len(dlpack._lent)
+    picture = layout.picture(block.ctypes.data, dlpack.CPU, owner)
+    assert len(dlpack._lent) == lent + 2
+    luma = np.frombuffer(picture.planes[0], np.uint8).reshape(4, PITCH)
+    np.testing.assert_array_equal(luma[:, :6], block.reshape(-1, PITCH)[:4, :6])
+    assert picture.planes[1].buffer_ptr == block.ctypes.data + 4 * PITCH
+    del picture, luma
+    gc.collect()
+    assert len(dlpack._lent) == lent
+
+
+# --- whether it is taken --------------------------------------------------------------------------
+
+
+class Described:
+    """A reader, as far as the choice looks at it."""
+
+    name = "clip.mp4"
+    rotation = 0
+    has_alpha = False
+    on_device = True
+    color = Color()
+    format = PIXEL_FORMATS["yuv420p"]
+    height, width = 1080, 1920
+
+    def __init__(self, **other: object) -> None:
+        vars(self).update(other)
+
+
+@pytest.mark.parametrize(
+    ("reader", "wishes", "background", "reason"),
+    [
+        ({"rotation": 90}, {}, "green", "turned"),
+        ({"color": Color(9, 9, 16)}, {}, "green", "HDR"),
+        ({"has_alpha": True}, {}, "green", "alpha of its own"),
+        ({}, {}, "transparent", "transparent"),
+        ({}, {"foreground": True}, "green", "own colours"),
+        ({}, {"look": Look(despill=0.5)}, "green", "despill"),
+        ({}, {"mattes": True}, "green", "report"),
+    ],
+)
+def test_what_it_cannot_do_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    matter: HostMatter,
+    reader: dict[str, Any],
+    wishes: dict[str, Any],
+    background: str,
+    reason: str,
+) -> None:
+    scene = open_background(background)
+    described: Any = Described(**reader)
+    asked = PLAIN._replace(**wishes)
+    monkeypatch.setattr(stages.cuda, "fatbin", lambda: None)
+    assert "FUSEMATTE_CUDA=1" in str(why_not(Described(), matter, scene, asked))  # type: ignore[arg-type]
+    monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
+    assert reason in str(why_not(described, matter, scene, asked))
+    assert why_not(Described(), matter, open_background("blur"), PLAIN) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "reader", "reason"),
+    [
+        (None, None, {}, "h264_nvenc, hevc_nvenc"),
+        ("libx264", None, {}, "h264_nvenc, hevc_nvenc"),
+        ("h264_nvenc", None, {"on_device": False}, "not decoded on the GPU"),
+        ("h264_nvenc", "yuv444p", {}, "yuv444p"),
+        ("h264_nvenc", None, {"format": PIXEL_FORMATS["yuv420p10le"]}, "use hevc_nvenc"),
+        ("hevc_nvenc", None, {"width": 1919}, "odd"),
+    ],
+)
+def test_why_composites_come_to_the_cpu(
+    caplog: pytest.LogCaptureFixture,
+    codec: str | None,
+    pixel_format: str | None,
+    reader: dict[str, Any],
+    reason: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert nvenc_for(Described(**reader), codec, pixel_format) is None  # type: ignore[arg-type]
+    assert reason in caplog.text
+    assert nvenc_for(Described(), "hevc_nvenc", None) is not None  # type: ignore[arg-type]
+
+
+def test_what_nvdec_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clip = make_clip(tmp_path / "a.mp4", frames=2)
+    hardware = nvdec_for(clip)
+    assert hardware is not None
+    assert hardware.is_hw_owned
+    for name in ("-", "rtsp://camera/1", tmp_path):
+        assert nvdec_for(name) is None
+    assert caplog.text.count("only files are decoded on the GPU") == 3
+
+
+class HostBackend:
+    """A TensorRT backend whose device is the host's."""
+
+    name, device = "tensorrt", "no GPU at all"
+
+    def __init__(self) -> None:
+        self.network = HostNetwork()
+
+
+def test_a_whole_job(
+    device: HostDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Through reader, stages, writers: as on a machine with a GPU whose NVDEC does not work."""
+    from fusematte.engine.jobs.single import Tools, run
+
+    caplog.set_level(logging.INFO)
+    clip = make_clip(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6, audio=True)
+
+    def job(name: str) -> Path:
+        with ExitStack() as stack:
+            matter = stack.enter_context(HostMatter())
+            tools = Tools(matter, open_background("blur"))
+            out, alpha = tmp_path / f"{name}.mkv", tmp_path / f"{name}-alpha.mkv"
+            run(clip, out, tools=tools, codec="ffv1", alpha_output=alpha)
+            assert matter.memory is not None
+        return out
+
+    expected = job("cpu")
+    backend = HostBackend()
+    monkeypatch.setattr(HostMatter, "backend", backend, raising=False)
+    monkeypatch.setattr(stages, "TensorRtBackend", HostBackend)
+    monkeypatch.setattr(stages, "CudaDriver", lambda: device)
+    monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
+    got = job("gpu")
+    assert "frames stay on no GPU at all" in caplog.text
+    assert "composites are brought to the CPU to be encoded" in caplog.text
+    assert "a.mp4: is decoded on the CPU: NVDEC cannot be used" in caplog.text
+    assert backend.network.runs == 7
+    assert content(got) == content(expected)
+    for ours, theirs in zip(planes_in(got), planes_in(expected), strict=True):
+        assert_alike(ours, theirs)
+    alphas = (planes_in(path.with_name(f"{path.stem}-alpha.mkv")) for path in (got, expected))
+    for ours, theirs in zip(*alphas, strict=True):  # encoded with losses
+        assert np.abs(ours.astype(int) - theirs).mean() < 0.5
+
+
+def planes_in(path: Path) -> list[NDArray[Any]]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray() for frame in container.decode(video=0)]
+
+
+def test_another_backends_jobs_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Matter(backend="openvino", threads=1) as matter, ExitStack() as stack:
+        described: Any = Described()
+        scene = open_background("green")
+        assert take_gpu(stack, described, lambda _: described, matter, scene, PLAIN) is None
+    assert "GPU" not in caplog.text
