@@ -20,10 +20,11 @@ test: $(VENV)/.develop  ## the whole test suite
 develop: $(VENV)/.develop typing  ## all extras, the pre-commit hooks, and types for editors
 	$(BIN)/pre-commit install
 
-lint: $(VENV)/.develop typing  ## ruff and mypy
+lint: $(VENV)/.develop typing  ## ruff, mypy, and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p fusematte
+	PYTHONPATH=build/typing $(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/.develop  ## measure the full job; writes benchmarks/results
 	$(BIN)/python benchmarks/bench_job.py

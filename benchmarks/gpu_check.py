@@ -32,9 +32,10 @@ import numpy as np
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.tensorrt.backend import EngineRunner, TensorRtBackend
 from fusematte.engine.backends.tensorrt.library import installed, load_library, make_logger
-from fusematte.engine.compositing.composite import open_background
+from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.cuda.device_pictures import DeviceFrame, PictureLayout, stand_ins
-from fusematte.engine.cuda.driver import CudaDriver, why_no_cuda
+from fusematte.engine.cuda.driver import CudaDriver
+from fusematte.engine.cuda.probe import why_no_cuda
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import PIXEL_FORMATS, Color
 from fusematte.engine.matting.matter import Matter

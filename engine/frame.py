@@ -15,6 +15,9 @@ Plane = NDArray[Any]
 Planes = tuple[Plane, Plane, Plane]
 """Y, U, V."""
 
+Map = NDArray[np.float32]
+"""[h, w] or [channels, h, w], usually at the network's resolution."""
+
 
 class PixelFormat(NamedTuple):
     """A planar YUV layout: chroma is 2^x_shift times narrower and 2^y_shift times lower."""
@@ -178,11 +181,11 @@ class Matte:
     ``refine(frame, matte)`` gives the alpha at the frame's own size.
     """
 
-    alpha: NDArray[np.float32]
-    foreground: NDArray[np.float32]
-    background: NDArray[np.float32]
-    beta: NDArray[np.float32]
-    color: NDArray[np.float32]
+    alpha: Map
+    foreground: Map
+    background: Map
+    beta: Map
+    color: Map
     pts: int
     time_base: Fraction
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import onnx
 
-from fusematte.engine.backends import BACKENDS, Backend, Map
+from fusematte.engine.backends import BACKENDS, Backend
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.errors import ExportError, OutputError, UsageError
+from fusematte.engine.frame import Map
+from fusematte.engine.media.files import part_of
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.export.build_engine import Sizes, build_engine
 from fusematte.export.bundle import write_bundle
@@ -150,7 +152,7 @@ def export(request: Request, folder: Path) -> dict[str, Any]:
     """
     if folder.exists() and not (folder / "manifest.json").exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: holds something else than an export; choose another folder")
-    partial = folder.with_name(f"{folder.name}.part")
+    partial = part_of(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fusematte.engine.backends import Map
 from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
 from fusematte.engine.errors import InputError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import Frame, Map
 from fusematte.engine.jobs.stills import read_picture
 from fusematte.engine.matting.matter import network_input, size_for
 from fusematte.engine.media.reader import Reader

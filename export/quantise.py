@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusematte.engine.backends import Map
 from fusematte.engine.errors import ExportError
+from fusematte.engine.frame import Map
 
 if TYPE_CHECKING:
     import onnx

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import torch
 
-from fusematte.engine.backends import Map, Maps
+from fusematte.engine.backends import Maps
 from fusematte.engine.errors import ExportError
+from fusematte.engine.frame import Map
 from fusematte.export.frames import Sample
 from fusematte.training.network import LateFusionNetwork
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Matte
-from fusematte.engine.jobs.stills import matte_picture
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
+from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.models import Bundle
 from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 from fusematte.training import compose

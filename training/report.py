@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from fusematte.engine.jobs.stills import write_png
+from fusematte.engine.media.files import write_png
 
 if TYPE_CHECKING:
     from fusematte.training.network import Prediction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fusematte.engine.backends.base import Backend, Map, Maps
+from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
@@ -12,7 +12,7 @@ from fusematte.engine.backends.torch_backend import TorchBackend
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
 
-__all__ = ["BACKENDS", "Backend", "Map", "Maps", "create_backend"]
+__all__ = ["BACKENDS", "Backend", "Maps", "create_backend"]
 
 log = logging.getLogger(__name__)
 

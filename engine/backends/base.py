@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import ModelError
+from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
-
-Map = NDArray[np.float32]
 
 
 class Maps(NamedTuple):

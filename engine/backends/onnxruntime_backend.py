@@ -6,8 +6,9 @@ import importlib.util
 import logging
 from typing import Any, ClassVar
 
-from fusematte.engine.backends.base import Backend, Map, Maps
+from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.errors import ModelError
+from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
 log = logging.getLogger(__name__)

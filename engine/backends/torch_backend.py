@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fusematte.engine.backends.base import Backend, Map, Maps
+from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
 if TYPE_CHECKING:

@@ -17,9 +17,13 @@ from fusematte.engine.errors import UsageError
 from fusematte.engine.live.cameras import URL, Camera, list_cameras, open_camera
 from fusematte.engine.live.keyboard import terminal_keys
 from fusematte.engine.live.meter import LiveStatistics
-from fusematte.engine.live.outputs import Outlet, Preview, Recording, Stream, VirtualCamera
+from fusematte.engine.live.outputs import Outlet
+from fusematte.engine.live.preview import Preview
+from fusematte.engine.live.recording import Recording
 from fusematte.engine.live.run import KEYS, Live
 from fusematte.engine.live.session import Session
+from fusematte.engine.live.stream import Stream
+from fusematte.engine.live.virtual_camera import VirtualCamera
 
 LINE_INTERVAL = 10.0
 """Seconds between the lines of figures where there is no terminal."""

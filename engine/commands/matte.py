@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fusematte.engine.commands.options import add_model_options
 from fusematte.engine.errors import InputError, OutputError
-from fusematte.engine.jobs.stills import matte_image, output_paths, write_png
+from fusematte.engine.jobs.stills import matte_image, output_paths
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.files import write_png
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

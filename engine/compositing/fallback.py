@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from fusematte.engine.compositing.composite import Background
+from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.frame import Frame, Matte, Planes
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fusematte.engine.backends import Map
 from fusematte.engine.errors import UsageError
+from fusematte.engine.frame import Map
 
 WRAP_REACH = 0.025
 """How far the background's light reaches over the people: a sigma, in shorter sides."""

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.jobs.single import Progress, Report, run
-from fusematte.engine.jobs.stills import write_png
+from fusematte.engine.media.files import write_png
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.pixels.fit import thumbnail
 
 Picture = NDArray[np.uint8]
 
@@ -109,12 +109,5 @@ def _thumbnails(video: Path) -> list[Picture]:
     with Reader(video) as reader:
         total = reader.frame_count or SHEET_COLUMNS
         wanted = {round((column + 0.5) * total / SHEET_COLUMNS) for column in range(SHEET_COLUMNS)}
-        height = SHEET_WIDTH * reader.height // reader.width
-        pictures = []
-        for index, frame in enumerate(reader):
-            if index in wanted:
-                rgb, _ = resize_to_tensor(
-                    frame.planes, height, SHEET_WIDTH, matrix=frame.matrix, levels=frame.levels
-                )
-                pictures.append((rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
-    return pictures
+        frames = (frame for index, frame in enumerate(reader) if index in wanted)
+        return [thumbnail(frame, SHEET_WIDTH) for frame in frames]

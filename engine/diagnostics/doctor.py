@@ -17,7 +17,7 @@ from fusematte.cpp_ext.cuda import fatbin, why_no_kernels
 from fusematte.engine.backends import BACKENDS, create_backend
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.backends.tensorrt.library import MODULES, REMEDIES, installed, load_library
-from fusematte.engine.cuda.driver import count_gpus, describe_gpus, why_no_gpu
+from fusematte.engine.cuda.probe import count_gpus, describe_gpus, why_no_gpu
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
 

@@ -25,6 +25,7 @@ from fusematte.engine.errors import FuseMatteError, InputError, OutputError, Usa
 from fusematte.engine.jobs import single
 from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.segmented import run
+from fusematte.engine.media.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -237,12 +238,7 @@ def _write_report(folder: Path, results: Sequence[Result]) -> None:
     path = folder / REPORT
     states = Counter(result.status for result in results)
     report = {"summary": dict(states), "files": [asdict(result) for result in results]}
-    partial = path.with_name(f"{REPORT}.part")
-    try:
-        partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def table(results: Sequence[Result]) -> list[str]:

@@ -17,108 +17,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.backends import Map
 from fusematte.engine.errors import FuseMatteError, OutputError
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.jobs.measures import JUMP, UNSURE, Measure, Suspect, suspects
+from fusematte.engine.media.files import jpeg, write_whole
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.pixels.fit import thumbnail
 
-SHEET_FRAMES, MOST_FRAMES = 12, 24
-"""Pictures of the contact sheet; frames of the list to check."""
+SHEET_FRAMES = 12
+"""Pictures of the contact sheet."""
 THUMBNAIL = 240
 """Width of a picture on the page, in pixels."""
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_POINTS = 1000, 120, 1000
 COVERAGE_SPAN = 0.1
 """What the plot of coverage is high at the least."""
-NEIGHBOURS = 12
-"""Frames before and after that a change is compared with."""
-JUMP, JUMP_RATIO = 0.01, 4.0
-"""The matte jumps if it changes by more than this, and so many times as much as usual around it."""
-UNSURE, UNSURE_SPREAD = 0.02, 4.0
-"""A frame is unsure if its confidence is this far below the median, and so many deviations."""
-
-
-class Measure(NamedTuple):
-    """What is kept of a frame's matte.
-
-    pts: in the input's time base; confidence: 0..1; coverage: mean alpha, 0..1;
-    change, motion: mean absolute difference of alpha, and of luma, to the frame before, 0..1.
-    """
-
-    pts: int
-    confidence: float
-    coverage: float
-    change: float
-    motion: float
-
-
-class Measures:
-    """Sees each matte of a job in order and keeps the measures, from the pts ``begin`` on."""
-
-    def __init__(self, begin: int | None = None) -> None:
-        self.rows: list[Measure] = []
-        self._begin = begin
-        self._last: Matte | None = None
-
-    def __call__(self, matte: Matte) -> None:
-        last, self._last = self._last, matte
-        if self._begin is not None and matte.pts < self._begin:
-            return
-        change = motion = 0.0
-        if last is not None and last.alpha.shape == matte.alpha.shape:
-            change = _difference(matte.alpha, last.alpha)
-            motion = _difference(matte.color[0], last.color[0])
-        values = matte.confidence, float(matte.alpha.mean()), change, motion
-        self.rows.append(Measure(matte.pts, *(round(value, 5) for value in values)))
-
-
-def _difference(a: Map, b: Map) -> float:
-    return float(np.abs(a - b).mean())
-
-
-class Suspect(NamedTuple):
-    """A frame to check by eye: its place in the video, why, and how bad it looks (1 and more)."""
-
-    frame: int
-    why: str
-    severity: float
-
-
-def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
-    """The frames worth a look, in the video's order; of neighbours only the worst."""
-    found = sorted([*_jumps(measures), *_unsure(measures)], key=lambda s: -s.severity)
-    chosen: list[Suspect] = []
-    for suspect in found:
-        if all(abs(suspect.frame - other.frame) > NEIGHBOURS for other in chosen):
-            chosen.append(suspect)
-    return sorted(chosen[:most])
-
-
-def _jumps(measures: Sequence[Measure]) -> Iterable[Suspect]:
-    # What the picture's own change explains is no jump: a cut changes both.
-    extra = np.array([max(0.0, m.change - m.motion) for m in measures])
-    for index in range(1, len(measures)):
-        around = extra[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
-        bound = max(JUMP, JUMP_RATIO * float(np.median(around)))
-        if extra[index] > bound:
-            change = 100 * measures[index].change
-            why = f"the matte jumps: {change:.1f} % of the picture changed"
-            yield Suspect(index, why, float(extra[index]) / bound)
-
-
-def _unsure(measures: Sequence[Measure]) -> Iterable[Suspect]:
-    values = np.array([m.confidence for m in measures])
-    median = float(np.median(values)) if values.size else 1.0
-    spread = float(np.median(np.abs(values - median))) if values.size else 0.0
-    bound = max(UNSURE, UNSURE_SPREAD * spread)
-    for index, value in enumerate(values):
-        if median - value > bound:
-            why = f"low confidence: {value:.3f}, the video's median is {median:.3f}"
-            yield Suspect(index, why, float(median - value) / bound)
 
 
 class Done(Protocol):
@@ -148,7 +62,7 @@ class Review:
             OutputError: it cannot be written.
         """
         path = folder / f"{self.output.name}.html"
-        _write_whole(path, self._page(measures))
+        write_whole(path, self._page(measures).encode())
         return path
 
     def _page(self, measures: Sequence[Measure]) -> str:
@@ -223,15 +137,6 @@ def check_folder(path: str | PathLike[str]) -> Path:
     return folder
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
 def _spread(total: int, count: int) -> list[int]:
     """Indices evenly over ``total``."""
     count = min(total, count)
@@ -247,19 +152,10 @@ def _pictures(path: Path, times: Sequence[Fraction]) -> list[NDArray[np.uint8]]:
                 reader.seek(round(time / reader.time_base))
                 tolerance = Fraction(1, 500)  # some containers round to milliseconds
                 frame = next(f for f in reader if f.time >= time - tolerance)
-                pictures.append(_thumbnail(frame))
+                pictures.append(thumbnail(frame, THUMBNAIL))
     except (FuseMatteError, StopIteration):
         return []
     return pictures
-
-
-def _thumbnail(frame: Frame) -> NDArray[np.uint8]:
-    height = max(1, round(frame.height * THUMBNAIL / (frame.width * float(frame.aspect))))
-    small = resize_to_tensor(
-        frame.planes, height, THUMBNAIL, matrix=frame.matrix, levels=frame.levels
-    )
-    upright = np.rot90(small.rgb.transpose(1, 2, 0), -frame.rotation // 90)
-    return np.ascontiguousarray((upright * 255 + 0.5).astype(np.uint8))
 
 
 def _figures(shots: dict[int, _Shot], wanted: Iterable[tuple[int, str]]) -> str:
@@ -275,8 +171,7 @@ def _figures(shots: dict[int, _Shot], wanted: Iterable[tuple[int, str]]) -> str:
 
 
 def _data(picture: NDArray[np.uint8]) -> str:
-    _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode('ascii')}"
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(picture)).decode('ascii')}"
 
 
 def _plot(values: Sequence[float], least: float, marks: Sequence[Suspect] = ()) -> str:

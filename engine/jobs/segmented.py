@@ -8,9 +8,7 @@ the stretches in any order.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,36 +17,34 @@ from importlib.metadata import version
 from inspect import signature
 from os import fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fusematte.engine.errors import (
     FuseMatteError,
-    OutputError,
     TruncatedInputError,
     UsageError,
 )
+from fusematte.engine.jobs.journal import FORMAT, Journal, Options, Record
+from fusematte.engine.jobs.measures import Measure, Measures
 from fusematte.engine.jobs.ray_cluster import Cluster
-from fusematte.engine.jobs.review_page import Measure, Measures, Review, check_folder
-from fusematte.engine.jobs.single import Progress, Report, StrPath, Tools, open_tools
+from fusematte.engine.jobs.review_page import Review, check_folder
+from fusematte.engine.jobs.single import Progress, Report, StrPath, open_tools
 from fusematte.engine.jobs.single import run as run_once
 from fusematte.engine.matting.matter import Memory
 from fusematte.engine.media import segments
-from fusematte.engine.media.formats import part_of
+from fusematte.engine.media.files import part_of
 from fusematte.engine.media.notices import known
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_playable
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.engine.pipeline import Statistics
+from fusematte.engine.stages.contract import Tools
 
 log = logging.getLogger(__name__)
 
-Options = dict[str, Any]
-"""The keywords of ``job.run``."""
 
-FORMAT = 2
-"""Version of the journal."""
 _DEFAULTS = {name: keyword.default for name, keyword in signature(run_once).parameters.items()}
 
 
@@ -104,16 +100,6 @@ def _run(
     if cluster is None and job.is_short:
         return job.run_at_once(progress)
     return job.run(resume, cluster, progress)
-
-
-class Record(NamedTuple):
-    """A finished stretch: how many frames, seconds of work per stage, whether input was damaged."""
-
-    stretch: int
-    frames: int
-    busy: dict[str, float]
-    damaged: bool
-    measures: list[Measure]
 
 
 class LongJob:
@@ -392,8 +378,7 @@ def _load_memory(path: Path) -> Memory | None:
 
 
 def _save_memory(path: Path, memory: Memory) -> None:
-    partial = path.with_suffix(".part")
-    time = np.array(memory.time.as_integer_ratio(), np.int64)
+    partial, time = part_of(path), np.array(memory.time.as_integer_ratio(), np.int64)
     try:
         with partial.open("wb") as file:
             np.savez(file, alpha=memory.alpha, luma=memory.luma, time=time)
@@ -427,57 +412,6 @@ def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> Non
             )
     if old["spans"] != new["spans"]:
         raise UsageError(f"{folder}: was cut in another way; {anew}")
-
-
-class Journal:
-    """What is done, on disk; each line is there whole or, after a kill, cut and ignored."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / "journal.jsonl"
-
-    def begin(self, header: Options) -> None:
-        """Starts anew; what lay in the folder goes.
-
-        Raises:
-            OutputError: the folder cannot be made.
-        """
-        try:
-            if self._folder.exists():
-                shutil.rmtree(self._folder)
-            self._folder.mkdir()
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be made: {error.strerror}") from error
-        self._append(header)
-
-    def read(self) -> tuple[Options, list[Record]] | None:
-        """The header and the stretches that are done; None where there is no journal."""
-        try:
-            lines = self._path.read_text("utf-8").splitlines(keepends=True)
-        except OSError:
-            return None
-        values = [json.loads(line) for line in lines if line.endswith("\n")]
-        if not values:
-            return None
-        records = [
-            Record(**{**value, "measures": [Measure(*row) for row in value["measures"]]})
-            for value in values[1:]
-        ]
-        if not lines[-1].endswith("\n"):
-            self._path.write_text("".join(lines[:-1]), "utf-8")
-        return values[0], records
-
-    def add(self, record: Record) -> None:
-        """Notes a finished stretch."""
-        self._append(record._asdict())
-
-    def _append(self, value: Options) -> None:
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(value) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
 class _Meter:

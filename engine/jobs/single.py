@@ -9,20 +9,19 @@ from fractions import Fraction
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from av.codec.hwaccel import HWAccel
 
-from fusematte.engine.compositing.composite import (
+from fusematte.engine.compositing.backgrounds import (
     Background,
-    Composite,
     TransparentBackground,
-    compose,
     open_background,
 )
+from fusematte.engine.compositing.composite import Composite
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import TruncatedInputError, UsageError
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.frame import Frame
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.image_sequence import AlphaMode, is_picture_sequence
@@ -31,9 +30,10 @@ from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import Parts, Span, join
 from fusematte.engine.media.writer import Writer, is_stdout
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import Pipeline, Stage, Statistics
-from fusematte.engine.processors import network_threads
-from fusematte.engine.stages.gpu import Wishes, take_gpu
+from fusematte.engine.pipeline import Pipeline, Stage, Statistics, network_threads
+from fusematte.engine.stages.contract import Observe, Tools, Wishes, Work
+from fusematte.engine.stages.cpu import CpuStages
+from fusematte.engine.stages.gpu import take_gpu
 
 StrPath = str | PathLike[str]
 
@@ -60,17 +60,6 @@ class Report:
 
 Progress = Callable[[int, Reader, Statistics], None]
 """Called after each frame with the number of frames written so far."""
-
-
-Observe = Callable[[Matte], None]
-"""Called with the matte of each frame, in their order, those of a warm-up too."""
-
-
-class Tools(NamedTuple):
-    """What a job works with; given on from stretch to stretch, it is not opened again and again."""
-
-    matter: Matter
-    background: Background
 
 
 def run(
@@ -244,43 +233,6 @@ def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
         assert result.foreground is not None
         writer.write(result.foreground)
     return result
-
-
-class Work(Protocol):
-    """Two stages, from a frame to its composite; ``begin`` is given frames in their order."""
-
-    def begin(self, frame: Frame) -> Any: ...  # noqa: ANN401
-    def finish(self, item: Any) -> Composite: ...  # noqa: ANN401
-    def warm_up(self, frame: Frame) -> None:
-        """Takes a frame that is not composited, but goes before others."""
-
-
-class CpuStages:
-    """The stages where the CPU works on the pixels, on whatever the network runs."""
-
-    def __init__(self, tools: Tools, wishes: Wishes, observe: Observe | None) -> None:
-        self._tools, self._wishes, self._observe = tools, wishes, observe
-
-    def begin(self, frame: Frame) -> tuple[Frame, Matte]:
-        """Stage one: the matte."""
-        found = self._tools.matter(frame)
-        if self._observe is not None:
-            self._observe(found)
-        return frame, found
-
-    def finish(self, item: tuple[Frame, Matte]) -> Composite:
-        """Stage two: the composite."""
-        return compose(
-            *item,
-            self._tools.background,
-            look=self._wishes.look,
-            with_alpha=self._wishes.alpha,
-            with_foreground=self._wishes.foreground,
-        )
-
-    def warm_up(self, frame: Frame) -> None:
-        """See ``Work``."""
-        self.begin(frame)
 
 
 def _process(

@@ -20,12 +20,12 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from fusematte.engine.compositing.composite import fit_frame
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Frame
 from fusematte.engine.live.backoff import BackOff
 from fusematte.engine.media.av_frames import frame_of
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.pixels.fit import fit_frame
 
 log = logging.getLogger(__name__)
 

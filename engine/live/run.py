@@ -20,7 +20,8 @@ from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.cameras import Camera
 from fusematte.engine.live.meter import LiveStatistics
-from fusematte.engine.live.outputs import Outlet, Preview, Sender
+from fusematte.engine.live.outputs import Outlet, Sender
+from fusematte.engine.live.preview import Preview
 from fusematte.engine.live.session import Result, Session
 from fusematte.engine.pipeline import Feed
 

@@ -19,7 +19,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from fusematte.engine.compositing.composite import compose, open_background
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.composite import compose
 from fusematte.engine.compositing.fallback import card, closed_frame
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
@@ -31,8 +32,7 @@ from fusematte.engine.matting.refine import refine
 from fusematte.engine.matting.smoothing import Lookahead, Smoother
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import Mailbox, Relay, Stopped
-from fusematte.engine.processors import network_threads
+from fusematte.engine.pipeline import Mailbox, Relay, Stopped, network_threads
 
 log = logging.getLogger(__name__)
 

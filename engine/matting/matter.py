@@ -12,11 +12,11 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.backends import Backend, Map, Maps
+from fusematte.engine.backends import Backend, Maps
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, UsageError
-from fusematte.engine.frame import Frame, Matte
-from fusematte.engine.matting.smoothing import Continuity
+from fusematte.engine.frame import Frame, Map, Matte
+from fusematte.engine.matting.continuity import Continuity
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
 

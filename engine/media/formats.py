@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import av
 from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
@@ -352,32 +351,3 @@ def _splits_evenly(name: str, width: int, height: int) -> bool:
     format = av.VideoFormat(name, 2, 2)
     halves = format.chroma_width() == 1 and width % 2, format.chroma_height() == 1 and height % 2
     return not any(halves)
-
-
-def part_of(path: Path) -> Path:
-    """The name of an output while it is written."""
-    return path.with_name(f"{path.name}.part")
-
-
-class Unfinished(ABC):
-    """An output that appears under its name when it is complete.
-
-    As a context manager it closes itself; leaving by an exception abandons it.
-    """
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Completes it and gives it its name."""
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Leaves what there is of it under the name of ``part_of``."""

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.backends import Map
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.frame import Frame, Plane
-from fusematte.engine.media.formats import Content, Encoding, Unfinished, part_of
+from fusematte.engine.frame import Frame, Map, Plane
+from fusematte.engine.media.files import Unfinished, part_of
+from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.reader import Packet, Reader
 from fusematte.engine.media.sources import PATTERN
 from fusematte.engine.pixels.color import as_float, enlarge, to_light, to_rgb, to_unit_range

@@ -9,7 +9,8 @@ from pathlib import Path
 from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.errors import UsageError
-from fusematte.engine.media.formats import Content, Encoding, part_of
+from fusematte.engine.media.files import part_of
+from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.image_sequence import (
     ALPHA_MODES,
     AlphaMode,

@@ -28,6 +28,7 @@ from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
 from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
+from fusematte.engine.media.files import Unfinished, part_of
 from fusematte.engine.media.formats import (
     CODECS,
     CONTAINERS,
@@ -35,14 +36,12 @@ from fusematte.engine.media.formats import (
     Content,
     Encoding,
     Picture,
-    Unfinished,
     codec_of,
     codecs_of,
     container_of,
     encoder_color,
     encoder_options,
     find_codec,
-    part_of,
     pixel_format_of,
 )
 from fusematte.engine.media.hdr_metadata import Mastering, mastering_options

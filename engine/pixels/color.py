@@ -6,9 +6,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.backends import Map
 from fusematte.engine.errors import BackgroundError
-from fusematte.engine.frame import HLG, PIXEL_FORMATS, PQ, Color, Frame, Plane, Planes, YuvMatrix
+from fusematte.engine.frame import (
+    HLG,
+    PIXEL_FORMATS,
+    PQ,
+    Color,
+    Frame,
+    Map,
+    Plane,
+    Planes,
+    YuvMatrix,
+)
 
 RGB_FRAME_COLOR = Color(matrix=1, primaries=1, transfer=13, full_range=True)
 """BT.709 YCbCr, full range, of sRGB pictures."""
@@ -89,6 +98,12 @@ def to_unit_range(planes: Planes, frame: Frame) -> tuple[Map, Map]:
     luma = (as_float(planes[0]) - black) / luma_span
     chroma = (np.stack([as_float(plane) for plane in planes[1:]]) - neutral) / chroma_span
     return luma, chroma
+
+
+def spans(frame: Frame) -> Map:
+    """Code values per unit of Y, Cb and Cr: [3]."""
+    _, luma_span, _, chroma_span = frame.levels
+    return np.array([luma_span, chroma_span, chroma_span], np.float32)
 
 
 def _quantise(luma: Map, chroma: Map, target: Frame) -> Planes:

@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.compositing.composite import DEFAULT_BLUR, GREEN, open_background, read_image
+from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR, GREEN, open_background
 from fusematte.engine.errors import BackgroundError
-from fusematte.engine.jobs.stills import write_png
+from fusematte.engine.frame import Frame
+from fusematte.engine.media.files import jpeg, read_image, write_png
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.pixels.color import frame_from_rgb
+from fusematte.engine.pixels.fit import thumbnail
 from fusematte.engine.serve.errors import Refusal
 
 Picture = NDArray[np.uint8]
@@ -63,13 +65,13 @@ class Library:
         self.folder = folder
         self._numbers = itertools.count(1)
         self._choices: dict[str, Choice] = {}
-        self._keep(BLUR, "Blur", f"{BLUR}:{DEFAULT_BLUR:g}", _bokeh())
+        self._keep(BLUR, "Blur", f"{BLUR}:{DEFAULT_BLUR:g}", frame_from_rgb(_bokeh()))
         for id, (name, colors) in GRADIENTS.items():
-            path = folder / f"{id}.png"
-            write_png(path, _gradient(colors))
-            self._keep(id, name, str(path), read_image(path))
+            path, picture = folder / f"{id}.png", _gradient(colors)
+            write_png(path, picture)
+            self._keep(id, name, str(path), frame_from_rgb(picture))
         for id, (name, color) in COLORS.items():
-            self._keep(id, name, color, _gradient((color,)))
+            self._keep(id, name, color, frame_from_rgb(_gradient((color,))))
 
     def __iter__(self) -> itertools.chain[Choice]:
         return itertools.chain(self._choices.values())
@@ -104,42 +106,28 @@ class Library:
         """
         try:
             open_background(path).close()
-            picture = _first_picture(path)
+            frame = _first_frame(path)
         except BackgroundError as error:
             path.unlink()
             raise Refusal(
                 "unreadable", f"{name}: is no picture or video that can be read"
             ) from error
-        return self._keep(id, name, str(path), picture)
+        return self._keep(id, name, str(path), frame)
 
-    def _keep(self, id: str, name: str, spec: str, picture: Picture) -> Choice:
-        choice = Choice(id=id, name=name, spec=spec, thumbnail=_thumbnail(picture))
+    def _keep(self, id: str, name: str, spec: str, frame: Frame) -> Choice:
+        small = jpeg(thumbnail(frame, *THUMBNAIL))
+        choice = Choice(id=id, name=name, spec=spec, thumbnail=small)
         self._choices[id] = choice
         return choice
 
 
-def _first_picture(path: Path) -> Picture:
-    """A picture, or the first one of a video: [H, W, 3], RGB."""
+def _first_frame(path: Path) -> Frame:
+    """A picture, or the first one of a video."""
     try:
-        return read_image(path)
+        return frame_from_rgb(read_image(path))
     except OSError:
         with Reader(path) as reader:
-            frame = next(iter(reader))
-        rgb, _ = resize_to_tensor(
-            frame.planes, THUMBNAIL[1], THUMBNAIL[0], matrix=frame.matrix, levels=frame.levels
-        )
-        return (rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)
-
-
-def _thumbnail(picture: Picture) -> bytes:
-    """The middle of a picture, as JPEG."""
-    width, height = THUMBNAIL
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    size = max(width, round(picture.shape[1] * scale)), max(height, round(picture.shape[0] * scale))
-    whole = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-    x, y = (size[0] - width) // 2, (size[1] - height) // 2
-    _, data = cv2.imencode(".jpg", whole[y : y + height, x : x + width, ::-1])
-    return data.tobytes()
+            return next(iter(reader))
 
 
 def _gradient(colors: tuple[str, ...]) -> Picture:

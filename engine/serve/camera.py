@@ -16,7 +16,7 @@ from aioice import ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs import vpx
 
-from fusematte.engine.compositing.composite import DEFAULT_BLUR
+from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.live.session import Result
 from fusematte.engine.live.views import VIEWS

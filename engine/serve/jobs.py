@@ -12,6 +12,7 @@ from typing import Any
 
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.jobs.single import run
+from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import CONTAINERS
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
@@ -64,10 +65,9 @@ class Job:
     @property
     def result(self) -> Path | None:
         """What there is to download: the whole, or what an input that broke off gave."""
-        part = self.output.with_name(f"{self.output.name}.part")
         if self.state not in ("done", "failed"):
             return None
-        return next((path for path in (self.output, part) if path.exists()), None)
+        return next((path for path in (self.output, part_of(self.output)) if path.exists()), None)
 
     @property
     def result_name(self) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from fusematte.engine.compositing.composite import DEFAULT_BLUR
+from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import UsageError
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur

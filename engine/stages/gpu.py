@@ -16,8 +16,9 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
-from fusematte.engine.compositing.composite import Background, Composite, TransparentBackground
-from fusematte.engine.compositing.look import PLAIN, Look
+from fusematte.engine.compositing.backgrounds import Background, TransparentBackground
+from fusematte.engine.compositing.composite import Composite
+from fusematte.engine.compositing.look import PLAIN
 from fusematte.engine.cuda.device_pictures import DeviceFrame
 from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.errors import FuseMatteError
@@ -27,6 +28,7 @@ from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
+from fusematte.engine.stages.contract import Wishes
 from fusematte.engine.stages.gpu_frame_path import Device, FramePath, Network, Slot
 
 log = logging.getLogger(__name__)
@@ -34,17 +36,6 @@ log.addFilter(OnlyNews())
 
 ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
 """Encoders that read frames in the GPU's memory."""
-
-
-class Wishes(NamedTuple):
-    """What a job wants: an alpha, own colours, a look, each matte; encoder and layout by name."""
-
-    alpha: bool
-    foreground: bool
-    look: Look
-    mattes: bool
-    codec: str | None
-    pixel_format: str | None
 
 
 def why_not(reader: Reader, matter: Matter, background: Background, wishes: Wishes) -> str | None:

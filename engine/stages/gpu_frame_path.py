@@ -17,23 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda
-from fusematte.engine.backends import Map, Maps
-from fusematte.engine.compositing.composite import (
-    FINEST_BLUR,
-    FOREGROUND_RADII,
-    YCBCR_BOUNDS,
-    Background,
-    BlurBackground,
-)
+from fusematte.engine.backends import Maps
+from fusematte.engine.compositing.backgrounds import FINEST_BLUR, Background, BlurBackground
+from fusematte.engine.compositing.composite import FOREGROUND_RADII, YCBCR_BOUNDS
 from fusematte.engine.cuda.device_pictures import (
     DeviceFrame,
     addresses,
     layout_of,
 )
-from fusematte.engine.frame import Frame, Matte, Plane, Planes
+from fusematte.engine.frame import Frame, Map, Matte, Plane, Planes
+from fusematte.engine.matting.continuity import COARSE
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import EPSILON, RADIUS
-from fusematte.engine.matting.smoothing import COARSE
 
 ALIGNMENT = 256
 """Bytes to whose multiples the maps of a plan are laid: the allocator's own."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
 from fusematte.engine.backends.tensorrt.plugin import run_plugin
-from fusematte.engine.cuda.driver import CudaDriver, why_no_cuda
+from fusematte.engine.cuda.driver import CudaDriver
+from fusematte.engine.cuda.probe import why_no_cuda
 from tests.device import compiled_for_the_host
 
 from .strategies import LAYOUTS, MATRICES, Case, cases

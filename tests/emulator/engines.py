@@ -22,7 +22,7 @@ import tensorrt_rtx_bindings
 
 from fusematte.engine.backends.tensorrt import plugin as tensorrt_plugin
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
-from fusematte.engine.cuda.driver import open_libcuda
+from fusematte.engine.cuda.probe import open_libcuda
 from fusematte.engine.matting.refine import EPSILON, RADIUS
 from fusematte.export import build_engine, exporter
 from fusematte.export.build_engine import Engine as Built

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from fusematte.engine.commands.options import add_backend_options
-from fusematte.engine.compositing.composite import read_image
 from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.jobs.stills import output_paths, write_png
+from fusematte.engine.jobs.stills import output_paths
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.files import read_image, write_png
 from fusematte.training.errors import DataError
 from fusematte.training.evaluate import (
     FG_BG,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.backends.base import Backend, Map, Maps
+from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.backends.tensorrt.engine_cache import EngineCache, EngineKey
 from fusematte.engine.backends.tensorrt.library import (
     first_loadable,
@@ -19,8 +19,10 @@ from fusematte.engine.backends.tensorrt.library import (
     make_logger,
 )
 from fusematte.engine.backends.tensorrt.plugin import register_plugin
-from fusematte.engine.cuda.driver import CudaDriver, serve_stream, why_no_cuda
+from fusematte.engine.cuda.driver import CudaDriver, serve_stream
+from fusematte.engine.cuda.probe import why_no_cuda
 from fusematte.engine.errors import BackendError, ExportError, ModelError
+from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
 log = logging.getLogger(__name__)

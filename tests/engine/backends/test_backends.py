@@ -16,13 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine import backends
-from fusematte.engine.backends import (
-    BACKENDS,
-    Backend,
-    Maps,
-    create_backend,
-    openvino_backend,
-)
+from fusematte.engine.backends import BACKENDS, Backend, Maps, create_backend, openvino_backend
 from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.models import Bundle, load_bundle
 

@@ -16,18 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.helpers import cut, make_clip, matte_of
 
-from fusematte.engine.compositing.composite import (
-    Background,
-    BlurBackground,
-    compose,
-    composite,
-    fit_frame,
-    open_background,
-)
+from fusematte.engine.compositing.backgrounds import Background, BlurBackground, open_background
+from fusematte.engine.compositing.composite import compose, composite
 from fusematte.engine.errors import BackgroundError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte, Plane
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
+from fusematte.engine.pixels.fit import fit_frame
 
 RGB = tuple[int, int, int]
 RED, LIME, BLUE, GRAY = (200, 30, 30), (40, 200, 40), (30, 40, 200), (128, 128, 128)

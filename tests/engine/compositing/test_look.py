@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tests.helpers import matte_of
 
-from fusematte.engine.backends import Map
-from fusematte.engine.compositing.composite import compose, composite, open_background
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.composite import compose, composite
 from fusematte.engine.compositing.look import Look, despilled, wrapped
 from fusematte.engine.errors import UsageError
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.frame import Frame, Map, Matte
 from fusematte.engine.pixels.color import frame_from_rgb
 
 SKIN, GREEN = (200, 150, 130), (40, 180, 60)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from tests.helpers import ROUNDING, make_clip
 from tests.peers import EdgeMatter, packets, pixels, planes, probe, run_tool, times
 
-from fusematte.engine.compositing.composite import open_background
-from fusematte.engine.jobs.single import Report, Tools, run
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.jobs.single import Report, run
+from fusematte.engine.stages.contract import Tools
 
 WIDTH, HEIGHT = SIZE = 64, 48
 MILLISECOND = Fraction(1, 1000)

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import make_clip, matte_of
 
 from fusematte.cli import main
-from fusematte.engine.jobs.review_page import MOST_FRAMES, NEIGHBOURS, Measure, Measures, suspects
+from fusematte.engine.jobs.measures import MOST_FRAMES, NEIGHBOURS, Measure, Measures, suspects
 from fusematte.engine.media import segments
 
 

@@ -23,7 +23,7 @@ from fusematte.engine.errors import (
     UsageError,
 )
 from fusematte.engine.jobs.single import open_tools, run
-from fusematte.engine.processors import network_threads
+from fusematte.engine.pipeline import network_threads
 
 CLIPS = ("d20.mp4", "m1.mp4", "s13.mp4")
 """Short ones: square with audio, 720p with audio, upright."""

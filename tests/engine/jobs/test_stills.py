@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusematte.engine.compositing.composite import read_image
 from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.jobs.stills import CLOSER, matte_image, matte_picture, output_paths, write_png
+from fusematte.engine.jobs.stills import matte_image, output_paths
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
+from fusematte.engine.matting.stills import CLOSER, matte_picture
 from fusematte.engine.media.av_frames import rgb_of
+from fusematte.engine.media.files import read_image, write_png
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import Bundle
 from fusematte.engine.pixels.color import enlarge, frame_from_rgb

@@ -20,7 +20,8 @@ from fusematte.engine.errors import BackgroundError, ModelError, OutputError
 from fusematte.engine.frame import Frame
 from fusematte.engine.live import session as session_module
 from fusematte.engine.live.cameras import Camera, open_camera
-from fusematte.engine.live.outputs import Outlet, Recording
+from fusematte.engine.live.outputs import Outlet
+from fusematte.engine.live.recording import Recording
 from fusematte.engine.live.run import Controls, Live
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter

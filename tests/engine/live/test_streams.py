@@ -26,7 +26,8 @@ from tests.peers import free_port, until_listening
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.frame import CLOCK
 from fusematte.engine.live.cameras import LiveContainer
-from fusematte.engine.live.outputs import WHIP_TOKEN, Outlet, Sender, Stream
+from fusematte.engine.live.outputs import Outlet, Sender
+from fusematte.engine.live.stream import WHIP_TOKEN, Stream
 from fusematte.engine.pipeline import Feed
 from fusematte.engine.pixels.color import frame_from_rgb
 

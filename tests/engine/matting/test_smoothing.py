@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.matting.continuity import Continuity
+from fusematte.engine.matting.lost_parts import COST, CREDIT
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.smoothing import COST, CREDIT, Continuity, Lookahead, Smoother
+from fusematte.engine.matting.smoothing import Lookahead, Smoother
 from fusematte.engine.media.reader import Reader
 
 HEIGHT, WIDTH = 36, 64

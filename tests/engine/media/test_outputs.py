@@ -16,13 +16,15 @@ from tests.helpers import content, make_clip, matte_of
 from tests.peers import EdgeMatter
 
 from fusematte.cli import main
-from fusematte.engine.compositing.composite import composite, open_background
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.composite import composite
 from fusematte.engine.errors import BackgroundError, FuseMatteError, InputError, UsageError
 from fusematte.engine.frame import Frame
-from fusematte.engine.jobs.single import Tools, run
+from fusematte.engine.jobs.single import run
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.outputs import open_output
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.stages.contract import Tools
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tests.helpers import make_clip, matte_of
 
-from fusematte.engine.compositing.composite import compose, open_background
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.composite import compose
 from fusematte.engine.frame import PIXEL_FORMATS, Frame, PixelFormat, Plane
 from fusematte.engine.media.av_frames import new_picture
 from fusematte.engine.media.reader import Reader

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from tests.device import HostDevice, compiled_for_the_host
 from tests.helpers import content, make_clip
 
-from fusematte.engine.backends import Map, Maps, sharing
-from fusematte.engine.compositing.composite import compose, open_background
+from fusematte.engine.backends import Maps, sharing
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.composite import compose
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.cuda import dlpack
 from fusematte.engine.cuda.device_pictures import (
@@ -33,12 +34,13 @@ from fusematte.engine.cuda.device_pictures import (
     PictureLayout,
     stand_ins,
 )
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
 from fusematte.engine.stages import gpu as stages
-from fusematte.engine.stages.gpu import GpuStages, Wishes, nvdec_for, nvenc_for, take_gpu, why_not
+from fusematte.engine.stages.contract import Wishes
+from fusematte.engine.stages.gpu import GpuStages, nvdec_for, nvenc_for, take_gpu, why_not
 from fusematte.engine.stages.gpu_frame_path import plan_maps
 
 HEIGHT, WIDTH = 96, 160
@@ -494,7 +496,8 @@ def test_a_whole_job(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Through reader, stages, writers: as on a machine with a GPU whose NVDEC does not work."""
-    from fusematte.engine.jobs.single import Tools, run
+    from fusematte.engine.jobs.single import run
+    from fusematte.engine.stages.contract import Tools
 
     caplog.set_level(logging.INFO)
     clip = make_clip(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6, audio=True)

@@ -20,18 +20,20 @@ from tests.helpers import content, make_clip
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends import sharing
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
-from fusematte.engine.compositing.composite import Background, compose, open_background
+from fusematte.engine.compositing.backgrounds import Background, open_background
+from fusematte.engine.compositing.composite import compose
 from fusematte.engine.cuda.device_pictures import DeviceFrame, PictureLayout, stand_ins
 from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.diagnostics.doctor import report
 from fusematte.engine.errors import BackendError
 from fusematte.engine.frame import Frame
-from fusematte.engine.jobs.single import Tools, run
+from fusematte.engine.jobs.single import run
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import load_bundle
 from fusematte.engine.pixels.color import frame_from_rgb
+from fusematte.engine.stages.contract import Tools
 from fusematte.engine.stages.gpu import GpuStages
 from fusematte.export.exporter import Request, export
 

@@ -29,6 +29,7 @@ from fusematte.engine.backends.tensorrt.backend import (
 )
 from fusematte.engine.backends.tensorrt.engine_cache import EngineCache, EngineKey
 from fusematte.engine.cuda import driver as cuda_driver
+from fusematte.engine.cuda import probe
 from fusematte.engine.errors import BackendError, ExportError, ModelError
 from fusematte.engine.models import load_bundle
 
@@ -198,19 +199,19 @@ def test_another_versions_engine_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_missing_piece_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: None)
+    monkeypatch.setattr(probe, "open_libcuda", lambda: None)
     assert "install one from nvidia.com/drivers" in str(TensorRtBackend.unavailable())
 
-    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: Libcuda(gpus=0))
+    monkeypatch.setattr(probe, "open_libcuda", lambda: Libcuda(gpus=0))
     assert "nvidia-smi" in str(TensorRtBackend.unavailable())
-    monkeypatch.setattr(cuda_driver, "open_libcuda", lambda: Libcuda(version=12040))
+    monkeypatch.setattr(probe, "open_libcuda", lambda: Libcuda(version=12040))
     assert "is for CUDA 12.4, but what is installed here needs 13.0: update it" in str(
         TensorRtBackend.unavailable()
     )
-    monkeypatch.setattr(cuda_driver, "open_libcuda", Libcuda)
-    monkeypatch.setattr(cuda_driver, "find_spec", lambda _: None)
+    monkeypatch.setattr(probe, "open_libcuda", Libcuda)
+    monkeypatch.setattr(probe, "find_spec", lambda _: None)
     assert "pip install 'fusematte[tensorrt]'" in str(TensorRtBackend.unavailable())
-    monkeypatch.setattr(cuda_driver, "find_spec", lambda name: name)
+    monkeypatch.setattr(probe, "find_spec", lambda name: name)
     monkeypatch.setattr(tensorrt_library, "installed", list)
     assert "pip install tensorrt" in str(TensorRtBackend.unavailable())
     monkeypatch.setattr(tensorrt_library, "installed", lambda: ["tensorrt-rtx"])

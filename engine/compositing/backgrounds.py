@@ -1,0 +1,264 @@
+"""What a person is put on: a colour, nothing, a picture, a video, or the old background blurred."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from os import PathLike, fspath
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
+from fusematte.engine.frame import Frame, Map, Matte, Planes
+from fusematte.engine.media.files import read_image
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.sources import is_sequence, is_url
+from fusematte.engine.pixels.color import convert_planes, frame_from_rgb, spans
+from fusematte.engine.pixels.fit import fit_frame, shrink
+
+log = logging.getLogger(__name__)
+Behind = Planes | tuple[int, int, int] | Map
+"""What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
+small picture [3, h, w], float32, in code values, to be interpolated."""
+GREEN = "#00b140"
+"""The green of studio screens."""
+DEFAULT_BLUR = 18.0
+"""Sigma of the blurred background, in pixels of a picture 720 lines high."""
+FINEST_BLUR = 1.8
+"""Least sigma of a blurred background, in pixels of the small picture that is blurred."""
+
+
+class Background(ABC):
+    """What appears where the people are not.
+
+    shows_camera: it is made from the frame's own pixels, and may not be shown without a matte.
+    """
+
+    shows_camera = True
+
+    @abstractmethod
+    def behind(self, frame: Frame, matte: Matte) -> Behind:
+        """The background of this frame, in the frame's own code values."""
+
+    def begin(self, time: Fraction) -> None:  # noqa: B027
+        """Tells when the job's first frame is shown, if that is not the first one asked for."""
+
+    def close(self) -> None:  # noqa: B027
+        """Frees what the background holds open; most hold nothing."""
+
+
+class ColorBackground(Background):
+    """One colour; ``rgb`` in 0..255."""
+
+    shows_camera = False
+
+    def __init__(self, rgb: tuple[int, int, int]) -> None:
+        self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
+        return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
+
+
+class TransparentBackground(Background):
+    """Nothing: frames get an alpha.  Where something must be seen through them, it is black."""
+
+    shows_camera = False
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        black, _, neutral, _ = frame.levels
+        return int(black), int(neutral), int(neutral)
+
+
+class ImageBackground(Background):
+    """A still picture, covering the frame."""
+
+    shows_camera = False
+
+    def __init__(self, path: str) -> None:
+        self._picture = frame_from_rgb(read_image(path))
+        self._fitted: tuple[Frame, Planes] | None = None
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        if self._fitted is None or not _alike(self._fitted[0], frame):
+            self._fitted = frame, fit_frame(self._picture, frame)
+        return self._fitted[1]
+
+
+class VideoBackground(Background):
+    """A video, covering the frame, at its own pace from the job's first frame on; it loops."""
+
+    shows_camera = False
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._begin: Fraction | None = None
+        self._now = Fraction(0)
+        self._cut = False
+        self._fitted: tuple[Frame, Frame, Planes] | None = None
+        self._rewind()
+
+    def begin(self, time: Fraction) -> None:
+        self._begin = self._now = time
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _open(self) -> None:
+        self._reader = Reader(self._path)
+        self._frames = iter(self._reader)
+
+    def _rewind(self) -> None:
+        self._open()
+        self._shown = self._next = next(self._frames)
+        self._loop_begin = -self._shown.time
+
+    def behind(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+        if self._begin is None:
+            self._begin = frame.time
+        elif frame.time < self._now:  # another job
+            self._begin = frame.time
+            self._reader.close()
+            self._rewind()
+        self._now = frame.time
+        self._advance(frame.time - self._begin)
+        shown, like, planes = self._fitted or (None, frame, None)
+        if planes is None or shown is not self._shown or not _alike(like, frame):
+            planes = fit_frame(self._shown, frame)
+            self._fitted = self._shown, frame, planes
+        return planes
+
+    def _advance(self, elapsed: Fraction) -> None:
+        """Moves on to the last background frame that is due."""
+        while self._due(self._next) <= elapsed:
+            self._shown = self._next
+            self._next = self._read()
+
+    def _due(self, picture: Frame) -> Fraction:
+        return self._loop_begin + picture.time
+
+    def _read(self) -> Frame:
+        frame = self._read_on()
+        if frame is None:
+            end = self._shown.time + (
+                self._shown.duration * self._shown.time_base or Fraction(1, 25)
+            )
+            self._reader.close()
+            self._open()
+            frame = next(self._frames)
+            self._loop_begin += end - frame.time
+        return frame
+
+    def _read_on(self) -> Frame | None:
+        try:
+            return next(self._frames, None)
+        except TruncatedInputError as error:
+            if not self._cut:
+                log.warning("background %s; that much of it is shown, over and over", error)
+            self._cut = True
+            return None
+
+
+class BlurBackground(Background):
+    """The frame itself, out of focus; the people do not bleed into it.
+
+    sigma: in pixels of a picture 720 lines high.
+    """
+
+    def __init__(self, sigma: float = DEFAULT_BLUR) -> None:
+        self._sigma = sigma
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:
+        sigma = self._sigma * min(matte.alpha.shape) / 720
+        # What is blurred over many pixels does not need them all.
+        factor = max(1, int(sigma / FINEST_BLUR))
+        # Averages over the background alone: weighted by what is not people, then normalised.
+        weight = np.clip(1 - shrink(matte.alpha, factor), 1e-3, 1)
+        share = 1 / _gaussian(weight, sigma / factor)
+        blurred = np.stack(
+            [
+                _gaussian(shrink(plane, factor) * weight, sigma / factor) * share
+                for plane in matte.color
+            ]
+        )
+        black, _, neutral, _ = frame.levels
+        origin = np.array([black, neutral, neutral], np.float32)
+        return np.asarray(blurred * spans(frame)[:, None, None] + origin[:, None, None])
+
+
+def _gaussian(picture: Map, sigma: float) -> Map:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
+
+
+def _alike(a: Frame, b: Frame) -> bool:
+    """Whether a background fitted for one frame fits the other."""
+    return (a.planes[0].shape, a.format, a.color, a.rotation, a.aspect) == (
+        b.planes[0].shape,
+        b.format,
+        b.color,
+        b.rotation,
+        b.aspect,
+    )
+
+
+def open_background(spec: str | PathLike[str]) -> Background:
+    """Opens what ``--background`` names: ``green``, ``#rrggbb``, ``blur[:sigma]``,
+    ``transparent``, a picture or a video by its path, URL, folder or pattern.
+
+    Raises:
+        BackgroundError: it is none of these, or cannot be read.
+    """
+    text = fspath(spec)
+    if text == "green":
+        text = GREEN
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        red, green, blue = bytes.fromhex(text[1:])
+        return ColorBackground((red, green, blue))
+    if text == "blur" or text.startswith("blur:"):
+        return BlurBackground(_parse_sigma(text))
+    if text == "transparent":
+        return TransparentBackground()
+    return _open_video(text) if is_url(text) or is_sequence(text) else _open_file(text)
+
+
+def _parse_sigma(text: str) -> float:
+    _, _, number = text.partition(":")
+    if not number and text == "blur":
+        return DEFAULT_BLUR
+    try:
+        sigma = float(number)
+    except ValueError:
+        sigma = math.nan
+    if not 0 < sigma <= 720:
+        raise BackgroundError(f"background {text!r}: sigma must be a number over 0, at most 720")
+    return sigma
+
+
+def _open_file(path: str) -> Background:
+    if not Path(path).is_file():
+        raise BackgroundError(
+            f"background {path!r} is neither green, #rrggbb, blur[:sigma], transparent "
+            "nor a file that exists"
+        )
+    try:
+        return ImageBackground(path)
+    except OSError as error:
+        reason = error
+    try:
+        return VideoBackground(path)
+    except (FuseMatteError, StopIteration) as error:
+        raise BackgroundError(
+            f"background {path!r} is neither a picture ({reason}) nor a video ({error})"
+        ) from error
+
+
+def _open_video(path: str) -> Background:
+    try:
+        return VideoBackground(path)
+    except (FuseMatteError, StopIteration) as error:
+        raise BackgroundError(f"background {path!r} cannot be read: {error}") from error

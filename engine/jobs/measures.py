@@ -1,0 +1,98 @@
+"""What is kept of each matte of a job, and which frames are worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fusematte.engine.frame import Map, Matte
+
+MOST_FRAMES = 24
+"""Frames of the list to check."""
+NEIGHBOURS = 12
+"""Frames before and after that a change is compared with."""
+JUMP, JUMP_RATIO = 0.01, 4.0
+"""The matte jumps if it changes by more than this, and so many times as much as usual around it."""
+UNSURE, UNSURE_SPREAD = 0.02, 4.0
+"""A frame is unsure if its confidence is this far below the median, and so many deviations."""
+
+
+class Measure(NamedTuple):
+    """What is kept of a frame's matte.
+
+    pts: in the input's time base; confidence: 0..1; coverage: mean alpha, 0..1;
+    change, motion: mean absolute difference of alpha, and of luma, to the frame before, 0..1.
+    """
+
+    pts: int
+    confidence: float
+    coverage: float
+    change: float
+    motion: float
+
+
+class Measures:
+    """Sees each matte of a job in order and keeps the measures, from the pts ``begin`` on."""
+
+    def __init__(self, begin: int | None = None) -> None:
+        self.rows: list[Measure] = []
+        self._begin = begin
+        self._last: Matte | None = None
+
+    def __call__(self, matte: Matte) -> None:
+        last, self._last = self._last, matte
+        if self._begin is not None and matte.pts < self._begin:
+            return
+        change = motion = 0.0
+        if last is not None and last.alpha.shape == matte.alpha.shape:
+            change = _difference(matte.alpha, last.alpha)
+            motion = _difference(matte.color[0], last.color[0])
+        values = matte.confidence, float(matte.alpha.mean()), change, motion
+        self.rows.append(Measure(matte.pts, *(round(value, 5) for value in values)))
+
+
+def _difference(a: Map, b: Map) -> float:
+    return float(np.abs(a - b).mean())
+
+
+class Suspect(NamedTuple):
+    """A frame to check by eye: its place in the video, why, and how bad it looks (1 and more)."""
+
+    frame: int
+    why: str
+    severity: float
+
+
+def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
+    """The frames worth a look, in the video's order; of neighbours only the worst."""
+    found = sorted([*_jumps(measures), *_unsure(measures)], key=lambda s: -s.severity)
+    chosen: list[Suspect] = []
+    for suspect in found:
+        if all(abs(suspect.frame - other.frame) > NEIGHBOURS for other in chosen):
+            chosen.append(suspect)
+    return sorted(chosen[:most])
+
+
+def _jumps(measures: Sequence[Measure]) -> Iterable[Suspect]:
+    # What the picture's own change explains is no jump: a cut changes both.
+    extra = np.array([max(0.0, m.change - m.motion) for m in measures])
+    for index in range(1, len(measures)):
+        around = extra[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]
+        bound = max(JUMP, JUMP_RATIO * float(np.median(around)))
+        if extra[index] > bound:
+            change = 100 * measures[index].change
+            why = f"the matte jumps: {change:.1f} % of the picture changed"
+            yield Suspect(index, why, float(extra[index]) / bound)
+
+
+def _unsure(measures: Sequence[Measure]) -> Iterable[Suspect]:
+    values = np.array([m.confidence for m in measures])
+    median = float(np.median(values)) if values.size else 1.0
+    spread = float(np.median(np.abs(values - median))) if values.size else 0.0
+    bound = max(UNSURE, UNSURE_SPREAD * spread)
+    for index, value in enumerate(values):
+        if median - value > bound:
+            why = f"low confidence: {value:.3f}, the video's median is {median:.3f}"
+            yield Suspect(index, why, float(median - value) / bound)

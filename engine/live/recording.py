@@ -1,0 +1,59 @@
+"""A video file of what was shown live."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.frame import Frame
+from fusematte.engine.live.h264_encoder import LiveEncoder
+from fusematte.engine.live.outputs import Outlet
+from fusematte.engine.media.files import part_of
+
+
+class Recording(Outlet):
+    """A file, called PATH.part until it is complete.
+
+    Raises:
+        UsageError, OutputError: it is no video file's name, or cannot be written.
+    """
+
+    def __init__(self, path: Path, like: Frame, rate: Fraction) -> None:
+        self.name, self._path = str(path), path
+        self._part = part_of(path)
+        formats = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".flv": "flv"}
+        if path.suffix.lower() not in formats:
+            raise UsageError(f"{path}: unknown kind of video file; use one of {', '.join(formats)}")
+        options = {"preset": "veryfast", "crf": "20"}
+        with self._failing():
+            self._encoder = LiveEncoder(
+                f"file:{self._part}", formats[path.suffix.lower()], like, rate, options, {}
+            )
+        self._begin: int | None = None
+
+    def show(self, frame: Frame) -> None:
+        self._begin = frame.pts if self._begin is None else self._begin
+        with self._failing():
+            self._encoder.write(replace(frame, pts=frame.pts - self._begin))
+
+    def close(self) -> None:
+        with self._failing():
+            self._encoder.close()
+            if self._begin is None:
+                self._part.unlink()
+            else:
+                self._part.replace(self._path)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Any:  # noqa: ANN401
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{self.name}: cannot be written: {reason}") from error

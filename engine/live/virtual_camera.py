@@ -1,0 +1,68 @@
+"""A virtual camera, which other programs see."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from fractions import Fraction
+
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from fusematte.engine.errors import OutputError
+from fusematte.engine.frame import Frame
+from fusematte.engine.live.outputs import Outlet, check_even
+from fusematte.engine.media.av_frames import picture_of, range_of
+
+log = logging.getLogger(__name__)
+
+HINTS = {
+    "linux": "install v4l2loopback and load it: sudo modprobe v4l2loopback exclusive_caps=1 "
+    "card_label=FuseMatte",
+    "darwin": "install OBS and start and stop its virtual camera once",
+    "win32": "install OBS and start and stop its virtual camera once",
+}
+
+
+class VirtualCamera(Outlet):
+    """A camera that other programs see (v4l2loopback on Linux, OBS elsewhere), by pyvirtualcam.
+
+    Raises:
+        OutputError: pyvirtualcam or the device is missing; the message says what to install.
+    """
+
+    def __init__(self, like: Frame, rate: Fraction, device: str | None = None) -> None:
+        self.name = f"virtual camera {device or ''}".strip()
+        try:
+            import pyvirtualcam
+        except ImportError as error:
+            raise OutputError(
+                f"{self.name}: needs pyvirtualcam: pip install 'fusematte[live]'"
+            ) from error
+        check_even(self.name, like)
+        try:
+            self._camera = pyvirtualcam.Camera(
+                like.width, like.height, float(rate), device=device,
+                fmt=pyvirtualcam.PixelFormat.I420,
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            hint = HINTS.get(sys.platform, "see the documents of pyvirtualcam")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise OutputError(f"{self.name}: there is none ({reason}); {hint}") from error
+        self._scaler = VideoReformatter()
+        log.info("%s: %s", self.name, self._camera.device)
+
+    def show(self, frame: Frame) -> None:
+        picture = self._scaler.reformat(
+            picture_of(frame),
+            format="yuv420p",
+            src_color_range=range_of(frame.color),
+            dst_color_range=1,
+        )
+        try:
+            self._camera.send(np.ascontiguousarray(picture.to_ndarray()).reshape(-1))
+        except (RuntimeError, OSError) as error:
+            raise OutputError(f"{self.name}: is gone: {error}") from error
+
+    def close(self) -> None:
+        self._camera.close()
