@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+from fusematte.training.geometry import Matrix, Picture, affine, warp
 
 
-def random_affine(rng: np.random.Generator, picture: Picture, size: int) -> NDArray[np.float64]:
-    """A 2x3 matrix from a picture to a size x size crop: scale, stretch, turn, flip, shift."""
-    height, width = picture.shape[:2]
-    cover = size / min(height, width)
-    contain = size / max(height, width)
+def random_affine(rng: np.random.Generator, picture: Picture, height: int, width: int) -> Matrix:
+    """The matrix from a picture to a height x width crop: scale, stretch, turn, flip, shift."""
+    ours = np.array([picture.shape[1], picture.shape[0]])
+    cover, contain = (op(np.array([width, height]) / ours) for op in (np.max, np.min))
     # From the whole picture in view (mirrored at its edges) to a crop of half of its short side.
     scale = np.exp(rng.uniform(np.log(max(contain, 0.55 * cover)), np.log(1.9 * cover)))
     stretch = np.exp(rng.uniform(-0.15, 0.15))
@@ -25,59 +24,38 @@ def random_affine(rng: np.random.Generator, picture: Picture, size: int) -> NDAr
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.diag([flip * scale * stretch, scale / stretch])
     # The crop's centre falls where the crop stays inside the picture, if it fits at all.
-    room = np.maximum(np.array([width, height]) - size / scale, 0.1 * np.array([width, height]))
-    centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * room
-    return np.column_stack([linear, size / 2 - linear @ centre])
+    room = np.maximum(ours - np.array([width, height]) / scale, 0.1 * ours)
+    centre = ours / 2 + rng.uniform(-0.5, 0.5, 2) * room
+    return affine(linear, np.array([width, height]) / 2 - linear @ centre)
 
 
-def whole_picture(rng: np.random.Generator, alpha: Picture, size: int) -> NDArray[np.float64]:
-    """The whole picture resized to size x size, a little turned, perhaps flipped: the paper's
-    warm-up (section 3.4)."""
-    height, width = alpha.shape
-    linear = _turn_and_flip(rng) @ np.diag([size / width, size / height])
-    return np.column_stack([linear, size / 2 - linear @ (width / 2, height / 2)])
+def whole_picture(rng: np.random.Generator, alpha: Picture, height: int, width: int) -> Matrix:
+    """The whole picture resized to the crop, a little turned, perhaps flipped: the paper's warm-up
+    (section 3.4)."""
+    rows, columns = alpha.shape[:2]
+    linear = turn_and_flip(rng) @ np.diag([width / columns, height / rows])
+    return affine(linear, np.array([width, height]) / 2 - linear @ (columns / 2, rows / 2))
 
 
-def transition_crop(rng: np.random.Generator, alpha: Picture, size: int) -> NDArray[np.float64]:
+def transition_crop(rng: np.random.Generator, alpha: Picture, height: int, width: int) -> Matrix:
     """A crop at the picture's own scale around a random pixel of the transition region, a little
     turned, perhaps flipped (section 3.4); around any pixel where alpha is hard everywhere."""
     inside = np.flatnonzero((alpha > 0) & (alpha < 255))
     pixel = inside[rng.integers(len(inside))] if len(inside) else rng.integers(alpha.size)
     row, column = divmod(int(pixel), alpha.shape[1])
-    linear = _turn_and_flip(rng)
-    return np.column_stack([linear, size / 2 - linear @ (column + 0.5, row + 0.5)])
+    linear = turn_and_flip(rng)
+    return affine(linear, np.array([width, height]) / 2 - linear @ (column + 0.5, row + 0.5))
 
 
-def _turn_and_flip(rng: np.random.Generator) -> NDArray[np.float64]:
+def turn_and_flip(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A turn of up to 15 degrees, half of the time after a flip: [2, 2]."""
     angle = np.deg2rad(rng.uniform(-15, 15))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(turn @ np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0]), np.float64)
 
 
 CROPS = {"affine": random_affine, "whole": whole_picture, "transition": transition_crop}
-"""Ways to choose what of a picture is seen: each makes a 2x3 matrix for ``warp``."""
-
-
-def random_place(rng: np.random.Generator, picture: Picture, size: int) -> NDArray[np.float64]:
-    """A 2x3 matrix that puts a thing somewhere into a size x size picture: from a seventh of its
-    side to more than all of it, turned, perhaps flipped, its middle inside."""
-    height, width = picture.shape[:2]
-    scale = size * np.exp(rng.uniform(np.log(0.15), np.log(1.2))) / max(height, width)
-    linear = scale * _turn_and_flip(rng)
-    return np.column_stack([linear, rng.uniform(0, size, 2) - linear @ (width / 2, height / 2)])
-
-
-def warp(
-    picture: Picture,
-    matrix: NDArray[np.float64],
-    size: int,
-    border: int = cv2.BORDER_REFLECT_101,
-) -> Picture:
-    """Applies a 2x3 matrix; beyond its edges the picture is mirrored, or as ``border`` says."""
-    return np.asarray(
-        cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border),
-        np.uint8,
-    )
+"""Ways to choose what of a picture is seen."""
 
 
 def jitter_colours(rng: np.random.Generator, image: Picture) -> Picture:
@@ -96,12 +74,19 @@ def jitter_colours(rng: np.random.Generator, image: Picture) -> Picture:
 
 
 def degrade(rng: np.random.Generator, image: Picture) -> Picture:
-    """What cameras and codecs do: soft focus, sensor noise, compression."""
+    """What cameras and codecs do: little light, soft focus, sensor noise, compression."""
+    noise = rng.uniform(1, 12) if rng.random() < 0.4 else 0.0
+    if rng.random() < 0.1:
+        levels = 255 * (np.arange(256) / 255) ** rng.uniform(1.3, 2.2) * rng.uniform(0.4, 0.9)
+        image = np.asarray(cv2.LUT(image, levels.astype(np.uint8)), np.uint8)
+        noise += rng.uniform(3, 9)
     if rng.random() < 0.25:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.6)), np.uint8)
-    if rng.random() < 0.4:
-        noise = rng.normal(0, rng.uniform(1, 12), image.shape).astype(np.float32)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.3)), np.uint8)
+    if noise:
+        grain = noise * rng.standard_normal(image.shape, np.float32)
+        if rng.random() < 0.3:
+            grain = 2 * np.asarray(cv2.GaussianBlur(grain, (0, 0), 0.8), np.float32)
+        image = np.clip(image + grain, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         quality = int(rng.integers(25, 90))
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -109,26 +94,31 @@ def degrade(rng: np.random.Generator, image: Picture) -> Picture:
     return image
 
 
-def simulate_previous(rng: np.random.Generator, alpha: Picture) -> Picture:
-    """A copy of ``alpha`` as the frame before might have had it: moved, softened, imperfect."""
-    size = alpha.shape[0]
-    spread = rng.choice([0.01, 0.04])
-    angle, scale = np.rad2deg(rng.normal(0, spread)), np.exp(rng.normal(0, spread))
-    centre = (size / 2, size / 2)
-    matrix = np.asarray(cv2.getRotationMatrix2D(centre, float(angle), float(scale)), np.float64)
-    matrix[:, 2] += rng.normal(0, spread, 2) * size
-    previous = warp(alpha, matrix, size)
-    if rng.random() < 0.3:
-        previous = np.asarray(cv2.blur(previous, (int(rng.integers(2, 7)),) * 2), np.uint8)
+def spoil(rng: np.random.Generator, alpha: Picture) -> Picture:
+    """An alpha as a network might have had it: moved, softened, parts of it wrong."""
+    height, width = alpha.shape
+    spread = rng.choice([0.003, 0.01, 0.04])
+    turn = cv2.getRotationMatrix2D(
+        (width / 2, height / 2),
+        float(np.rad2deg(rng.normal(0, spread))),
+        float(np.exp(rng.normal(0, spread))),
+    )
+    matrix = np.vstack([turn, (0, 0, 1)])
+    matrix[:2, 2] += rng.normal(0, spread, 2) * (width, height)
+    spoilt = warp(alpha, matrix, height, width, cv2.BORDER_REPLICATE)
+    if rng.random() < 0.4:
+        spoilt = np.asarray(cv2.blur(spoilt, (int(rng.integers(2, 9)),) * 2), np.uint8)
     if rng.random() < 0.3:
         kernel = np.ones((int(rng.integers(2, 8)),) * 2, np.uint8)
         grow = cv2.dilate if rng.random() < 0.5 else cv2.erode
-        previous = np.asarray(grow(previous, kernel), np.uint8)
+        spoilt = np.asarray(grow(spoilt, kernel), np.uint8)
     # Parts lost, and things held that are not people: an error must not live on by feeding itself.
     for _ in range(rng.integers(0, 4) if rng.random() < 0.5 else 0):
-        middle = rng.integers(0, size, 2)
-        axes = rng.integers(size // 16, size // 3, 2)
+        middle = rng.integers(0, (width, height))
+        axes = rng.integers(height // 16, height // 3, 2)
         value = float(rng.choice([0, 255]))
         angle = float(rng.uniform(0, 180))
-        cv2.ellipse(previous, (middle.tolist(), axes.tolist(), angle), value, -1)
-    return previous
+        cv2.ellipse(spoilt, (middle.tolist(), axes.tolist(), angle), value, -1)
+    if rng.random() < 0.2:
+        spoilt = (spoilt * rng.uniform(0.4, 0.95)).astype(np.uint8)
+    return spoilt

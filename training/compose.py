@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.training.augment import Picture
+from fusematte.training.geometry import Picture
 
 FRAMES = 12
 """Of a moving scene: half a second."""

@@ -28,7 +28,8 @@ Config = TypeVar("Config")
 class Phase:
     """``steps`` steps, or ``epochs`` times through the data, with the same pictures and parameters.
 
-    sizes: side of the square crops in pixels; step after step takes the next one.
+    sizes: height of the crops in pixels; step after step takes the next one.
+    wide: their width as a share of their height, to the next multiple of 32.
     batch: pictures per process and backward pass.
     objective: the loss, of OBJECTIVES: equation 7 for both branches, 8 or 9.
     crop: of CROPS: ``affine`` (any scale), ``whole`` or ``transition``.
@@ -39,6 +40,7 @@ class Phase:
 
     sizes: tuple[int, ...]
     batch: int
+    wide: float = 1.0
     steps: int = 0
     epochs: float = 0.0
     objective: str = "joint"
@@ -53,6 +55,11 @@ class Phase:
         """Pixels that the longer side of a picture needs: no more, for all are kept in memory."""
         return max(self.sizes) if self.crop == "transition" else max(self.sizes) * 3 // 2
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """(height, width) of the crops in a step of the phase."""
+        height = self.sizes[step % len(self.sizes)]
+        return height, 32 * round(self.wide * height / 32)
+
     def __post_init__(self) -> None:
         _check(
             bool(self.sizes) and all(s > 0 and s % 32 == 0 for s in self.sizes),
@@ -60,6 +67,7 @@ class Phase:
             "multiples of 32",
         )
         _check(self.batch > 0, "batch", "1 or more")
+        _check(0.25 <= self.wide <= 4, "wide", "from 0.25 to 4")
         _check((self.steps > 0) != (self.epochs > 0), "steps", "given, or epochs, but not both")
         _check(self.objective in OBJECTIVES, "objective", f"one of {', '.join(OBJECTIVES)}")
         _check(self.crop in CROPS, "crop", f"one of {', '.join(CROPS)}")
@@ -67,22 +75,59 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class SceneConfig:
+    """How scenes are drawn.  Probabilities are per scene, or per person or thing.
+
+    people: probabilities of none, one, two, ... people.
+    heights: of a person, as a share of the frame's height: the smallest and the largest.
+    things: probability that things lie about, up to three; in_front: that one hides a person.
+    posters: pictures of people on a wall or a screen, which are not wanted.
+    out_of_focus: the room is blurred; light: a person stands in the room's light.
+    shadow, wrap: a person throws a shadow; the room's light shines over a person's edges.
+    moving: something moves; motion_blur: a person's motion blurs it.
+    """
+
+    people: tuple[float, ...] = (0.1, 0.62, 0.21, 0.07)
+    heights: tuple[float, float] = (0.3, 1.6)
+    things: float = 0.55
+    in_front: float = 0.12
+    posters: float = 0.05
+    out_of_focus: float = 0.3
+    light: float = 0.6
+    shadow: float = 0.3
+    wrap: float = 0.3
+    moving: float = 0.8
+    motion_blur: float = 0.1
+
+
+@dataclass(frozen=True)
 class StreamConfig:
     """How samples are made.  Probabilities are per sample.
 
-    negative: nobody in the picture.
-    composited: people over another room; cut-out people always are.
-    previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's.
-    objects: things that are not people lie in a room, if any are given.
+    scenes: the sample is a composed scene (``scene``); the others show one photograph or cut-out.
+    negative: of those others, nobody in the picture.
+    composited: of them, people over another room; cut-out people always are.
+    previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's;
+    otherwise it is that of the frame before, spoilt as a network's would be.
+    sequences: share of the steps whose samples are short sequences, on which the network gives
+    itself its previous alpha; earlier: frames of a sequence before the one that is learnt from.
     photometric: colours, blur, noise and compression vary.
     """
 
+    scenes: float = 0.0
     negative: float = 0.07
     composited: float = 0.5
     previous_dropped: float = 0.5
     previous_foreign: float = 0.06
-    objects: float = 0.35
+    sequences: float = 0.0
+    earlier: int = 2
     photometric: bool = True
+    scene: SceneConfig = field(default_factory=SceneConfig)
+
+    def earlier_in(self, step: int) -> int:
+        """Frames of a sequence before the one that is learnt from in a step; 0: no sequence."""
+        begun = int((step + 1) * self.sequences) > int(step * self.sequences)
+        return self.earlier if begun else 0
 
 
 @dataclass(frozen=True)
@@ -95,8 +140,10 @@ class TrainConfig:
     rate_scale: factors of the learning rate, by the module they hold for.
     accumulate: backward passes per optimizer step.
     compositions: how often an epoch shows each portrait, over another room each time.
-    solid_weight: w_p of equation 8 outside the transition region.
+    solid_weight: w_p of equation 8 outside the transition region; detail_weight: that of the
+    Laplacian pyramid and the gradient of the fused alpha, which the paper does not have.
     average: decay of the moving average of the weights.
+    minutes: the run takes so long, and the plan's steps are shares of that time; 0: the plan holds.
     """
 
     network: str
@@ -112,7 +159,9 @@ class TrainConfig:
     accumulate: int = 1
     compositions: int = 1
     solid_weight: float = 0.5
+    detail_weight: float = 0.0
     average: float = 0.999
+    minutes: float = 0.0
     seed: int = 0
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -120,6 +169,7 @@ class TrainConfig:
         _check(bool(self.phases), "phases", "one or more")
         _check(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         _check(self.accumulate > 0, "accumulate", "1 or more")
+        _check(self.minutes >= 0, "minutes", "0 or more")
 
     def plan(self, portraits: int, processes: int) -> tuple[int, ...]:
         """Steps of each phase, with so many portraits on so many processes."""

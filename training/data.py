@@ -6,86 +6,77 @@ where its checkpoint left it, with any number of loader workers or processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from fusematte.training.augment import (
-    CROPS,
-    Picture,
-    degrade,
-    jitter_colours,
-    random_affine,
-    random_place,
-    simulate_previous,
-    warp,
-)
-from fusematte.training.compose import compose
+from fusematte.training.augment import CROPS, degrade, jitter_colours, random_affine, spoil
+from fusematte.training.composer import Composer
 from fusematte.training.config import Phase, StreamConfig
-from fusematte.training.samples import CutOut, Portrait
+from fusematte.training.geometry import Picture
+from fusematte.training.samples import Portrait
+from fusematte.training.scenes import CutOut, Layer, Scene
 
 
 class SampleStream(Dataset[dict[str, Tensor]]):
     """The endless stream of samples that the seed names; ``stream[number]`` is one of them.
 
     Args:
-        objects: things that are not people, to lie in the rooms.
+        portraits: one after the other they are what a sample shows that is no composed scene.
+        composer: draws the rooms, and the composed scenes.
         first: number of the first sample of the phase.
         step_samples: as many follow one another at the same size, one of ``phase.sizes``.
 
     Shape:
-        item: image [3, S, S], alpha [1, S, S], previous [1, S, S], all uint8; number, int64.
+        item: image [3, H, W], alpha, exact and previous [1, H, W] each, all uint8; exact is 255
+        where alpha is true, else 0.  Of sequences also earlier [N, 3, H, W], the frames before; the
+        previous alpha is that of the frame before the first of them.  number: int64.
     """
 
     def __init__(
         self,
         portraits: list[Portrait],
-        backgrounds: list[Picture],
+        composer: Composer,
         phase: Phase,
         *,
         first: int = 0,
         step_samples: int = 1,
         seed: int = 0,
         config: StreamConfig | None = None,
-        objects: Sequence[CutOut] = (),
     ) -> None:
-        self.portraits, self.backgrounds, self.objects = portraits, backgrounds, objects
+        self.portraits, self.composer = portraits, composer
         self.phase = phase
         self.first, self.step_samples, self.seed = first, step_samples, seed
         self.config = config or StreamConfig()
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, number))
-        size = self.size_of(number)
-        if rng.random() < self.config.negative:
-            image, alpha = self._background(rng, size), np.zeros((size, size), np.uint8)
-            previous = np.zeros_like(alpha)
-        else:
-            image, alpha, previous = self._people(rng, self._portrait(number), size)
-        if rng.random() < self.config.previous_foreign:
-            previous = self._foreign_alpha(rng, size)
-        elif rng.random() < self.config.previous_dropped:
-            previous = np.zeros_like(alpha)
+        step = (number - self.first) // self.step_samples
+        height, width = self.phase.shape(step)
+        earlier = self.config.earlier_in(step)
+        scene, before = self._scene(rng, number, height, width)
+        view = scene.view()
+        frames = [*(scene.view(-time).image for time in range(earlier, 0, -1)), view.image]
         if self.config.photometric:
-            image = degrade(rng, jitter_colours(rng, image))
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "alpha": torch.from_numpy(alpha[None]),
+            look = int(rng.integers(1 << 32))  # the same for all frames of a sequence
+            frames = [_photographed(np.random.default_rng(look), frame) for frame in frames]
+        pictures = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())
+        previous = self._previous(rng, before.alpha(-1 - earlier))
+        item = {
+            "image": pictures[-1],
+            "alpha": torch.from_numpy(view.alpha[None]),
+            "exact": torch.from_numpy(view.exact[None]),
             "previous": torch.from_numpy(previous[None]),
             "number": torch.tensor(number),
         }
-
-    def size_of(self, number: int) -> int:
-        """Side of the pictures at this place of the stream."""
-        sizes = self.phase.sizes
-        return sizes[(number - self.first) // self.step_samples % len(sizes)]
+        return item | ({"earlier": pictures[:-1]} if earlier else {})
 
     def name_of(self, number: int) -> str:
-        """The portrait that a sample is made from; for errors."""
+        """The portrait that a sample is made from, if it is no composed scene; for errors."""
         return self._portrait(number).name
 
     def _portrait(self, number: int) -> Portrait:
@@ -93,58 +84,55 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.portraits))
         return self.portraits[int(order[index])]
 
-    def _background(self, rng: np.random.Generator, size: int) -> Picture:
-        picture = self.backgrounds[rng.integers(len(self.backgrounds))]
-        room = warp(picture, random_affine(rng, picture, size), size)
-        if self.objects and rng.random() < self.config.objects:
-            for _ in range(rng.integers(1, 4)):
-                room = self._place_object(rng, room)
-        return room
-
-    def _place_object(self, rng: np.random.Generator, room: Picture) -> Picture:
-        """A thing that is not a person, in front of a room that may be out of focus behind it."""
-        thing = self.objects[int(rng.integers(len(self.objects)))]
-        size = len(room)
-        matrix = random_place(rng, thing.alpha, size)
-        alpha = warp(thing.alpha, matrix, size, cv2.BORDER_CONSTANT)
-        foreground = warp(thing.foreground, matrix, size)
-        if self.config.photometric:
-            room, foreground = self._out_of_focus(rng, room), jitter_colours(rng, foreground)
-        return compose(foreground, alpha, room)
-
-    def _out_of_focus(self, rng: np.random.Generator, room: Picture) -> Picture:
-        """The room as a shallow depth of field shows it, now and then."""
-        if rng.random() >= 0.3:
-            return room
-        sigma = rng.uniform(0.5, 0.03 * len(room))
-        return np.asarray(cv2.GaussianBlur(room, (0, 0), sigma), np.uint8)
-
-    def _foreign_alpha(self, rng: np.random.Generator, size: int) -> Picture:
-        """Somebody else's matte: after a cut, the previous alpha says nothing of this frame."""
-        alpha = self.portraits[rng.integers(len(self.portraits))].alpha
-        return warp(alpha, random_affine(rng, alpha, size), size)
+    def _scene(
+        self, rng: np.random.Generator, number: int, height: int, width: int
+    ) -> tuple[Scene, Scene]:
+        """A sample's scene, and the same with what is known of the alpha of the frame before."""
+        if rng.random() < self.config.scenes:
+            scene = self.composer.scene(rng, height, width)
+            return scene, scene
+        if rng.random() < self.config.negative:
+            scene = self.composer.around(rng, height, width)
+            return scene, scene
+        return self._people(rng, self._portrait(number), height, width)
 
     def _people(
-        self, rng: np.random.Generator, portrait: Portrait, size: int
-    ) -> tuple[Picture, Picture, Picture]:
-        matrix = CROPS[self.phase.crop](rng, portrait.alpha, size)
-        alpha = warp(portrait.alpha, matrix, size)
+        self, rng: np.random.Generator, portrait: Portrait, height: int, width: int
+    ) -> tuple[Scene, Scene]:
+        place = CROPS[self.phase.crop](rng, portrait.alpha, height, width)
+        earlier = portrait.alpha if portrait.previous is None else portrait.previous
         if rng.random() < self.config.composited or portrait.image is None:
-            image = self._composite(rng, warp(portrait.foreground, matrix, size), alpha)
-        else:
-            image = warp(portrait.image, matrix, size)
-        if portrait.previous is not None:
-            return image, alpha, warp(portrait.previous, matrix, size)
-        return image, alpha, simulate_previous(rng, alpha)
+            colour = portrait.foreground
+            if self.config.photometric and rng.random() < 0.5:
+                colour = jitter_colours(rng, colour)
+            person = Layer(CutOut(colour, portrait.alpha, portrait.exact), place)
+            scene = self.composer.around(rng, height, width, [person])
+            then = replace(person, cutout=CutOut(colour, earlier))
+            return scene, replace(
+                scene, layers=[then if one is person else one for one in scene.layers]
+            )
+        photograph = CutOut(portrait.image, portrait.alpha, portrait.exact)
+        camera = self.composer.motion(rng, height, 0.5)
+        scene = Scene(height, width, photograph, place, camera=camera)
+        return scene, replace(scene, room=CutOut(portrait.image, earlier))
 
-    def _composite(self, rng: np.random.Generator, foreground: Picture, alpha: Picture) -> Picture:
-        size = len(alpha)
-        background = self._background(rng, size)
-        if self.config.photometric:
-            background = self._out_of_focus(rng, background)
-        if self.config.photometric and rng.random() < 0.5:
-            foreground = jitter_colours(rng, foreground)
-        return compose(foreground, alpha, background)
+    def _previous(self, rng: np.random.Generator, before: Picture) -> Picture:
+        """What the network is given as the alpha of the frame before."""
+        if rng.random() < self.config.previous_foreign:
+            return self._foreign_alpha(rng, *before.shape)
+        if rng.random() < self.config.previous_dropped:
+            return np.zeros_like(before)
+        return spoil(rng, before)
+
+    def _foreign_alpha(self, rng: np.random.Generator, height: int, width: int) -> Picture:
+        """Somebody else's matte: after a cut, the previous alpha says nothing of this frame."""
+        alpha = self.portraits[rng.integers(len(self.portraits))].alpha
+        person = CutOut(alpha, alpha)
+        return Scene(height, width, person, random_affine(rng, alpha, height, width)).alpha(0)
+
+
+def _photographed(rng: np.random.Generator, image: Picture) -> Picture:
+    return degrade(rng, jitter_colours(rng, image))
 
 
 class Batches(Sampler[list[int]]):

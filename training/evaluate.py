@@ -23,8 +23,8 @@ from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.models import Bundle
 from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 from fusematte.training import compose
-from fusematte.training.augment import Picture
 from fusematte.training.errors import DataError
+from fusematte.training.geometry import Picture
 from fusematte.training.metrics import (
     METRICS,
     dtssd,

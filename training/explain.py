@@ -15,7 +15,7 @@ from fusematte.engine.frame import Matte
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
-from fusematte.training.augment import Picture
+from fusematte.training.geometry import Picture
 
 SOLID = 0.98
 """A probability from here on counts as 1."""

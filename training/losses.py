@@ -3,11 +3,15 @@
 Every map is [N, 1, H, W]; alpha is the ground truth in 0..1.  A pixel belongs to the transition
 region where 0 < alpha < 1, and is solid elsewhere.  The paper sums over pixels; we take means, so
 that a loss does not depend on the size of the picture.
+
+Where ``exact`` is 0 alpha is a guess, and the only thing to learn from it is where a transition is:
+there F and 1 - B are held to bracket it (equation 6), and no other loss counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +25,7 @@ SPARSITY_WEIGHT = 0.01
 """w2 of equation 9."""
 SPARSITY_GAMMA = 0.9
 """gamma of equation 10."""
+LAPLACIAN_LEVELS = 4
 SOLID_WEIGHT = 0.1
 """w_p of equation 8 outside the transition region."""
 
@@ -30,16 +35,16 @@ def transition(alpha: Tensor) -> Tensor:
     return ((alpha > 0) & (alpha < 1)).to(alpha.dtype)
 
 
-def difference_loss(probability: Tensor, alpha: Tensor) -> Tensor:
+def difference_loss(probability: Tensor, alpha: Tensor, exact: Tensor) -> Tensor:
     """Equation 4: L1 in the transition region, L2 in the solid ones."""
-    error = (probability - alpha).abs()
+    error = exact * (probability - alpha).abs()
     soft = transition(alpha)
     return (soft * error + (1 - soft) * error.square()).mean()
 
 
-def gradient_loss(probability: Tensor, alpha: Tensor) -> Tensor:
+def gradient_loss(probability: Tensor, alpha: Tensor, exact: Tensor) -> Tensor:
     """Equation 5: L1 between the horizontal and vertical differences."""
-    difference = probability - alpha
+    difference = exact * (probability - alpha)
     horizontal = (difference[..., :, 1:] - difference[..., :, :-1]).abs().mean()
     vertical = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
     return horizontal + vertical
@@ -55,27 +60,44 @@ def raised_cross_entropy(logits: Tensor, alpha: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, weight)
 
 
-def branch_loss(logits: list[Tensor], alpha: Tensor) -> Tensor:
+def laplacian_loss(prediction: Tensor, alpha: Tensor, exact: Tensor) -> Tensor:
+    """L1 between the Laplacian pyramids, coarse levels at twice the weight of the next finer one
+    (Hou and Liu, "Context-Aware Image Matting", ICCV 2019)."""
+    # The pyramid is linear: that of the difference will do.
+    rest, total = exact * (prediction - alpha), alpha.new_zeros(())
+    for level in range(LAPLACIAN_LEVELS):
+        coarse = F.avg_pool2d(rest, 2)
+        up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        total = total + 2**level * (rest - up).abs().mean()
+        rest = coarse
+    return total
+
+
+def branch_loss(logits: list[Tensor], alpha: Tensor, exact: Tensor) -> Tensor:
     """Equation 7 for one branch, at every decoder block (side losses), averaged over blocks.
 
     For the background branch pass ``1 - alpha``.
     """
     total = alpha.new_zeros(())
     for block in logits:
-        target = alpha
+        target, sure = alpha, exact
         if block.shape != alpha.shape:
             target = F.interpolate(alpha, block.shape[-2:], mode="area")
+            sure = F.interpolate(exact, block.shape[-2:], mode="area")
         block = block.float()
         probability = torch.sigmoid(block)
         total = total + raised_cross_entropy(block, target)
-        total = total + difference_loss(probability, target) + gradient_loss(probability, target)
+        total = total + difference_loss(probability, target, sure)
+        total = total + gradient_loss(probability, target, sure)
     return total / len(logits)
 
 
-def fusion_loss(prediction: Tensor, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
+def fusion_loss(
+    prediction: Tensor, alpha: Tensor, exact: Tensor, solid_weight: float = SOLID_WEIGHT
+) -> Tensor:
     """Equation 8: weighted L1 of the fused alpha; weight 1 in the transition region."""
     soft = transition(alpha)
-    weight = soft + solid_weight * (1 - soft)
+    weight = exact * (soft + solid_weight * (1 - soft))
     return (weight * (prediction - alpha).abs()).mean()
 
 
@@ -86,10 +108,10 @@ def sparsity_loss(prediction: Tensor, gamma: float = SPARSITY_GAMMA) -> Tensor:
     return (alpha.pow(gamma) + (1 - alpha).pow(gamma) - 1).mean()
 
 
-def segmentation_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
+def segmentation_loss(prediction: Prediction, alpha: Tensor, exact: Tensor) -> Tensor:
     """Equation 7 for both branches: the loss of the first step of the paper's training."""
-    branches = branch_loss(prediction.foreground_logits, alpha)
-    return branches + branch_loss(prediction.background_logits, 1 - alpha)
+    branches = branch_loss(prediction.foreground_logits, alpha, exact)
+    return branches + branch_loss(prediction.background_logits, 1 - alpha, exact)
 
 
 def single_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
@@ -102,25 +124,40 @@ def single_loss(prediction: Prediction, alpha: Tensor) -> Tensor:
     return total
 
 
-def joint_loss(prediction: Prediction, alpha: Tensor, solid_weight: float = SOLID_WEIGHT) -> Tensor:
+@dataclass(frozen=True)
+class LossWeights:
+    """solid: w_p of equation 8 outside the transition region; detail: of the Laplacian pyramid and
+    the gradient of the fused alpha, which the paper does not have."""
+
+    solid: float = SOLID_WEIGHT
+    detail: float = 0.0
+
+
+def joint_loss(
+    prediction: Prediction, alpha: Tensor, exact: Tensor, weights: LossWeights
+) -> Tensor:
     """Equation 9: fusion, both branches, sparsity; for a single decoder ``single_loss``."""
     if not prediction.background_logits:
         return single_loss(prediction, alpha)
     fused = prediction.alpha.float()
-    return (
-        fusion_loss(fused, alpha, solid_weight)
-        + SEGMENTATION_WEIGHT * segmentation_loss(prediction, alpha)
+    total = (
+        fusion_loss(fused, alpha, exact, weights.solid)
+        + SEGMENTATION_WEIGHT * segmentation_loss(prediction, alpha, exact)
         + SPARSITY_WEIGHT * sparsity_loss(fused)
     )
+    if weights.detail:
+        detail = laplacian_loss(fused, alpha, exact) + gradient_loss(fused, alpha, exact)
+        total = total + weights.detail * detail
+    return total
 
 
-Objective = Callable[[Prediction, Tensor, float], Tensor]
+Objective = Callable[[Prediction, Tensor, Tensor, LossWeights], Tensor]
 
 OBJECTIVES: dict[str, Objective] = {
-    "segmentation": lambda prediction, alpha, _: segmentation_loss(prediction, alpha),
-    "fusion": lambda prediction, alpha, weight: fusion_loss(
-        prediction.alpha.float(), alpha, weight
+    "segmentation": lambda prediction, alpha, exact, _: segmentation_loss(prediction, alpha, exact),
+    "fusion": lambda prediction, alpha, exact, weights: fusion_loss(
+        prediction.alpha.float(), alpha, exact, weights.solid
     ),
     "joint": joint_loss,
 }
-"""The losses of the three steps of training (section 3.4), of (prediction, alpha, solid weight)."""
+"""The losses of the three steps of training (section 3.4)."""

@@ -9,8 +9,9 @@ probability B of every pixel; a fusion network predicts a blending weight beta, 
 ``edge`` keeps its structure and starts, like the paper's, from an encoder that knows ImageNet:
 EfficientNet-Lite0 below quarter resolution, for a CPU's sake.  Above, where the published blocks
 are wide and wait for memory, convolutions are few and dense.  Decoders and fusion network end at
-quarter resolution, and their maps leave through a pixel shuffle.  It takes the previous frame's
-alpha as well.
+quarter resolution, and their maps leave through a pixel shuffle; a detail path, which sees every
+pixel of the picture, puts their edges where they belong.  It takes the previous frame's alpha as
+well.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class NetworkConfig:
     ``output_shuffle``: the last decoder block and the fusion network run at 1/output_shuffle of the
     input.
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
+    ``detail_width``: channels of the detail path, which corrects all three maps at full resolution
+    from the picture's own pixels; 0: there is none.
     ``previous_alpha``: the network takes the previous frame's alpha beside the picture.
     ``decoders``: 2, or 1 for the ablation of section 4: the foreground branch alone, which the
     fusion network refines.
@@ -68,6 +71,7 @@ class NetworkConfig:
     fusion_widths: tuple[int, ...]
     previous_alpha: bool
     decoders: int = 2
+    detail_width: int = 0
 
 
 CONFIGS = {
@@ -78,6 +82,7 @@ CONFIGS = {
         output_shuffle=4,
         fusion_widths=(32, 32),
         previous_alpha=True,
+        detail_width=16,
     ),
     "paper": NetworkConfig(
         name="paper",
@@ -444,10 +449,38 @@ class FusionNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(inputs, self.shuffle**2, 3, padding=1)
 
-    def forward(self, image: Tensor, *features: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *features: Tensor) -> tuple[Tensor, Tensor]:
         picture = self.image(F.pixel_unshuffle(image, self.shuffle))
-        logits = self.head(self.layers(torch.cat((picture, *features), 1)))
-        return F.pixel_shuffle(logits, self.shuffle)
+        hidden = self.layers(torch.cat((picture, *features), 1))
+        return hidden, F.pixel_shuffle(self.head(hidden), self.shuffle)
+
+
+class DetailPath(nn.Module):
+    """Corrections of the logits of F, B and beta at full resolution.
+
+    Decoders that end at quarter resolution place an edge wrongly by a pixel or two and soften it.
+    Here convolutions run at half resolution, where four pixels of the picture are twelve channels,
+    so that every pixel is seen and answered for at the price of few.
+
+    Shape:
+        image: [N, 3, H, W]; features: [N, C, H / 4, W / 4] each; output: [N, maps, H, W].
+    """
+
+    def __init__(self, inputs: int, width: int, maps: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(inputs, 4 * width, 1)
+        self.image = conv_block(12, width)
+        self.layers = nn.Sequential(conv_block(2 * width, width), conv_block(width, width))
+        self.head = nn.Conv2d(width, 4 * maps, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # at first it changes nothing
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor, *features: Tensor) -> Tensor:
+        known = F.relu(F.pixel_shuffle(self.reduce(torch.cat(features, 1)), 2))
+        seen = self.image(F.pixel_unshuffle(image, 2))
+        corrections = self.head(self.layers(torch.cat((known, seen), 1)))
+        return F.pixel_shuffle(corrections, 2)
 
 
 class LateFusionNetwork(nn.Module):
@@ -469,6 +502,9 @@ class LateFusionNetwork(nn.Module):
         if config.decoders == 2:
             self.background = Decoder(config, self.encoder.channels)
         self.fusion = FusionNetwork(config)
+        if config.detail_width:
+            inputs = config.fusion_widths[-1] + config.decoders * config.decoder_widths[-1]
+            self.detail = DetailPath(inputs, config.detail_width, 1 + config.decoders)
 
     def forward(
         self, image: Tensor, previous: Tensor | None = None, *, fuse: bool = True
@@ -479,19 +515,34 @@ class LateFusionNetwork(nn.Module):
         else:
             features = self.encoder(image)
         # Side losses are imposed at each block while training; at run time nobody asks for them.
-        foreground_features, foreground_logits = self.foreground(features, side=self.training)
-        foreground = torch.sigmoid(foreground_logits[-1])
-        beta = torch.full_like(foreground, 0.5)
-        if self.config.decoders == 1:
-            correction = self.fusion(image, foreground_features)
-            alpha = torch.sigmoid(foreground_logits[-1] + correction)
-            return Prediction(alpha, foreground, 1 - foreground, beta, foreground_logits, [])
-        background_features, background_logits = self.background(features, side=self.training)
-        background = torch.sigmoid(background_logits[-1])
+        known, logits = [], []
+        for decoder in self._decoders():
+            decoded, maps = decoder(features, side=self.training)
+            known.append(decoded)
+            logits.append(maps)
+        mixing = torch.zeros_like(image[:, :1])
         if fuse:
-            beta = torch.sigmoid(self.fusion(image, foreground_features, background_features))
+            hidden, mixing = self.fusion(image, *known)
+            if self.config.detail_width:
+                corrections = self.detail(image, hidden, *known)
+                mixing = mixing + corrections[:, :1]
+                for index, maps in enumerate(logits, start=1):
+                    maps[-1] = maps[-1] + corrections[:, index : index + 1]
+        return self._predict(logits, mixing)
+
+    def _decoders(self) -> list[Decoder]:
+        return [self.foreground, *([self.background] if self.config.decoders == 2 else [])]
+
+    def _predict(self, logits: list[list[Tensor]], mixing: Tensor) -> Prediction:
+        foreground = torch.sigmoid(logits[0][-1])
+        beta = torch.sigmoid(mixing)
+        if self.config.decoders == 1:
+            alpha = torch.sigmoid(logits[0][-1] + mixing)
+            half = torch.full_like(beta, 0.5)
+            return Prediction(alpha, foreground, 1 - foreground, half, logits[0], [])
+        background = torch.sigmoid(logits[1][-1])
         alpha = beta * foreground + (1 - beta) * (1 - background)
-        return Prediction(alpha, foreground, background, beta, foreground_logits, background_logits)
+        return Prediction(alpha, foreground, background, beta, *logits)
 
 
 def _build_encoder(config: NetworkConfig) -> DenseNet201Encoder | EfficientNetLiteEncoder:

@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 
 from fusematte.engine.errors import OutputError
-from fusematte.training.augment import Picture
 from fusematte.training.errors import DataError
+from fusematte.training.geometry import Picture
 from fusematte.training.samples import (
     Fields,
     Sample,

@@ -9,7 +9,8 @@ a public data set, is the business of a ``Source``; ``layouts`` knows the folder
 ``alpha.png``              its matte, 8 bits
 ``mask.png``               a hard mask made by hand (optional)
 ``prev.png``               the matte of the frame before (optional)
-``json``                   ``source`` and ``teacher_iou``: how far teacher and mask agree (optional)
+``json``                   ``source``; ``teacher_iou``: how far teacher and mask agree; ``exact``:
+                           the alpha of a photograph is true (optional; without a json it is)
 ========================  ======================================================================
 """
 
@@ -30,8 +31,9 @@ import cv2
 import numpy as np
 
 from fusematte.cpp_ext import estimate_foreground
-from fusematte.training.augment import Picture
 from fusematte.training.errors import DataError
+from fusematte.training.geometry import Picture
+from fusematte.training.scenes import CutOut
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ FOREGROUND_RADII = (45, 3)
 """Of the two passes of blur fusion that estimate the colour of the people."""
 MINIMUM_TEACHER_AGREEMENT = 0.8
 """Below this IoU of teacher and human mask, the human mask is the truth."""
+MOST_PIXELS = 1024
+"""Of the longer side of rooms, things and cut-outs: scenes show them at any size."""
 PORTION = 64
 """Samples that are read before they are decoded."""
 HELD_OUT_SHARE = 20
@@ -58,7 +62,8 @@ class Portrait:
     ``image``, ``foreground``: [H, W, 3] RGB; ``alpha``, ``previous``: [H, W], 0..255.
     ``foreground`` is the colour of the people alone: estimated from a photograph, or all there is,
     in data sets of cut-out people, which have no ``image``.  ``previous`` is the alpha of the frame
-    before, where the source is a video.
+    before, where the source is a video.  ``exact``: alpha is true in the transition too, and no
+    teacher's guess.
     """
 
     name: str
@@ -66,21 +71,20 @@ class Portrait:
     foreground: Picture
     alpha: Picture
     previous: Picture | None
+    exact: bool = True
 
-
-@dataclass(frozen=True)
-class CutOut:
-    """A thing that is not a person: ``foreground`` [H, W, 3] RGB, ``alpha`` [H, W], 0..255."""
-
-    foreground: Picture
-    alpha: Picture
+    @property
+    def cutout(self) -> CutOut:
+        """The people alone."""
+        return CutOut(self.foreground, self.alpha, self.exact)
 
 
 @dataclass(frozen=True)
 class Source:
     """Samples of one shard or of one part of a data set, in an order that never changes.
 
-    kind: ``people``, ``backgrounds`` or ``objects``; split: ``train`` or ``val``.
+    kind: ``people``, ``cutouts`` (people cut out, for composed scenes), ``backgrounds`` or
+    ``objects``; split: ``train`` or ``val``.
     read: yields the samples; raises DataError where they break off.
     """
 
@@ -124,19 +128,23 @@ def read_shard(path: Path) -> Iterator[Sample]:
 
 SHARDS = {
     "train": ("people", "train"),
+    "train-cutouts": ("cutouts", "train"),
     "extra": ("people", "train"),
+    "extra-cutouts": ("cutouts", "train"),
     "val": ("people", "val"),
+    "val-cutouts": ("cutouts", "val"),
     "backgrounds": ("backgrounds", "train"),
+    "objects": ("objects", "train"),
 }
-"""First word of a shard's name: kind and split of what is in it."""
+"""A shard's name before its number: kind and split of what is in it."""
 
 
 def shard_sources(folder: Path) -> list[Source]:
-    """The shards ``train-*.tar``, ``extra-*.tar``, ``val-*.tar`` and ``backgrounds-*.tar``."""
+    """The shards of a folder, as ``train-00.tar`` or ``val-cutouts-00.tar``."""
     return [
         Source(path.name, *SHARDS[stem], read=lambda path=path: read_shard(path))  # type: ignore[misc]
         for stem in SHARDS
-        for path in sorted(folder.glob(f"{stem}-*.tar"))
+        for path in sorted(folder.glob(f"{stem}-[0-9]*.tar"))
     ]
 
 
@@ -233,7 +241,8 @@ def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
         previous = shrink(previous, long_side)
     if not photograph:
         return Portrait(name, None, image, alpha, previous)
-    return Portrait(name, image, foreground_colour(image, alpha), alpha, previous)
+    exact = "json" not in fields or bool(describe(fields, name).get("exact"))
+    return Portrait(name, image, foreground_colour(image, alpha), alpha, previous, exact)
 
 
 def make_background(name: str, fields: Fields, long_side: int) -> Picture:
@@ -267,29 +276,47 @@ def is_held_out(name: str) -> bool:
 # --- loading --------------------------------------------------------------------------------------
 
 
-def load_portraits(sources: Iterable[Source], long_side: int) -> list[Portrait]:
-    """Decodes every sample; those that cannot be used are named, counted and skipped.
+@dataclass(frozen=True)
+class Material:
+    """All that samples are made from: people in photographs or cut out one by one, cut-outs for
+    scenes, rooms without people, things."""
+
+    portraits: list[Portrait]
+    cutouts: list[CutOut]
+    rooms: list[Picture]
+    things: list[CutOut]
+
+
+def load_material(sources: Sequence[Source], long_side: int) -> Material:
+    """Decodes every sample, photographs of people at most ``long_side`` pixels long; those that
+    cannot be used are named, counted and skipped, rooms that are held out left out.
 
     Raises:
-        DataError: nothing is left.
+        DataError: nothing is left of a kind.
     """
-    return _load(sources, lambda name, fields: make_portrait(name, fields, long_side), "portraits")
 
+    def portrait(name: str, fields: Fields) -> Portrait:
+        return make_portrait(name, fields, long_side)
 
-def load_backgrounds(sources: Iterable[Source], long_side: int) -> list[Picture]:
-    """Decodes the pictures without people, [H, W, 3] RGB each, but for the held out ones."""
+    def cutout(name: str, fields: Fields) -> CutOut:
+        return make_portrait(name, fields, MOST_PIXELS).cutout
 
-    def make(name: str, fields: Fields) -> Picture | None:
-        return None if is_held_out(name) else make_background(name, fields, long_side)
+    def room(name: str, fields: Fields) -> Picture | None:
+        return None if is_held_out(name) else make_background(name, fields, MOST_PIXELS)
 
-    return _load(sources, make, "backgrounds")
+    def thing(name: str, fields: Fields) -> CutOut:
+        return make_object(name, fields, MOST_PIXELS)
 
+    def load(kind: str, make: Callable[[str, Fields], Made | None]) -> list[Made]:
+        chosen = [source for source in sources if source.kind == kind]
+        return _load(chosen, make, kind) if chosen else []
 
-def load_objects(sources: Sequence[Source], long_side: int) -> list[CutOut]:
-    """Decodes the cut-out things; none where there are no sources."""
-    if not sources:
-        return []
-    return _load(sources, lambda name, fields: make_object(name, fields, long_side), "objects")
+    return Material(
+        load("people", portrait),
+        load("cutouts", cutout),
+        load("backgrounds", room),
+        load("objects", thing),
+    )
 
 
 def load_rooms(sources: Iterable[Source], *, held_out_only: bool) -> list[Picture]:

