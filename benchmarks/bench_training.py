@@ -25,10 +25,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fusematte.engine.pipeline import Pipeline
-from fusematte.training.augment import Picture
+from fusematte.training.composer import Composer
 from fusematte.training.config import Phase, TrainConfig
 from fusematte.training.data import Batches, SampleStream
 from fusematte.training.depthwise import DepthwiseConv2d
+from fusematte.training.geometry import Picture
 from fusematte.training.memory import keep_freed_memory
 from fusematte.training.samples import Portrait
 from fusematte.training.train import Run
@@ -40,7 +41,7 @@ WARM = 2
 """Steps before the clock starts."""
 
 
-def material(size: int, count: int = 64) -> tuple[list[Portrait], list[Picture]]:
+def material(size: int, count: int = 64) -> tuple[list[Portrait], Composer]:
     """Portraits and rooms of noise: what they show does not matter to the speed."""
     rng = np.random.default_rng(0)
     side = size * 3 // 2
@@ -52,7 +53,7 @@ def material(size: int, count: int = 64) -> tuple[list[Portrait], list[Picture]]
         Portrait(str(i), noise(side, side, 3), noise(side, side, 3), noise(side, side), None)
         for i in range(count)
     ]
-    return portraits, [noise(side, side, 3) for _ in range(count)]
+    return portraits, Composer([noise(side, side, 3) for _ in range(count)])
 
 
 def make_plain(network: nn.Module) -> None:

@@ -95,7 +95,8 @@ class Composer:
         room = self.rooms[int(rng.integers(len(self.rooms)))]
         if not self.photometric:
             return room
-        room = jitter_colours(rng, room)
+        if rng.random() < self.config.colours:
+            room = jitter_colours(rng, room)
         if rng.random() < self.config.out_of_focus:
             sigma = rng.uniform(0.5, 0.025 * min(room.shape[:2]))
             room = np.asarray(cv2.GaussianBlur(room, (0, 0), sigma), np.uint8)
@@ -123,7 +124,7 @@ class Composer:
         cutout = self.things[int(rng.integers(len(self.things)))]
         return Layer(
             self._lit(rng, cutout, room),
-            place_thing(rng, cutout, height, width, (0.15, 1.2)),
+            place_thing(rng, cutout, height, width, self.config.thing_sizes),
             self.motion(rng, height, 0.5) if rng.random() < 0.2 else STILL,
             wanted=False,
             shadow=rng.uniform(0.1, 0.4) if rng.random() < self.config.shadow else 0.0,
@@ -152,7 +153,7 @@ class Composer:
             gain = np.clip((rooms / ours) ** rng.uniform(0, 0.6), 0.4, 1.6)
             levels = np.clip(np.arange(256)[:, None] * gain, 0, 255).astype(np.uint8)
             colour = np.asarray(cv2.LUT(colour, levels[None]), np.uint8)
-        elif rng.random() < 0.5:
+        elif rng.random() < 0.5 * self.config.colours:
             colour = jitter_colours(rng, colour)
         return CutOut(colour, cutout.alpha, cutout.exact)
 
@@ -205,7 +206,7 @@ def place_person(
     elif cut_top:
         y = _place(rng, scale * tall, height, True, False)
     else:
-        y = rng.uniform(0.6, 1.2) * height - scale * tall
+        y = rng.uniform(0.6, 1.0) * height - rng.uniform(0.7, 1.0) * scale * tall
     linear = np.diag([-scale if mirror else scale, scale])
     shift = np.array([x - scale * left, y - scale * top])
     shift[0] += scale * cutout.size[1] if mirror else 0
@@ -221,7 +222,7 @@ def _place(rng: Generator, length: float, space: float, cut_low: bool, cut_high:
         return float(-hidden)
     if cut_high:
         return float(space - length + hidden)
-    return float(rng.uniform(-0.05, 1.05) * space - length / 2)
+    return float(rng.uniform(0, space) - length / 2)
 
 
 def go_on(cutout: CutOut, place: Matrix) -> tuple[CutOut, Matrix]:

@@ -80,9 +80,11 @@ class SceneConfig:
 
     people: probabilities of none, one, two, ... people.
     heights: of a person, as a share of the frame's height: the smallest and the largest.
-    things: probability that things lie about, up to three; in_front: that one hides a person.
+    things: probability that things lie about, up to three; thing_sizes: of their longer side, as a
+    share of the frame's height; in_front: probability that one hides a person.
     posters: pictures of people on a wall or a screen, which are not wanted.
     out_of_focus: the room is blurred; light: a person stands in the room's light.
+    colours: of a room or a thing, they are not the picture's own.
     shadow, wrap: a person throws a shadow; the room's light shines over a person's edges.
     moving: something moves; motion_blur: a person's motion blurs it.
     """
@@ -90,10 +92,12 @@ class SceneConfig:
     people: tuple[float, ...] = (0.1, 0.62, 0.21, 0.07)
     heights: tuple[float, float] = (0.3, 1.6)
     things: float = 0.55
+    thing_sizes: tuple[float, float] = (0.15, 1.2)
     in_front: float = 0.12
     posters: float = 0.05
     out_of_focus: float = 0.3
     light: float = 0.6
+    colours: float = 1.0
     shadow: float = 0.3
     wrap: float = 0.3
     moving: float = 0.8

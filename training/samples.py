@@ -292,31 +292,42 @@ def load_material(sources: Sequence[Source], long_side: int) -> Material:
     cannot be used are named, counted and skipped, rooms that are held out left out.
 
     Raises:
-        DataError: nothing is left of a kind.
+        DataError: there are sources of a kind, but nothing in them can be used.
     """
 
     def portrait(name: str, fields: Fields) -> Portrait:
         return make_portrait(name, fields, long_side)
 
-    def cutout(name: str, fields: Fields) -> CutOut:
-        return make_portrait(name, fields, MOST_PIXELS).cutout
-
     def room(name: str, fields: Fields) -> Picture | None:
         return None if is_held_out(name) else make_background(name, fields, MOST_PIXELS)
 
-    def thing(name: str, fields: Fields) -> CutOut:
-        return make_object(name, fields, MOST_PIXELS)
-
-    def load(kind: str, make: Callable[[str, Fields], Made | None]) -> list[Made]:
-        chosen = [source for source in sources if source.kind == kind]
-        return _load(chosen, make, kind) if chosen else []
+    def of(kind: str) -> list[Source]:
+        return [source for source in sources if source.kind == kind]
 
     return Material(
-        load("people", portrait),
-        load("cutouts", cutout),
-        load("backgrounds", room),
-        load("objects", thing),
+        _load(of("people"), portrait, "portraits"),
+        load_cutouts(of("cutouts")),
+        _load(of("backgrounds"), room, "rooms"),
+        load_things(of("objects")),
     )
+
+
+def load_cutouts(sources: Sequence[Source]) -> list[CutOut]:
+    """Decodes people cut out for scenes, as ``load_material``."""
+
+    def make(name: str, fields: Fields) -> CutOut:
+        return make_portrait(name, fields, MOST_PIXELS).cutout
+
+    return _load(sources, make, "cut-outs")
+
+
+def load_things(sources: Sequence[Source]) -> list[CutOut]:
+    """Decodes cut-out things that are not people, as ``load_material``."""
+
+    def make(name: str, fields: Fields) -> CutOut:
+        return make_object(name, fields, MOST_PIXELS)
+
+    return _load(sources, make, "things")
 
 
 def load_rooms(sources: Iterable[Source], *, held_out_only: bool) -> list[Picture]:
@@ -345,7 +356,7 @@ def _load(
             made.append(result)
     if skipped:
         log.warning("%d samples skipped, %d %s loaded", skipped, len(made), what)
-    if not made:
+    if skipped and not made:
         raise DataError(f"no {what}: none of {skipped} samples could be used")
     return made
 

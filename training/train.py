@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -105,6 +106,7 @@ class World:
         )
 
 
+@cache
 def computes_faster_in_bf16(device: torch.device) -> bool:
     """Whether convolutions of a training step are faster in bf16 than in f32: it depends on the
     processor, and is measured."""
@@ -307,9 +309,11 @@ class Run:
             "init": json.dumps(self.init),
             "processes": str(self.world.size),
             "step": str(self.step),
-            "seconds": str(self.seconds),
             "samples": str(self.samples),
+            "bf16": json.dumps(self.bf16),
         }
+        if self.config.minutes:
+            header["seconds"] = str(self.seconds)
         partial = path.with_suffix(".part")
         try:
             save_file(tensors, partial, header)
@@ -344,7 +348,7 @@ class Run:
         self._load_optimizer(below("optimizer.", tensors))
         self.plan, self.init = tuple(header["plan"]), header.get("init")
         self.step, self.samples = header["step"], header["samples"]
-        self.seconds = header.get("seconds", 0.0)
+        self.seconds, self.bf16 = header.get("seconds", 0.0), header["bf16"]
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

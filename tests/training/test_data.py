@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.training.material import Picture, sample
+from tests.training.material import Picture, encode, sample
 
 torch = pytest.importorskip("torch")
 
-from fusematte.training.config import Phase, StreamConfig  # noqa: E402
+from fusematte.training.composer import Composer  # noqa: E402
+from fusematte.training.config import Phase, SceneConfig, StreamConfig  # noqa: E402
 from fusematte.training.data import Batches, SampleStream  # noqa: E402
-from fusematte.training.samples import CutOut, Portrait, make_portrait  # noqa: E402
+from fusematte.training.samples import Portrait, make_portrait  # noqa: E402
+from fusematte.training.scenes import CutOut  # noqa: E402
 
 SMALL = Phase((32,), 1, steps=1)
 
@@ -28,8 +31,22 @@ def backgrounds() -> list[Picture]:
     return [np.full((50, 60, 3), value, np.uint8) for value in (40, 90)]
 
 
-def stream(*, seed: int = 0, config: StreamConfig | None = None) -> SampleStream:
-    return SampleStream(portraits(), backgrounds(), SMALL, seed=seed, config=config)
+def stream(
+    *,
+    seed: int = 0,
+    config: StreamConfig | None = None,
+    people: list[Portrait] | None = None,
+    things: Sequence[CutOut] = (),
+    phase: Phase = SMALL,
+    **options: int,
+) -> SampleStream:
+    config = config or StreamConfig()
+    shown = people or portraits()
+    composer = Composer(
+        backgrounds(), [[one.cutout for one in shown]], things, config=config.scene,
+        photometric=config.photometric,
+    )  # fmt: skip
+    return SampleStream(shown, composer, phase, seed=seed, config=config, **options)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -41,6 +58,7 @@ def test_samples_are_bytes_of_one_size() -> None:
         assert {key: tuple(value.shape) for key, value in item.items() if value.ndim} == {
             "image": (3, 32, 32),
             "alpha": (1, 32, 32),
+            "exact": (1, 32, 32),
             "previous": (1, 32, 32),
         }
         assert {value.dtype for value in item.values() if value.ndim} == {torch.uint8}
@@ -62,7 +80,8 @@ def test_each_epoch_shows_every_portrait_once() -> None:
 
 
 def test_negatives_have_nobody_in_them() -> None:
-    samples = stream(config=StreamConfig(negative=1, previous_foreign=0))
+    config = StreamConfig(negative=1, previous_foreign=0, previous_dropped=1)
+    samples = stream(config=config)
     for item in (samples[index] for index in range(20)):
         assert item["alpha"].max() == 0
         assert item["previous"].max() == 0
@@ -71,13 +90,14 @@ def test_negatives_have_nobody_in_them() -> None:
 
 def test_things_lie_in_rooms_and_are_nobody() -> None:
     thing = CutOut(np.full((20, 30, 3), 255, np.uint8), np.full((20, 30), 255, np.uint8))
-    config = StreamConfig(negative=1, previous_foreign=0, objects=1, photometric=False)
-    samples = SampleStream(portraits(), backgrounds(), SMALL, config=config, objects=[thing])
+    scene = SceneConfig(things=1, shadow=0)
+    config = StreamConfig(negative=1, previous_foreign=0, photometric=False, scene=scene)
+    samples = stream(config=config, things=[thing])
     items = [samples[index] for index in range(20)]
     assert all(item["alpha"].max() == 0 for item in items)
     assert sum(bool((item["image"] == 255).any()) for item in items) > 15
-    room = replace(config, objects=0.0)
-    without = SampleStream(portraits(), backgrounds(), SMALL, config=room, objects=[thing])
+    room = replace(config, scene=replace(scene, things=0.0))
+    without = stream(config=room, things=[thing])
     assert all(without[index]["image"].max() < 255 for index in range(20))
 
 
@@ -108,26 +128,68 @@ def test_the_previous_alpha_resembles_the_alpha() -> None:
     assert 0 < np.mean(alike) < 0.6 * np.mean(strangers)
 
 
-def test_real_motion_moves_with_its_picture() -> None:
+def test_a_real_previous_alpha_is_taken_where_there_is_one() -> None:
     name, files = sample(0)
-    real = make_portrait(name, files | {"prev.png": files["alpha.png"]}, 64)
+    nobody = encode(np.zeros_like(portraits()[0].alpha))
+    real = make_portrait(name, files | {"prev.png": nobody}, 64)
     config = StreamConfig(negative=0, previous_foreign=0, previous_dropped=0)
-    samples = SampleStream([real], backgrounds(), SMALL, config=config)
-    for item in (samples[index] for index in range(8)):
-        assert torch.equal(item["alpha"], item["previous"])
+    with_it, without = (stream(config=config, people=[one]) for one in (real, portraits()[0]))
+    means = [
+        np.mean([samples[index]["previous"].float().mean().item() for index in range(20)])
+        for samples in (with_it, without)
+    ]
+    assert means[0] < 0.4 * means[1]  # what is left is what spoiling adds
+
+
+def test_guesses_are_marked_and_true_alphas_are_not() -> None:
+    config = StreamConfig(negative=0, composited=0, photometric=False)
+    guessed = [replace(portraits()[0], exact=False)]
+    for people, sure in ((guessed, False), ([replace(portraits()[0], exact=True)], True)):
+        samples = stream(config=config, people=people)
+        for item in (samples[index] for index in range(10)):
+            soft = (item["alpha"] > 0) & (item["alpha"] < 255)
+            assert soft.any()
+            assert set(item["exact"][soft].tolist()) == {255 if sure else 0}
+            assert item["exact"].max() == 255
+
+
+def test_steps_of_sequences_bring_the_frames_before() -> None:
+    config = StreamConfig(scenes=1, sequences=0.5, earlier=3, photometric=False)
+    samples = stream(config=config, step_samples=2)
+    for step in range(6):
+        item = samples[2 * step]
+        if step % 2 == 0:
+            assert "earlier" not in item
+            continue
+        frames = [*item["earlier"], item["image"]]
+        assert [tuple(frame.shape) for frame in frames] == [(3, 32, 32)] * 4
+    assert all(torch.equal(samples[3][key], samples[3][key]) for key in ("earlier", "image"))
+
+
+def test_composed_scenes_are_samples_too() -> None:
+    config = StreamConfig(scenes=1, scene=SceneConfig(people=(0.0, 0.0, 1.0)))
+    samples = stream(config=config)
+    alphas = [samples[index]["alpha"] for index in range(12)]
+    assert all(alpha.max() > 200 for alpha in alphas)
+
+
+def test_crops_may_be_wide() -> None:
+    item = stream(phase=Phase((32,), 1, wide=1.9, steps=1))[0]
+    assert item["image"].shape == (3, 32, 64)
 
 
 def test_sizes_take_turns_step_by_step() -> None:
     phase = Phase((32, 64), 2, steps=1)
-    samples = SampleStream(portraits(), backgrounds(), phase, first=10, step_samples=4)
-    assert [samples.size_of(number) for number in range(10, 26, 2)] == [32, 32, 64, 64] * 2
+    samples = stream(phase=phase, first=10, step_samples=4)
+    sizes = [samples[number]["image"].shape[-1] for number in range(10, 26, 2)]
+    assert sizes == [32, 32, 64, 64] * 2
     assert samples[14]["image"].shape == (3, 64, 64)
 
 
 def test_people_cut_out_are_always_composed() -> None:
     cut_out = [replace(portraits()[0], image=None)]
     config = StreamConfig(negative=0, composited=0, photometric=False)
-    samples = SampleStream(cut_out, backgrounds(), SMALL, config=config)
+    samples = stream(config=config, people=cut_out)
     for item in (samples[index] for index in range(5)):
         empty = item["alpha"][0] == 0
         assert empty.any()

@@ -16,8 +16,8 @@ from fusematte.training.errors import DataError
 from fusematte.training.layouts import LAYOUTS, Part, background_source, find_sources, object_source
 from fusematte.training.samples import (
     Source,
-    load_objects,
-    load_portraits,
+    load_material,
+    load_things,
     make_background,
     make_portrait,
     read_shard,
@@ -56,7 +56,7 @@ def test_every_layout_is_found_and_read(tmp_path: Path, name: str, below: str) -
     ]
     assert {s.kind for s in sources} == {"people"}
     for source, part in zip(sources, LAYOUTS[name], strict=True):
-        portraits = load_portraits([source], 64)
+        portraits = load_material([source], 64).portraits
         assert len(portraits) == 3
         for index, portrait in enumerate(portraits):
             np.testing.assert_array_equal(portrait.alpha, person_of(part, index)[1])
@@ -95,7 +95,7 @@ def test_bad_files_of_a_data_set_are_named(
     (tmp_path / "image/pic.1.jpg").write_text("no picture")
     write(tmp_path / "image/other.jpg", person(0)[0])
     write(tmp_path / "matte/other.png", person(0, 20, 20)[1])
-    assert len(load_portraits(find_sources(tmp_path), 64)) == 1
+    assert len(load_material(find_sources(tmp_path), 64).portraits) == 1
     text = caplog.text
     for complaint in ("pic_0: no alpha.png", "pic_1: not a picture", "other: picture", "3 samples"):
         assert complaint in text
@@ -128,11 +128,11 @@ def test_a_folder_of_things(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     bgra = np.dstack([image[..., ::-1], alpha])
     (tmp_path / "vase.png").write_bytes(bytes(cv2.imencode(".png", bgra)[1]))
     write(tmp_path / "whole.png", image)
-    (thing,) = load_objects([object_source(tmp_path)], 64)
+    (thing,) = load_things([object_source(tmp_path)])
     np.testing.assert_array_equal(thing.foreground, image)
     np.testing.assert_array_equal(thing.alpha, alpha)
     assert "whole: not cut out: it has no alpha channel" in caplog.messages[0]
-    assert load_objects([], 64) == []
+    assert load_things([]) == []
 
 
 # --- prepare --------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_prepare_checks_and_shards(
         "backgrounds-00000.tar", "train-00000.tar", "val-00000.tar",
     ]  # fmt: skip
     (train,) = [s for s in shard_sources(out) if s.name.startswith("train")]
-    (portrait,) = load_portraits([train], 64)
+    (portrait,) = load_material([train], 64).portraits
     assert max(portrait.alpha.shape) == 32
     assert portrait.name == "P3M-10k/pic_0"
     expected = cv2.resize(person(0, 40, 32)[1], (26, 32), interpolation=cv2.INTER_AREA)
@@ -208,7 +208,7 @@ def test_prepare_leaves_nothing_half_done(tmp_path: Path) -> None:
         (["--data", "{}/gone", "-o", "{}/out"], 3, "gone: no such data folder"),
         (["--data", "{}", "-o", "{}/out"], 3, "neither shards"),
         (["--data", "{}/set", "-o", "{}/out"], 2, "no people to train on"),
-        (["--data", "{}/people", "-o", "{}/out"], 2, "no pictures without people (--backgrounds)"),
+        (["--data", "{}/people", "-o", "{}/out"], 2, "no rooms (--backgrounds)"),
         (["--data", "{}", "-o", "{}/out", "--config", "huge"], 2, "no configuration 'huge'"),
         (["--data", "{}", "-o", "{}/out", "--workers", "-1"], 2, "--workers"),
         (["--data", "{}", "-o", "{}/out", "--resume", "--init", "edge"], 2, "--resume"),

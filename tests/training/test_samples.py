@@ -13,11 +13,11 @@ from tests.training.material import encode, person, sample, write_shard
 
 from fusematte.training.errors import DataError
 from fusematte.training.samples import (
+    Portrait,
     Source,
     foreground_colour,
     is_held_out,
-    load_backgrounds,
-    load_portraits,
+    load_material,
     load_rooms,
     make_portrait,
     read_shard,
@@ -26,8 +26,12 @@ from fusematte.training.samples import (
 )
 
 
-def source(shard: Path) -> Source:
-    return Source(shard.name, "people", "train", lambda: read_shard(shard))
+def source(shard: Path, kind: str = "people") -> Source:
+    return Source(shard.name, kind, "train", lambda: read_shard(shard))
+
+
+def load_portraits(shard: Path) -> list[Portrait]:
+    return load_material([source(shard)], 64).portraits
 
 
 def test_read_shard_groups_by_the_name_up_to_its_first_dot(tmp_path: Path) -> None:
@@ -57,14 +61,24 @@ def test_read_shard_of_an_empty_tar(tmp_path: Path) -> None:
 
 def test_shards_are_known_by_their_names(tmp_path: Path) -> None:
     names = ("val-00.tar", "train-01.tar", "train-00.tar", "extra-00.tar", "backgrounds-00.tar")
+    names += (
+        "val-cutouts-00.tar",
+        "train-cutouts-00.tar",
+        "extra-cutouts-00.tar",
+        "objects-00.tar",
+    )
     for name in (*names, "train-00.txt", "other-00.tar"):
         (tmp_path / name).touch()
     assert [(s.name, s.kind, s.split) for s in shard_sources(tmp_path)] == [
         ("train-00.tar", "people", "train"),
         ("train-01.tar", "people", "train"),
+        ("train-cutouts-00.tar", "cutouts", "train"),
         ("extra-00.tar", "people", "train"),
+        ("extra-cutouts-00.tar", "cutouts", "train"),
         ("val-00.tar", "people", "val"),
+        ("val-cutouts-00.tar", "cutouts", "val"),
         ("backgrounds-00.tar", "backgrounds", "train"),
+        ("objects-00.tar", "objects", "train"),
     ]
 
 
@@ -73,7 +87,7 @@ def test_a_tar_that_breaks_off_gives_what_came_before(
 ) -> None:
     shard = write_shard(tmp_path / "train-00.tar", [sample(seed) for seed in range(6)])
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    loaded = load_portraits([source(shard)], 64)
+    loaded = load_portraits(shard)
     assert 1 <= len(loaded) < 6
     assert "train-00.tar: the tar cannot be read on after" in caplog.text.replace(str(tmp_path), "")
 
@@ -81,7 +95,7 @@ def test_a_tar_that_breaks_off_gives_what_came_before(
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train-00.tar").write_bytes(b"no tar at all")
     with pytest.raises(DataError, match="no portraits: none of 1 samples could be used"):
-        load_portraits([source(tmp_path / "train-00.tar")], 64)
+        load_portraits(tmp_path / "train-00.tar")
 
 
 def test_people_cut_out_have_no_photograph() -> None:
@@ -99,8 +113,10 @@ def test_one_room_in_twenty_is_kept_out_of_training(tmp_path: Path) -> None:
     assert 8 <= len(held_out) <= 36  # 20 expected, standard deviation 4.4
     room = {"webp": encode(np.full((8, 8, 3), 9, np.uint8), ".webp")}
     chosen = [*held_out[:2], *[name for name in names if name not in held_out][:3]]
-    shard = source(write_shard(tmp_path / "b.tar", [(name, room) for name in chosen]))
-    assert len(load_backgrounds([shard], 64)) == 3
+    shard = source(
+        write_shard(tmp_path / "b.tar", [(name, room) for name in chosen]), "backgrounds"
+    )
+    assert len(load_material([shard], 64).rooms) == 3
     assert [len(load_rooms([shard], held_out_only=only)) for only in (True, False)] == [2, 5]
 
 
@@ -144,23 +160,39 @@ def test_bad_samples_are_named_and_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: dict[str, bytes | None]
 ) -> None:
     samples = [sample(0), sample(1, **broken), sample(2)]
-    loaded = load_portraits([source(write_shard(tmp_path / "train-00.tar", samples))], 64)
+    loaded = load_portraits(write_shard(tmp_path / "train-00.tar", samples))
     assert [portrait.name for portrait in loaded] == ["p000", "p002"]
     skipped, counted = caplog.messages
     assert skipped.startswith("skipped: train-00.tar: p001: ")
     assert counted == "1 samples skipped, 2 portraits loaded"
 
 
-def test_load_backgrounds_shrinks_them(tmp_path: Path) -> None:
+def test_bad_rooms_are_skipped(tmp_path: Path) -> None:
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[..., 2] = 200
     shard = write_shard(
         tmp_path / "backgrounds-00.tar",
         [("a", {"webp": encode(picture, ".webp")}), ("b", {"webp": b"no"}), ("c", {})],
     )
-    (loaded,) = load_backgrounds([source(shard)], 45)  # the bad ones are skipped
-    assert loaded.shape == (30, 45, 3)
+    (loaded,) = load_material([source(shard, "backgrounds")], 45).rooms
+    assert loaded.shape == (60, 90, 3)
     assert (loaded == (0, 0, 200)).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "exact"),
+    [
+        ({}, False),  # the json tells of a teacher
+        ({"json": None}, True),
+        ({"json": b'{"exact": true}'}, True),
+        ({"webp": None, "fg_png": encode(person(0)[0])}, True),
+    ],
+)
+def test_a_teachers_alpha_is_not_taken_for_true(
+    fields: dict[str, bytes | None], exact: bool
+) -> None:
+    portrait = make_portrait(*sample(0, **fields), 64)
+    assert portrait.exact is portrait.cutout.exact is exact
 
 
 def test_shrink_never_enlarges() -> None:

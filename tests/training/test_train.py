@@ -60,9 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_training(config: TrainConfig, data: Path, output: Path, **options: Any) -> Path:  # noqa: ANN401
     sources = find_sources(data)
-    people = [source for source in sources if source.kind == "people"]
-    rooms = [source for source in sources if source.kind == "backgrounds"]
-    return train(config, people, rooms, output, **options)
+    return train(config, sources, output, **options)
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +278,52 @@ def test_each_step_of_the_paper_keeps_its_last_checkpoint(data: Path, tmp_path: 
     assert steps == {"segmentation": 2, "fusion": 3, "checkpoint": 4}
     assert header(final)["plan"] == [1, 1, 1, 1]
     load_averaged_network(tmp_path / "segmentation.safetensors")
+
+
+def test_a_run_by_the_clock_ends_on_time_and_goes_on_where_it_was(
+    data: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, minutes=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, data, tmp_path, on_step=interrupt_at(2))
+    before = header(tmp_path / CHECKPOINT)
+    assert 0 < before["seconds"] < 6
+    steps: list[int] = []
+    run_training(config, data, tmp_path, resume=True, on_step=lambda step, _: steps.append(step))
+    after = header(tmp_path / CHECKPOINT)
+    assert after["seconds"] >= 6
+    assert steps == list(range(3, after["step"] + 1))
+    run = Run(config)
+    run.plan = (2, 2)
+    run.seconds = 3.0
+    assert run.position == 2  # half of the time is half of the plan
+    assert run.learning_rate == config.learning_rate((2, 2), 2)
+
+
+def test_in_a_sequence_the_network_sees_its_own_alpha_of_the_frame_before() -> None:
+    run = Run(CONFIG)
+    run.begin(CONFIG.phases[0])
+    generator = torch.Generator().manual_seed(0)
+    earlier = torch.randint(0, 256, (1, 2, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    previous = torch.zeros(1, 1, 64, 64)
+    own = run._own_previous(earlier, previous)
+    assert all(module.training for module in run.network.modules())
+    expected = previous
+    with torch.no_grad():
+        run.network.eval()
+        for frame in earlier[0]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
+                expected = run.network(frame[None].float() / 255, expected).alpha.float()
+    torch.testing.assert_close(own, expected)
+
+
+def test_composed_scenes_with_sequences_train(data: Path, tmp_path: Path) -> None:
+    stream = StreamConfig(scenes=0.7, sequences=0.5, earlier=1)
+    phase = Phase((32,), 2, wide=2, steps=2)
+    config = replace(CONFIG, phases=(phase,), stream=stream, detail_weight=0.5)
+    losses: list[float] = []
+    run_training(config, data, tmp_path, on_step=lambda _, loss: losses.append(loss))
+    assert len(losses) == 2 and np.isfinite(losses).all()
 
 
 # --- weights --------------------------------------------------------------------------------------

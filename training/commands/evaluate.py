@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from fusematte.engine.commands.options import add_backend_options
 from fusematte.engine.errors import InputError, OutputError, UsageError
@@ -25,8 +26,16 @@ from fusematte.training.evaluate import (
     load_cases,
 )
 from fusematte.training.explain import explain
+from fusematte.training.geometry import Picture
 from fusematte.training.layouts import background_source, find_sources
-from fusematte.training.samples import load_rooms
+from fusematte.training.samples import Source, load_rooms
+from fusematte.training.true_alpha import (
+    CLIPS,
+    STILLS,
+    TrueAlpha,
+    engine_model,
+    format_true_alpha,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,15 +119,42 @@ def _explain(options: argparse.Namespace, matter: Matter) -> None:
 
 def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matter]) -> None:
     sources = find_sources(options.data)
-    people = [source for source in sources if source.split == "val" and source.kind == "people"]
-    if not people:
-        raise DataError(f"{options.data}: no test pictures in it (val-*.tar, or a set's test part)")
-    own = [source for source in sources if source.kind == "backgrounds"]
     others = [background_source(folder) for folder in options.backgrounds]
     # Whoever names rooms knows that they are new to the model; of its own data some are kept out.
+    own = [source for source in sources if source.kind == "backgrounds"]
     rooms = load_rooms(own, held_out_only=True) if own and not others else []
     rooms += load_rooms(others, held_out_only=False) if others else []
-    unseen = bool(others) or keeps_rooms_out(matter.bundle)
+    tested = [source for source in sources if source.split == "val"]
+    people = [source for source in tested if source.kind == "people"]
+    scenes = TrueAlpha.load(sources, rooms)
+    if not people and scenes is None:
+        raise DataError(
+            f"{options.data}: no test pictures in it (val-*.tar, val-cutouts-*.tar and rooms, a "
+            "set's test part)"
+        )
+    results: dict[str, Any] = {}
+    if people:
+        results |= _score_people(options, matter, earlier, people, rooms)
+        print(format_table(results))
+    if scenes is not None:
+        count = options.limit or STILLS
+        results["true_alpha"] = scenes.score(
+            engine_model(matter), stills=min(STILLS, count), clips=min(CLIPS, count)
+        )
+        print(format_true_alpha(results["true_alpha"]))
+    if options.json is not None:
+        _write_text(options.json, json.dumps(results, indent=2) + "\n")
+
+
+def _score_people(
+    options: argparse.Namespace,
+    matter: Matter,
+    earlier: dict[str, Matter],
+    people: list[Source],
+    rooms: list[Picture],
+) -> dict[str, Any]:
+    """Scores on pictures of people whose alphas and masks may be a teacher's."""
+    unseen = bool(options.backgrounds) or keeps_rooms_out(matter.bundle)
     evaluation = Evaluation(matter, rooms, earlier, unseen=unseen)
     skipped: list[str] = []
     for number, case in enumerate(islice(load_cases(people, skipped), options.limit), start=1):
@@ -131,12 +167,9 @@ def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matte
         print(f"fusematte: skipped: {reason}", file=sys.stderr)
     if not evaluation.counts:
         raise DataError(f"{options.data}: none of its pictures can be used")
-    results = evaluation.results | {"skipped": len(skipped)}
-    if options.json is not None:
-        _write_text(options.json, json.dumps(results, indent=2) + "\n")
     if options.sheet is not None:
         write_png(options.sheet, contact_sheet(evaluation.best, evaluation.worst))
-    print(format_table(results))
+    return evaluation.results | {"skipped": len(skipped)}
 
 
 def _write_text(path: Path, text: str) -> None:
