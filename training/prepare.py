@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from fusematte.engine.errors import OutputError
 from fusematte.training.errors import DataError
 from fusematte.training.geometry import Picture
 from fusematte.training.samples import (
+    SHARDS,
     Fields,
     Sample,
     Source,
@@ -23,6 +25,7 @@ from fusematte.training.samples import (
     decode_alpha,
     decode_gray,
     decode_picture,
+    make_object,
     shrink,
 )
 
@@ -30,7 +33,9 @@ log = logging.getLogger(__name__)
 
 SHARD_SAMPLES = 1000
 """Samples in one shard, at most."""
-WEBP_QUALITY = 95
+PACKED_SIDE, SMALLEST_PACKED = 448, 96
+"""Pixels of the longer side that a pack starts from, and that it ends at."""
+PACKED_QUALITY = 75
 
 
 @dataclass
@@ -46,12 +51,22 @@ class Prepared:
         return f"{counts} in {len(self.shards)} shards, {len(self.skipped)} samples skipped"
 
 
-def prepare(sources: list[Source], output: Path, *, long_side: int) -> Prepared:
-    """Writes every good sample into ``train-*.tar``, ``val-*.tar`` or ``backgrounds-*.tar``.
+@dataclass(frozen=True)
+class Storage:
+    """How pictures are stored: the longer side in pixels at most, the quality of the WebP, 1..100;
+    lean: only what training needs."""
 
-    Pictures are shrunk to ``long_side`` where they are larger and stored as WebP, alphas as PNG.
-    Samples that cannot be used are named and left out: files that are missing or no pictures,
-    sizes that differ, mattes with nobody in them.
+    long_side: int
+    quality: int = 95
+    lean: bool = False
+
+
+def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
+    """Writes every good sample into ``train-*.tar``, ``val-cutouts-*.tar``, ... (``SHARDS``).
+
+    Pictures are shrunk where they are larger and stored as WebP, alphas as PNG.  Samples that
+    cannot be used are named and left out: files that are missing or no pictures, sizes that differ,
+    mattes with nobody in them.
 
     Raises:
         DataError: no sample can be used.
@@ -62,7 +77,7 @@ def prepare(sources: list[Source], output: Path, *, long_side: int) -> Prepared:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for stem, members in stems.items():
-            _write_shards(stem, members, output, long_side, prepared)
+            _write_shards(stem, members, output, storage, prepared)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
     if not prepared.samples:
@@ -72,18 +87,43 @@ def prepare(sources: list[Source], output: Path, *, long_side: int) -> Prepared:
     return prepared
 
 
+def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepared, int]:
+    """Writes what a training run needs into so many megabytes, to be carried to another machine;
+    returns what came of it and the longer side of the pictures.
+
+    The pictures shrink until all of them fit.
+
+    Raises:
+        DataError, OutputError: as ``prepare``; or not even thumbnails fit.
+    """
+    chosen = [source for source in sources if source.split == "train"]
+    long_side = PACKED_SIDE
+    while long_side >= SMALLEST_PACKED:
+        prepared = prepare(chosen, output, Storage(long_side, PACKED_QUALITY, lean=True))
+        size = sum(path.stat().st_size for path in prepared.shards) / 1e6
+        if size <= megabytes:
+            return prepared, long_side
+        log.info("%d px: %.1f MB, too much", long_side, size)
+        for path in prepared.shards:
+            path.unlink()
+        long_side = min(long_side - 16, int(long_side * (megabytes / size) ** 0.6))
+    raise DataError(f"{output}: pictures of {SMALLEST_PACKED} px do not fit in {megabytes:g} MB")
+
+
 def _stem(source: Source) -> str:
-    return "backgrounds" if source.kind == "backgrounds" else source.split
+    """The first name of SHARDS with what is in the source."""
+    return next(stem for stem, what in SHARDS.items() if what == (source.kind, source.split))
 
 
 def _write_shards(
-    stem: str, sources: Iterable[Source], output: Path, long_side: int, prepared: Prepared
+    stem: str, sources: Iterable[Source], output: Path, storage: Storage, prepared: Prepared
 ) -> None:
-    people = stem != "backgrounds"
+    clean = {"backgrounds": _clean_room, "objects": _clean_thing}.get(stem, _clean_people)
     shard: _Shard | None = None
+    written = 0
 
     def make(name: str, fields: Fields) -> Sample:
-        return name, _clean(name, fields, long_side, people=people)
+        return name, clean(name, fields, storage)
 
     try:
         for source, result in attempt(sources, make):
@@ -94,11 +134,9 @@ def _write_shards(
             if shard is None or shard.count == SHARD_SAMPLES:
                 if shard is not None:
                     shard.finish()
-                shard = _Shard(
-                    output
-                    / f"{stem}-{sum(p.name.startswith(stem) for p in prepared.shards):05}.tar"
-                )
+                shard = _Shard(output / f"{stem}-{written:05}.tar")
                 prepared.shards.append(shard.path)
+                written += 1
             shard.add(f"{source.name.split()[0]}/{result[0]}", result[1])
             prepared.samples[stem] = prepared.samples.get(stem, 0) + 1
         if shard is not None:
@@ -133,30 +171,41 @@ class _Shard:
         self.partial.unlink(missing_ok=True)
 
 
-def _clean(name: str, fields: Fields, long_side: int, *, people: bool) -> Fields:
-    """The files of a sample, checked, at most ``long_side`` pixels long."""
+def _clean_room(name: str, fields: Fields, storage: Storage) -> Fields:
+    return {"webp": _webp(decode_picture(fields, name)[0], storage)}
+
+
+def _clean_thing(name: str, fields: Fields, storage: Storage) -> Fields:
+    thing = make_object(name, fields, storage.long_side)
+    return {"webp": _webp(np.dstack([thing.foreground, thing.alpha]), storage)}
+
+
+def _clean_people(name: str, fields: Fields, storage: Storage) -> Fields:
+    """The files of a sample, checked."""
     image, photograph = decode_picture(fields, name)
-    cleaned = {"webp" if photograph else "fg.webp": _webp(shrink(image, long_side))}
-    if not people:
-        return cleaned
-    alpha = decode_alpha(fields, name)
-    if alpha.max() < 128:
+    cleaned = {"webp" if photograph else "fg.webp": _webp(image, storage)}
+    trusted = decode_alpha(fields, name)
+    if trusted.max() < 128:
         raise DataError(f"{name}: nobody in its alpha")
-    for part in ("alpha.png", "mask.png", "prev.png"):
-        if part not in fields:
-            continue
+    # A mask that says no more than the alpha does is of no use to training.
+    masked = "mask.png" in fields and not np.array_equal(
+        trusted, decode_gray(fields["alpha.png"], name)
+    )
+    parts = ["alpha.png", *(["mask.png"] if masked or not storage.lean else []), "prev.png"]
+    for part in (part for part in parts if part in fields):
         matte = decode_gray(fields[part], name)
         if matte.shape != image.shape[:2]:
             raise DataError(
                 f"{name}: picture {image.shape[:2]} and {part} {matte.shape} differ in size"
             )
-        cleaned[part] = _png(shrink(matte, long_side))
+        cleaned[part] = _png(shrink(matte, storage.long_side))
     return cleaned | ({"json": fields["json"]} if "json" in fields else {})
 
 
-def _webp(image: Picture) -> bytes:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])[1].tobytes()
+def _webp(image: Picture, storage: Storage) -> bytes:
+    order = cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    bgr = cv2.cvtColor(shrink(image, storage.long_side), order)
+    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, storage.quality])[1].tobytes()
 
 
 def _png(matte: Picture) -> bytes:

@@ -270,7 +270,7 @@ def make_object(name: str, fields: Fields, long_side: int) -> CutOut:
 
 def is_held_out(name: str) -> bool:
     """Whether a room of this name is kept out of training, in whatever folder it lies."""
-    return zlib.crc32(name.encode()) % HELD_OUT_SHARE == 0
+    return zlib.crc32(name.rpartition("/")[2].encode()) % HELD_OUT_SHARE == 0
 
 
 # --- loading --------------------------------------------------------------------------------------

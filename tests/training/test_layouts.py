@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.training.material import Picture, encode, person
+from tests.training.material import Picture, encode, person, write_shard
 
 from fusematte.cli import main
 from fusematte.training.errors import DataError
@@ -175,18 +175,57 @@ def test_prepare_keeps_video_and_cut_outs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(portraits[1].previous, portraits[0].alpha)
 
 
+def test_a_pack_has_what_training_needs_in_the_space_it_gets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    image, alpha = rng.integers(0, 256, (300, 200, 3), np.uint8), person(0, 300, 200)[1]
+    people = {"webp": encode(image, ".webp"), "alpha.png": encode(alpha), "mask.png": encode(alpha)}
+    doubtful = people | {"json": b'{"teacher_iou": 0.5}', "mask.png": encode(255 - alpha)}
+    cutout = {"fg.webp": encode(image, ".webp"), "alpha.png": encode(alpha)}
+    thing = {"webp": bytes(cv2.imencode(".webp", np.dstack([image[..., ::-1], alpha]))[1])}
+    shards = {
+        "train": [("a", people), ("b", doubtful)], "train-cutouts": [("c", cutout)],
+        "val": [("d", people)], "backgrounds": [("e", {"webp": encode(image, ".webp")})],
+        "objects": [("f", thing)],
+    }  # fmt: skip
+    for stem, samples in shards.items():
+        write_shard(tmp_path / f"{stem}-00.tar", samples)
+    out = tmp_path / "pack"
+    command = ["train", "prepare", "--data", str(tmp_path), "-o", str(out), "--pack", "0.12"]
+    assert main(command) == 0
+    files = sorted(out.iterdir())
+    assert [file.name.removesuffix("-00000.tar") for file in files] == [
+        "backgrounds", "objects", "train", "train-cutouts",
+    ]  # fmt: skip
+    assert sum(file.stat().st_size for file in files) <= 120_000
+    material = load_material(find_sources(out), 448)
+    assert "2 train, 1 train-cutouts, 1 backgrounds, 1 objects" in capfd.readouterr().out
+    assert len(material.portraits) == 2
+    assert max(material.cutouts[0].size) < 300
+    assert material.things[0].alpha.min() == 0
+    kept = {name: set(fields) for name, fields in read_shard(out / "train-00000.tar")}
+    assert kept == {
+        "train-00.tar/a": {"webp", "alpha.png"},
+        "train-00.tar/b": {"webp", "alpha.png", "mask.png", "json"},
+    }
+    command[-1] = "0.001"
+    assert main(command) == 3
+    assert "do not fit in 0.001 MB" in capfd.readouterr().err
+
+
 def test_large_sets_become_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fusematte.training import prepare
 
     monkeypatch.setattr(prepare, "SHARD_SAMPLES", 2)
     make_set(tmp_path, "PPM-100", count=5)
-    done = prepare.prepare(find_sources(tmp_path), tmp_path / "out", long_side=64)
+    done = prepare.prepare(find_sources(tmp_path), tmp_path / "out", prepare.Storage(64))
     assert [path.name for path in done.shards] == [f"val-{i:05}.tar" for i in range(3)]
     assert sum(len(list(read_shard(path))) for path in done.shards) == 5
 
 
 def test_prepare_leaves_nothing_half_done(tmp_path: Path) -> None:
-    from fusematte.training.prepare import prepare
+    from fusematte.training.prepare import Storage, prepare
 
     good = find_sources(make_set(tmp_path / "set", "PPM-100"))[0]
 
@@ -196,7 +235,7 @@ def test_prepare_leaves_nothing_half_done(tmp_path: Path) -> None:
 
     sources = [Source("x", "people", "val", broken)]  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
-        prepare(sources, tmp_path / "out", long_side=64)
+        prepare(sources, tmp_path / "out", Storage(64))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -220,6 +259,8 @@ def test_prepare_leaves_nothing_half_done(tmp_path: Path) -> None:
         (["prepare", "--data", "{}/set", "-o", "{}/file/out"], 5, "cannot be written"),
         (["prepare", "--data", "{}/empty", "-o", "{}/out"], 3, "could be used"),
         (["prepare", "--data", "{}/set", "-o", "{}/out", "--long-side", "3"], 2, "--long-side"),
+        (["prepare", "--data", "{}/set", "-o", "{}/out", "--pack", "0"], 2, "--pack"),
+        (["--data", "{}", "-o", "{}/out", "--minutes", "0"], 2, "--minutes"),
     ],
 )
 def test_bad_requests(

@@ -110,6 +110,7 @@ def test_people_cut_out_have_no_photograph() -> None:
 def test_one_room_in_twenty_is_kept_out_of_training(tmp_path: Path) -> None:
     names = [f"room{index}" for index in range(400)]
     held_out = [name for name in names if is_held_out(name)]
+    assert [name for name in names if is_held_out(f"packed.tar/{name}")] == held_out
     assert 8 <= len(held_out) <= 36  # 20 expected, standard deviation 4.4
     room = {"webp": encode(np.full((8, 8, 3), 9, np.uint8), ".webp")}
     chosen = [*held_out[:2], *[name for name in names if name not in held_out][:3]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from fusematte.engine.errors import UsageError
 from fusematte.training.config import load_config
 from fusematte.training.layouts import FRAME_STEP, background_source, find_sources, object_source
-from fusematte.training.prepare import prepare
+from fusematte.training.prepare import Storage, pack, prepare
 from fusematte.training.samples import Source
 
 NEEDS = ("torch", "safetensors", "tqdm", "tensorboard")
@@ -56,6 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--long-side", type=int, default=1024, metavar="PX", help="shrink to this (%(default)s)"
     )
     action.add_argument(
+        "--objects", type=Path, nargs="+", default=[], metavar="DIR", help="as for train"
+    )
+    action.add_argument(
+        "--pack",
+        type=float,
+        metavar="MB",
+        help="only what training needs, pictures as small as it takes to fit in so many megabytes",
+    )
+    action.add_argument(
         "--frame-step", type=int, default=FRAME_STEP, metavar="N",
         help="of a video, take one frame in N (%(default)s)",
     )  # fmt: skip
@@ -87,10 +96,17 @@ def main(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     if options.long_side < 32 or options.frame_step < 1:
         raise UsageError("--long-side must be 32 or more, --frame-step 1 or more")
+    if options.pack is not None and options.pack <= 0:
+        raise UsageError("--pack must be more than 0 megabytes")
     sources = _sources(options, frame_step=options.frame_step)
-    prepared = prepare(sources, options.output, long_side=options.long_side)
+    sources += [object_source(folder) for folder in options.objects]
+    if options.pack is None:
+        prepared, long_side = prepare(sources, options.output, Storage(options.long_side)), None
+    else:
+        prepared, long_side = pack(sources, options.output, options.pack)
     if not options.quiet:
-        print(f"{options.output}: {prepared}")
+        at_most = f", pictures of at most {long_side} px" if long_side else ""
+        print(f"{options.output}: {prepared}{at_most}")
     return 0
 
 
