@@ -1,0 +1,69 @@
+"""Models where alpha is true: ``python benchmarks/bench_true_alpha.py DATA [MODEL ...]``.
+
+Scores each model (shipped names or bundle folders) through the engine on the same scenes and puts
+its row, under its name and version, into benchmarks/results/true-alpha.json, in the place of an
+earlier one.  ``--label`` names a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+
+from fusematte.engine.matting.matter import Matter
+from fusematte.training.layouts import find_sources
+from fusematte.training.samples import load_rooms
+from fusematte.training.true_alpha import (
+    CLIPS,
+    STILLS,
+    TrueAlpha,
+    engine_model,
+    format_true_alpha,
+)
+
+RESULTS = Path(__file__).parent / "results" / "true-alpha.json"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("models", nargs="*", default=["edge"])
+    parser.add_argument("--label", help="of a trial: what was tried, for how long")
+    parser.add_argument("--stills", type=int, default=STILLS)
+    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    sources = find_sources(args.data)
+    rooms = load_rooms([s for s in sources if s.kind == "backgrounds"], held_out_only=True)
+    scenes = TrueAlpha.load(sources, rooms)
+    if scenes is None:
+        raise SystemExit(f"{args.data}: no people cut out for tests (val-cutouts-*.tar)")
+    for name in args.models:
+        with Matter(name, threads=args.threads) as matter:
+            scores = scenes.score(engine_model(matter), stills=args.stills, clips=args.clips)
+            label = args.label or f"{matter.bundle.name} {matter.bundle.version}"
+            row = {
+                "model": label,
+                "precision": matter.backend.precision,
+                "machine": machine(),
+                "counts": {"stills": args.stills, "clips": args.clips},
+                **scores,
+            }
+        print(f"{label} ({row['precision']})\n{format_true_alpha(scores)}", flush=True)
+        _put(row)
+
+
+def _put(row: dict[str, Any]) -> None:
+    rows = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.exists() else []
+    key = row["model"], row["precision"]
+    rows = [one for one in rows if (one["model"], one["precision"]) != key] + [row]
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
