@@ -5,6 +5,8 @@ Every function draws from the generator it is given and from nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +14,25 @@ from numpy.typing import NDArray
 from fusematte.training.geometry import Matrix, Picture, affine, warp
 
 
-def random_affine(rng: np.random.Generator, picture: Picture, height: int, width: int) -> Matrix:
-    """The matrix from a picture to a height x width crop: scale, stretch, turn, flip, shift."""
+Crop = Callable[[np.random.Generator, Picture, int, int], Matrix]
+"""Of a generator, a picture, height and width: the matrix from the picture to the crop."""
+
+
+def random_affine(
+    rng: np.random.Generator,
+    picture: Picture,
+    height: int,
+    width: int,
+    zoom: tuple[float, float] = (0.55, 1.9),
+) -> Matrix:
+    """The matrix from a picture to a height x width crop: scale, stretch, turn, flip, shift.
+
+    zoom: its range, where 1 just covers the crop; below, the picture is mirrored at its edges.
+    """
     ours = np.array([picture.shape[1], picture.shape[0]])
     cover, contain = (op(np.array([width, height]) / ours) for op in (np.max, np.min))
-    # From the whole picture in view (mirrored at its edges) to a crop of half of its short side.
-    scale = np.exp(rng.uniform(np.log(max(contain, 0.55 * cover)), np.log(1.9 * cover)))
+    low, high = zoom
+    scale = np.exp(rng.uniform(np.log(max(contain, low * cover)), np.log(high * cover)))
     stretch = np.exp(rng.uniform(-0.15, 0.15))
     angle = np.deg2rad(rng.normal(0, 7))
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -54,7 +69,11 @@ def turn_and_flip(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(turn @ np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0]), np.float64)
 
 
-CROPS = {"affine": random_affine, "whole": whole_picture, "transition": transition_crop}
+CROPS: dict[str, Crop] = {
+    "affine": random_affine,
+    "whole": whole_picture,
+    "transition": transition_crop,
+}
 """Ways to choose what of a picture is seen."""
 
 

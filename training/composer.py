@@ -85,7 +85,7 @@ class Composer:
             height,
             width,
             CutOut(room, np.zeros(room.shape[:2], np.uint8)),
-            random_affine(rng, room, height, width),
+            random_affine(rng, room, height, width, self.config.room_zoom),
             layers,
             self.motion(rng, height, 0.5) if moving else STILL,
         )

@@ -40,6 +40,7 @@ CAMERA = SceneConfig(
     thing_sizes=(0.1, 0.4),
     in_front=0.0,
     posters=0.0,
+    room_zoom=(1.0, 1.3),
     out_of_focus=0.25,
     light=0.6,
     colours=0.0,
@@ -119,8 +120,10 @@ class TrueAlpha:
         self, model: Model, *, stills: int = STILLS, clips: int = CLIPS, frames: int = FRAMES
     ) -> dict[str, dict[str, float]]:
         """The table: ``stills``, ``clips`` and ``empty`` (rooms where nobody is)."""
+        scored = list(self._score_stills(model, stills))
+        median = float(np.median([row["mse"] for row in scored]))
         return {
-            "stills": _mean(self._score_stills(model, stills)),
+            "stills": _mean(scored) | {"mse_median": median},
             "clips": _mean(self._score_clips(model, clips, frames)),
             "empty": self._score_empty(model),
         }
@@ -191,6 +194,7 @@ def format_true_alpha(results: dict[str, dict[str, float]]) -> str:
         (
             f"true alpha, stills (x1000): MAD {1000 * stills['mad']:.2f}, "
             f"MSE {1000 * stills['mse']:.2f} ({parts}), band MSE {1000 * stills['band_mse']:.2f}, "
+            f"median MSE {1000 * stills['mse_median']:.2f}, "
             f"false foreground {1000 * stills['false_foreground']:.2f}; "
             f"gradient {stills['grad']:.2f}, connectivity {stills['conn']:.2f}",
             f"true alpha, clips (x1000): MAD {1000 * clips['mad']:.2f}, "
