@@ -247,8 +247,8 @@ def true_alpha_table(results: dict[str, Any]) -> str:
         )
     first = results["rows"][0]["counts"]
     columns = (
-        "model | MAD | MSE | its median | of it at edges | far from them | band MSE | gradient | connectivity "
-        "| clips MSE | dtSSD | empty rooms: median, 95th percentile"
+        "model | MAD | MSE | its median | of it at edges | far from them | band MSE | gradient "
+        "| connectivity | clips MSE | dtSSD | empty rooms: median, 95th percentile"
     )
     return (
         f"\nWhere alpha is true ({first['stills']} stills and {first['clips']} clips of 60 frames "

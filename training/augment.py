@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fusematte.training.geometry import Matrix, Picture, affine, warp
 
-
 Crop = Callable[[np.random.Generator, Picture, int, int], Matrix]
 """Of a generator, a picture, height and width: the matrix from the picture to the crop."""
 
