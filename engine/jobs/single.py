@@ -268,10 +268,11 @@ def _frames(reader: Reader, writers: Writers) -> Iterator[Frame]:
 def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> Iterator[Frame]:
     """The frames of a span; those of its warm-up are worked on here, before any other is given."""
     reader.seek(span.warm_from)
+    opens = span.begin == span.origin
     for frame in reader:
         if span.end is not None and frame.pts >= span.end:
             break
-        if frame.pts >= span.begin:
+        if opens or frame.pts >= span.begin:
             yield frame
         elif frame.pts >= span.warm_from:
             warm_up(frame)

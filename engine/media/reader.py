@@ -27,6 +27,7 @@ from fusematte.engine.media.av_frames import color_of, has_alpha, nearest_format
 from fusematte.engine.media.hdr_metadata import mastering_of
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.sources import Source, is_url
+from fusematte.engine.media.timeline import FrameClock, Timeline
 
 log = logging.getLogger(__name__)
 log.addFilter(OnlyNews())
@@ -86,15 +87,17 @@ class Reader:
     time_base: the unit of timestamps, in seconds.
     frame_count: as the container tells it, else estimated; None where unknown.
     duration: in seconds; None where unknown.
-    origin: the time of the first frame if ``start`` was given, else 0: what a file that holds
-    only this part of the video would count from.
+    origin: the time of the first frame if ``start`` was given or if it lies below zero, else 0:
+    what a file that holds only this part of the video would count from.
+    jumps: the clock of the file was mended in what was read so far: frames cannot be found by time.
     audio_streams, subtitle_streams, attachments: templates for copies of these streams.
     left_out: what kinds of streams the file has beside them and the video.
     chapters: those within ``start`` and ``end``.
     damaged: something that was read so far could not be decoded.
     metadata, video_metadata: the tags (title and the like) of the container and the video stream.
 
-    Interlaced pictures are deinterlaced, one for one, which is said in a warning.
+    Interlaced pictures are deinterlaced, one for one, which is said in a warning.  So are times
+    that are missing, do not increase or jump: they are rebuilt from the rate and their neighbours.
 
     Raises:
         InputError: the file is missing, is no video, or has no picture that can be decoded.
@@ -117,6 +120,8 @@ class Reader:
         self._frames_read = self._packets_read = 0
         self._end_of_packets, self.damaged = Fraction(0), False
         self._described, self._decoding, self._interlaced = False, True, False
+        self._opening: int | None = None
+        self._told_of_times = False
         self._from: Fraction | None = None
         self._until: Fraction | None = None
         self._open()
@@ -172,11 +177,18 @@ class Reader:
         Raises:
             InputError: the file cannot be read from another place than its beginning.
         """
-        for seconds in _SEEK_MARGINS:
+        first = self._opening
+        margins = () if first is not None and pts <= first else _SEEK_MARGINS
+        for seconds in margins:
             self._restart(pts - math.ceil(seconds / self.time_base))
-            if self._first_pts is not None and self._first_pts <= pts:
+            if self._clock.first is not None and self._clock.first <= pts:
                 return
         self._restart(None)
+
+    @property
+    def jumps(self) -> bool:
+        """See the class."""
+        return self._timeline.breaks > 0 or self._timeline.damaged
 
     def _go_to_start(self) -> None:
         """Reads the first frame that is wanted."""
@@ -184,10 +196,17 @@ class Reader:
         self.origin = Fraction(0)
         if self._from is None:
             self._head = self._read_head()
+            first = self._head[-1] if self._head else None
+            if isinstance(first, Frame):
+                self._opening = self._clock.first
+                self.origin = min(self.origin, first.time)
             return
         self._head = []
         try:
-            self.seek(math.floor(self._from / self.time_base))
+            if self._jumps_somewhere():
+                self._restart(None)
+            else:
+                self.seek(math.floor(self._from / self.time_base))
         except InputError:  # a stream that only goes on
             self._restart(None)
         first = self._head[-1] if self._head else None
@@ -197,6 +216,17 @@ class Reader:
             self._head = [
                 item for item in self._head if isinstance(item, Frame) or self._wants(item)
             ]
+
+    def _jumps_somewhere(self) -> bool:
+        """Whether the clock of a file jumps, so that a seek by time would go astray.
+
+        Only containers of broadcasts allow that; their packets are read through, not decoded.
+        """
+        if not self._timeline.may_jump or self._source.file is None:
+            return False
+        found = any(self.jumps for _ in self._demux())
+        self._move(None)
+        return found
 
     def _restart(self, pts: int | None) -> None:
         self._items.close()
@@ -232,8 +262,7 @@ class Reader:
 
     def _begin_decoding(self, *, from_start: bool) -> None:
         self._from_start, self._reached = from_start, False
-        self._first_pts: int | None = None
-        self._last_pts: int | None = None
+        self._clock, self._timeline = FrameClock(), Timeline(self._container)
         self._deinterlacer: Deinterlacer | None = None
 
     def close(self) -> None:
@@ -358,17 +387,25 @@ class Reader:
 
     def _demux(self) -> Iterator[Packet]:
         """All packets but the empty ones, which libav would take for the end of the stream."""
+        timeline = self._timeline
         try:
             for packet in self._container.demux():
                 if packet.size:
                     self._note(packet)
-                    yield packet
-        except av.FFmpegError:
+                    for mended in timeline(packet):
+                        self.damaged |= mended.is_corrupt
+                        yield mended
+        except (av.FFmpegError, IndexError):  # PyAV has no place for streams that appear late
             self.damaged = True
+        for mended in timeline.flush():
+            self.damaged |= mended.is_corrupt
+            yield mended
+        self.damaged |= timeline.damaged
+        if timeline.breaks:
+            self._tell_of_times()
 
     def _note(self, packet: Packet) -> None:
         self._packets_read += self._is_video(packet)
-        self.damaged |= packet.is_corrupt
         if packet.pts is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self._end_of_packets = max(self._end_of_packets, end)
@@ -421,11 +458,12 @@ class Reader:
 
     def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
         for picture in pictures:
-            self._last_pts = self._timestamp(picture)
-            if self._first_pts is None:
-                self._first_pts = self._last_pts
-            if self._is_within(self._last_pts * self.time_base):
-                yield self._frame(picture, self._last_pts)
+            own = picture.dts if picture.pts is None else picture.pts
+            pts = self._clock(own, self._step(picture))
+            if self._clock.rebuilt:
+                self._tell_of_times()
+            if self._is_within(pts * self.time_base):
+                yield self._frame(picture, pts)
 
     def _frame(self, picture: av.VideoFrame, pts: int) -> Frame:
         if (picture.width, picture.height) != (self.width, self.height):
@@ -460,15 +498,12 @@ class Reader:
         self.on_device = is_on_device(picture)
         self.color, self.mastering = color_of(picture), mastering_of(picture)
 
-    def _timestamp(self, picture: av.VideoFrame) -> int:
-        """The container's; where it has none, or one that does not increase, the next possible."""
-        last = self._last_pts
-        pts = picture.dts if picture.pts is None else picture.pts
-        if last is None:
-            return pts or 0
-        if pts is None:
-            return last + self._step(picture)
-        return max(pts, last + 1)
+    def _tell_of_times(self) -> None:
+        if not self._told_of_times:
+            log.warning(
+                "%s: some of its times are missing, repeat or jump; they are rebuilt", self.name
+            )
+        self._told_of_times = True
 
     def _step(self, picture: av.VideoFrame) -> int:
         """How long a picture of unknown duration lasts, in units of the time base."""

@@ -86,7 +86,7 @@ def plan(reader: Reader, frames: int | None = None) -> Plan:
     if not times:
         raise InputError(f"{reader.name}: has no picture that can be decoded; is it complete?")
     ordered = sorted(times)
-    told = told and all(a < b for a, b in pairwise(ordered))
+    told = told and not reader.jumps and all(a < b for a, b in pairwise(ordered))
     cuts = _cuts(ordered, sorted(keys), frames or FRAMES) if told else [0]
     begins = [ordered[cut] for cut in cuts]
     spans = [

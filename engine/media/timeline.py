@@ -1,0 +1,219 @@
+"""One clock for a file whose own breaks: joined recordings, wrapped counters, damaged times.
+
+``Timeline`` mends the times of packets, whose streams must stay together; ``FrameClock`` those of
+the decoded pictures.  Good times pass through both untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import av
+
+Packet: TypeAlias = "av.Packet[Any]"
+
+_BACK = Fraction(1, 10)
+"""Seconds by which decoding times may go back before that counts as a break."""
+_BACK_SHOWN = 2
+"""The same where only presentation times are known, which decoding reorders."""
+_AHEAD = 10
+"""Seconds of a gap that count as a break in containers whose clock may jump ..."""
+_AHEAD_ELSEWHERE = 30 * 3600
+"""... and in the others, whose gaps are usually meant.  Both as in the ffmpeg command."""
+
+_DOUBTFUL = 3
+"""Packets before a joint that may be taken for damaged."""
+
+_TS_DISCONT = 0x0200
+"""AVFMT_TS_DISCONT: the container allows its clock to jump."""
+
+
+@dataclass
+class _Stream:
+    """What is known of one stream: stamps in its own units as they come out, and its shift.
+
+    last: of the last packet; end: where the next one is due; raw: the last stamp as it came.
+    held: a packet whose time breaks the line; the next one tells whether the line or it is wrong.
+    doubtful: one that libav takes for damaged, and what follows it: it may be at a joint.
+    """
+
+    last: int | None = None
+    end: int = 0
+    raw: int | None = None
+    shift: Fraction = Fraction(0)
+    held: Packet | None = None
+    doubtful: list[Packet] = field(default_factory=list)
+
+
+class Timeline:
+    """Takes the packets of a container in their order, gives them on with times that go on.
+
+    Where the clock of the container jumps (two files joined into one), all its streams are shifted
+    by one offset, so that they go on together.  A single packet whose time lies outside the line
+    gets the place it has in the file.  Sound that the joint covers twice is dropped.
+
+    may_jump: the container is one of broadcasts, whose clock may jump.
+    breaks: how often the clock jumped.
+    damaged: single packets had wrong times.
+    """
+
+    def __init__(self, container: av.container.InputContainer) -> None:
+        self.may_jump = bool(container.format.flags & _TS_DISCONT)
+        self._ahead = _AHEAD if self.may_jump else _AHEAD_ELSEWHERE
+        self._streams: dict[int, _Stream] = {}
+        self._shift = Fraction(0)
+        self._end = Fraction(0)
+        self.breaks, self.damaged = 0, False
+
+    def __call__(self, packet: Packet) -> Iterator[Packet]:
+        """The packets that are ready now: usually this one."""
+        if packet.stream.type not in ("video", "audio"):
+            yield self._shifted(packet, self._shift)
+            return
+        stream = self._streams.setdefault(packet.stream_index, _Stream())
+        if stream.doubtful:
+            joint = self._breaks(stream, packet)
+            if not joint and len(stream.doubtful) < _DOUBTFUL:
+                stream.doubtful.append(packet)
+                return
+            yield from self._believe(stream, joint=joint)
+        held, stream.held = stream.held, None
+        if held is not None:
+            yield from self._settle(stream, held, packet)
+        if self._breaks(stream, packet):
+            stream.held = packet
+        elif packet.is_corrupt and self.may_jump:
+            stream.doubtful.append(packet)
+        else:
+            yield from self._pass(stream, packet)
+
+    def flush(self) -> Iterator[Packet]:
+        """What waited for a next packet that did not come."""
+        for stream in self._streams.values():
+            held, stream.held = stream.held, None
+            yield from self._believe(stream, joint=False)
+            if held is not None:
+                yield from self._place(stream, held)
+
+    def _believe(self, stream: _Stream, *, joint: bool) -> Iterator[Packet]:
+        """Gives on what was doubtful.
+
+        joint: the counters of a joined file begin anew, which looks as if packets were missing.
+        """
+        waiting, stream.doubtful = stream.doubtful, []
+        for packet in waiting:
+            if joint:
+                packet.is_corrupt = False
+            yield from self._pass(stream, packet)
+
+    def _breaks(self, stream: _Stream, packet: Packet) -> bool:
+        """Whether the packet's time lies outside the line of its stream."""
+        stamp = _stamp(packet)
+        if stamp is None or stream.last is None:
+            return False
+        unit = packet.time_base
+        time = stamp * unit + stream.shift
+        back = _BACK if packet.dts is not None else _BACK_SHOWN
+        return time < stream.last * unit - back or time > stream.end * unit + self._ahead
+
+    def _settle(self, stream: _Stream, held: Packet, following: Packet) -> Iterator[Packet]:
+        """Decides about a packet outside the line, now that the next one is known."""
+        before, after = _stamp(held), _stamp(following)
+        assert before is not None
+        near = after is not None and abs(after - before) * held.time_base < self._ahead
+        if not (near and self._breaks(stream, following)):
+            yield from self._place(stream, held)
+            return
+        shown = before if held.pts is None else held.pts
+        if not self._continues(stream, held, self._shift):
+            self.breaks += 1
+            self._shift = self._end - shown * held.time_base
+        stream.shift = self._shift
+        yield from self._pass(stream, held)
+
+    def _continues(self, stream: _Stream, packet: Packet, shift: Fraction) -> bool:
+        """Whether the line goes on with a shift that another stream has found."""
+        stamp = _stamp(packet)
+        assert stamp is not None and stream.last is not None
+        time, unit = stamp * packet.time_base + shift, packet.time_base
+        return -1 < time - stream.last * unit < _AHEAD and shift != stream.shift
+
+    def _place(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
+        """Gives on a packet whose own time is wrong, where it lies in the file."""
+        self.damaged = True
+        if packet.stream.type == "video":
+            packet.pts = packet.dts = None  # the frame gets its time when it is decoded
+        else:
+            packet.pts = packet.dts = stream.end
+            stream.last, stream.end = stream.end, stream.end + (packet.duration or 1)
+        yield packet
+
+    def _pass(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
+        raw = _stamp(packet)
+        packet = self._shifted(packet, stream.shift)
+        if packet.stream.type == "audio":
+            if raw is None or raw == stream.raw:
+                packet.pts = packet.dts = stream.end
+            elif stream.last is not None and packet.dts is not None and packet.dts <= stream.last:
+                middle = packet.dts + (packet.duration or 0) // 2
+                if self.breaks and middle < stream.end:
+                    return
+                delay = stream.last + 1 - packet.dts
+                packet.dts += delay
+                packet.pts = None if packet.pts is None else packet.pts + delay
+        stamp = _stamp(packet)
+        stream.raw = raw
+        if stamp is not None:
+            stream.last = stamp if stream.last is None else max(stream.last, stamp)
+            stream.end = max(stream.end, stamp + (packet.duration or 0))
+            shown = stamp if packet.pts is None else max(stamp, packet.pts)
+            self._end = max(self._end, (shown + (packet.duration or 0)) * packet.time_base)
+        yield packet
+
+    @staticmethod
+    def _shifted(packet: Packet, shift: Fraction) -> Packet:
+        if shift:
+            ticks = round(shift / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        return packet
+
+
+def _stamp(packet: Packet) -> int | None:
+    return packet.pts if packet.dts is None else packet.dts
+
+
+class FrameClock:
+    """The times of a video's pictures, in the order they are shown, made to increase.
+
+    step: how long a picture lasts, in units of the time base, where it does not tell.
+
+    A picture without a time, or with that of the one before it, comes one step later; the clock
+    then takes half steps until the times of the file have caught up.
+
+    first: the time of the first picture; None before there is one.
+    rebuilt: how many times could not be kept.
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self.rebuilt = 0
+        self._last: int | None = None
+        self._raw: int | None = None
+
+    def __call__(self, pts: int | None, step: int) -> int:
+        """The time of the next picture, whose own is ``pts``."""
+        if self._last is None:
+            time = 0 if pts is None else pts
+            self.first = time
+        elif pts is not None and pts > self._last:
+            time = pts
+        else:
+            self.rebuilt += 1
+            catches_up = pts is not None and self._raw is not None and pts > self._raw
+            time = self._last + (max(1, step // 2) if catches_up else max(1, step))
+        self._last, self._raw = time, pts if pts is not None else self._raw
+        return time
