@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from fusematte.engine.media.locks import lock_file, sync_folder
+
 ROOM = 8 << 20
 """Bytes kept for what the muxer still holds and for its index ..."""
 ROOM_PER_FRAME = 64
@@ -28,6 +30,7 @@ class OutFile:
 
     Raises:
         OSError: while writing: the file cannot be made, or there is no room even so.
+        OutputError: while writing: another job writes it, or it is a link.
     """
 
     def __init__(self, path: Path, frames: int = 0) -> None:
@@ -58,14 +61,31 @@ class OutFile:
         """The place in the file."""
         return 0 if self._file is None else self._file.tell()
 
+    def finish(self, name: Path) -> None:
+        """Gives the file, whole and safe on the disk, its name."""
+        self._give_up_room()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        if os.name == "nt":  # there an open file keeps its name
+            self.close()
+        self._path.replace(name)
+        sync_folder(name.parent)
+        self.close()
+
+    def discard(self) -> None:
+        """Removes the file; one that another job writes stays."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
-        """Closes the file; may be called twice."""
+        """Closes the file and lets others write it; may be called twice."""
         self._give_up_room()
         if self._file is not None:
             self._file.close()
 
     def _open(self) -> FileIO:
-        self._file = self._path.open("wb", buffering=0)
+        self._file = FileIO(lock_file(self._path), "w")
         if hasattr(os, "posix_fallocate"):
             self._take_room()
         return self._file

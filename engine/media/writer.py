@@ -70,6 +70,9 @@ _STALE_TAGS = (
 
 _CHAPTERED = ("mp4", "mov", "matroska", "webm")
 
+_HIDING = ("mp4", "mov")
+"""Containers whose edit lists can hide frames."""
+
 _COUNTING = ("avi", "yuv4mpegpipe", "rawvideo")
 """Containers that only count their frames."""
 
@@ -157,6 +160,7 @@ class Writer(Unfinished):
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
         self._open = self._joins = False
+        self._frames = self._packets = 0
         self._file = None if self._to_stdout else OutFile(self.part, like.frame_count or 0)
         options = self._with_mastering(encoder_options(self._codec, encoding))
         self._container = self._open_container()
@@ -199,26 +203,40 @@ class Writer(Unfinished):
         packet.stream = stream
         self._mux([packet])
 
+    @property
+    def frames(self) -> int:
+        """How many were written so far."""
+        return self._frames
+
     def write_encoded(self, packet: Packet) -> None:
         """Copy one video packet that a writer with the same settings has encoded.
 
         For a file that is put together from parts: nothing may come by ``write`` then.
         """
         self._joins, self._last_pts = True, packet.pts
+        self._frames += 1
+        self._packets += 1
         packet.stream = self._video
         self._mux([packet])
 
     def close(self) -> None:
-        """Complete the file and give it its name; a file without a frame is abandoned instead."""
+        """Complete the file and give it its name; a file without a frame is abandoned instead.
+
+        Raises:
+            OutputError: it cannot be written, or not all frames are in it: it stays PATH.part.
+        """
         if not self._open or self._last_pts is None:
             self.abandon()
             return
         try:
             self._flush()
-            if not self._to_stdout:
-                self.part.replace(self.path)
+            self._check_count()
+            if self._file is not None:
+                self._file.finish(self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
+        finally:
+            self._release()
 
     def abandon(self) -> None:
         """Make what was written playable, as PATH.part; leave nothing if that is no frame."""
@@ -226,8 +244,24 @@ class Writer(Unfinished):
             return
         with contextlib.suppress(av.FFmpegError, OSError):
             self._flush()
-        if self._last_pts is None and not self._to_stdout:
-            self.part.unlink(missing_ok=True)
+        if self._last_pts is None and self._file is not None:
+            self._file.discard()
+        self._release()
+
+    def _release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _check_count(self) -> None:
+        """No frame is lost unsaid: neither in the encoder nor where the container hides it."""
+        count = self._packets
+        if self._file is not None and self._kind.name in _HIDING:
+            count = min(count, _shown(self.part))
+        if count < self._frames:
+            raise OutputError(
+                f"{self.name}: only {count} of {self._frames} frames are in it; it is left as "
+                f"{self.part.name}; choose another codec or container"
+            )
 
     def _suffix(self) -> str:
         """The file extension, or the one that stands for standard output's container."""
@@ -433,8 +467,7 @@ class Writer(Unfinished):
             self._container.start_encoding()
         except (av.FFmpegError, OSError) as error:
             if self._file is not None:
-                self._file.close()
-                self.part.unlink(missing_ok=True)
+                self._file.discard()
             if self._audio and error.errno in _REFUSALS:  # some muxers look only now
                 raise self._no_audio(*self._audio.values()) from error
             raise self._failure(error) from error
@@ -483,6 +516,7 @@ class Writer(Unfinished):
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self._last_pts = picture.pts
+        self._frames += 1
         self._mux(self._timed(packets))
 
     def _pts(self, frame: Frame) -> int:
@@ -492,6 +526,7 @@ class Writer(Unfinished):
 
     def _timed(self, packets: list[Packet]) -> list[Packet]:
         """The packets with the durations of their frames, which not every encoder hands on."""
+        self._packets += len(packets)
         for packet in packets:
             shown, decoded = packet.pts or 0, packet.dts or 0
             packet.duration = self._durations.pop(shown, 0)
@@ -521,12 +556,16 @@ class Writer(Unfinished):
                     self._container.mux(self._timed(self._video.encode(None)))
         finally:
             self._container.close()
-            if self._file is not None:
-                self._file.close()
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
         return OutputError(f"{self.name}: cannot be written: {reason}")
+
+
+def _shown(path: Path) -> int:
+    """How many frames of a finished file its edit list does not hide."""
+    with av.open(f"file:{path}") as container:
+        return sum(not entry.is_discard for entry in container.streams.video[0].index_entries)
 
 
 def _tag(context: VideoCodecContext, color: Color) -> None:
