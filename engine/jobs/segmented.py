@@ -9,15 +9,16 @@ the stretches in any order.
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from fractions import Fraction
 from importlib.metadata import version
 from inspect import signature
 from os import fspath
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from fusematte.engine.jobs.single import run as run_once
 from fusematte.engine.matting.matter import Memory
 from fusematte.engine.media import segments
 from fusematte.engine.media.files import part_of
+from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
 from fusematte.engine.media.notices import known
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_playable
@@ -143,7 +145,13 @@ class LongJob:
             return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
 
     def run_at_once(self, progress: Progress | None) -> Report:
-        """The job in one piece."""
+        """The job in one piece.
+
+        Raises:
+            OutputError: another one works on the same output.
+        """
+        if self.folder.is_dir():
+            FolderLock(self.folder).close()
         measures = Measures() if self.measured else None
         done = run_once(
             self.input, self.output, **self.options, observe=measures, progress=progress
@@ -156,19 +164,22 @@ class LongJob:
         self._check()
         with known(), self.open() as reader:
             plan = segments.plan(reader)
-        journal = Journal(self.folder)
         header = self._header(plan)
-        done = self._begin(journal, header, resume)
-        missing = [index for index in range(len(plan.spans)) if index not in done]
-        meter = _Meter(progress, sum(record.frames for record in done.values()))
-        try:
-            for record in self._work(plan, missing, cluster, meter):
-                done[record.stretch] = record
-                journal.add(record)
-            return self._complete(plan, done, meter)
-        except (FuseMatteError, KeyboardInterrupt) as error:
-            self._salvage(done, error)
-            raise
+        with closing(Journal(self.folder)) as journal:
+            done = self._begin(journal, header, resume)
+            missing = [index for index in range(len(plan.spans)) if index not in done]
+            meter = _Meter(progress, sum(record.frames for record in done.values()))
+            try:
+                for record in self._work(plan, missing, cluster, meter):
+                    done[record.stretch] = record
+                    journal.add(record)
+                report = self._complete(plan, done, meter)
+            except (FuseMatteError, KeyboardInterrupt) as error:
+                if self._salvage(done, error):
+                    journal.remove()
+                raise
+            journal.remove()
+            return report
 
     def _check(self) -> None:
         """Opens every output once as the join will: what cannot be is refused before the work."""
@@ -209,12 +220,24 @@ class LongJob:
             journal.begin(header)
             return {}
         _check_same(self.folder, self.input, found[0], header)
-        done = {r.stretch: r for r in found[1] if self._is_there(r)}
+        done = {
+            record.stretch: record
+            for record in found[1]
+            if 0 <= record.stretch < len(header["spans"]) and self._is_there(record)
+        }
         log.info("%s: %d stretches are done already", self.output, len(done))
         return done
 
     def _is_there(self, record: Record) -> bool:
-        return record.frames == 0 or all(file.exists() for file in self._files(record.stretch))
+        """Whether the files of a stretch are whole: a power cut may have kept only their names."""
+        if record.frames == 0:
+            return True
+        return all(
+            file.is_file()
+            and file.stat().st_size == record.sizes.get(name)
+            and segments.count_frames(file) >= record.frames
+            for name, file in self._names(record.stretch).items()
+        )
 
     def _names(self, index: int) -> dict[str, Path]:
         """The files of one stretch, by the outputs' keywords."""
@@ -277,34 +300,37 @@ class LongJob:
             reason = TruncatedInputError(
                 f"{self.input}: is cut short or damaged: {frames} frames could be read"
             )
-        self._join(range(len(records)), reason)
-        shutil.rmtree(self.folder)
+        self._join(range(len(records)), reason, frames)
         return Report(frames=frames, seconds=meter.seconds, busy=_total(records))
 
-    def _join(self, indices: Iterable[int], reason: BaseException | None) -> None:
+    def _join(
+        self, indices: Iterable[int], reason: BaseException | None, frames: int | None = None
+    ) -> None:
         files: dict[Path, list[Path]] = {path: [] for path in self.outputs.values()}
         for index in indices:
             for path, file in zip(files, self._files(index), strict=True):
                 found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
                 files[path].extend(found[:1])
         with known():
-            run_once(self.input, self.output, **self.options, parts=Parts(files, reason))
+            run_once(self.input, self.output, **self.options, parts=Parts(files, reason, frames))
 
-    def _salvage(self, done: dict[int, Record], reason: BaseException) -> None:
-        """Makes the ``.part`` files of what there is, from the beginning up to the first gap."""
+    def _salvage(self, done: dict[int, Record], reason: BaseException) -> bool:
+        """Makes the ``.part`` files of what there is, from the beginning up to the first gap.
+
+        Returns whether nothing is left to resume.
+        """
         if isinstance(reason, TruncatedInputError):  # the join has left them; there is no more
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
+            return True
         count = next(index for index in range(len(done) + 1) if index not in done)
         started = any(part_of(file).exists() for file in self._files(count))
         if not done and not started:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
+            return True
         with suppress(FuseMatteError, KeyboardInterrupt):  # the reason itself, or no room is left
             self._join(range(count + 1), reason)
         for part in map(part_of, self.outputs.values()):
-            if not is_playable(part):
+            if part.is_file() and not part.is_symlink() and not is_playable(part):
                 part.unlink(missing_ok=True)
+        return False
 
 
 class _Checked(Exception):
@@ -355,7 +381,24 @@ def work(
                 part_of(name).replace(name)
     if tools is not None and tools.matter.memory is not None:
         _save_memory(memory_of(Path(names["output"])), tools.matter.memory)
-    return Record(index, counted, busy, damaged, measures.rows if measures else [])
+    sizes = _seal({name: Path(path) for name, path in names.items()}, counted)
+    return Record(index, counted, busy, damaged, measures.rows if measures else [], sizes)
+
+
+def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:
+    """Makes the files of a stretch last through a power cut; their sizes.
+
+    Raises:
+        OutputError: one has not all the frames.
+    """
+    if not frames:
+        return {}
+    for file in files.values():
+        if (found := segments.count_frames(file)) < frames:
+            raise OutputError(f"{file}: only {found} of {frames} frames are in it")
+        sync_file(file)
+    sync_folder(next(iter(files.values())).parent)
+    return {name: file.stat().st_size for name, file in files.items()}
 
 
 def segments_of(output: StrPath) -> Path:
@@ -372,9 +415,13 @@ def _load_memory(path: Path) -> Memory | None:
     """What was saved there; None where nothing was."""
     if not path.exists():
         return None
-    with np.load(path) as saved:
-        alpha, luma, time = (saved[name] for name in Memory._fields)
-    return Memory(alpha, luma, Fraction(*map(int, time)))
+    try:
+        with np.load(path) as saved:
+            alpha, luma, time = (saved[name] for name in Memory._fields)
+        return Memory(alpha, luma, Fraction(*map(int, time)))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, ZeroDivisionError):
+        log.info("%s: is damaged; the network warms up anew", path)
+        return None
 
 
 def _save_memory(path: Path, memory: Memory) -> None:
@@ -382,6 +429,8 @@ def _save_memory(path: Path, memory: Memory) -> None:
     try:
         with partial.open("wb") as file:
             np.savez(file, alpha=memory.alpha, luma=memory.luma, time=time)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -401,7 +450,7 @@ def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> Non
     anew = "run without --resume to start anew"
     if (old.get("format"), old.get("fusematte")) != (new["format"], new["fusematte"]):
         raise UsageError(f"{folder}: was begun by another version of fusematte; {anew}")
-    if old["input"] != new["input"]:
+    if old.get("input") != new["input"]:
         raise UsageError(f"{input}: is not the video that {folder} was begun with; {anew}")
     before, now = old["options"], new["options"]
     for name in sorted({*before, *now}):
@@ -410,7 +459,7 @@ def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> Non
                 f"{folder}: was begun with {name} {before.get(name, 'by default')}, "
                 f"not {now.get(name, 'by default')}; {anew}"
             )
-    if old["spans"] != new["spans"]:
+    if old.get("spans") != new["spans"]:
         raise UsageError(f"{folder}: was cut in another way; {anew}")
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import av
 
-from fusematte.engine.errors import InputError
+from fusematte.engine.errors import InputError, OutputError
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
 
@@ -61,10 +61,12 @@ class Parts(NamedTuple):
 
     files: for each output its files in order.
     reason: why they are not all; the output is then left as a ``.part`` file, and this is raised.
+    frames: how many they must be together; None where that is not known.
     """
 
     files: Mapping[Path, Sequence[Path]]
     reason: BaseException | None = None
+    frames: int | None = None
 
 
 def plan(reader: Reader, frames: int | None = None) -> Plan:
@@ -110,12 +112,20 @@ def join(reader: Reader, writers: Sequence[Writer], parts: Parts, *, audio: bool
     """Fills each writer with the packets of its parts, the first one also with the audio.
 
     Returns the number of frames.  If the parts are not all, the audio ends with them.
+
+    Raises:
+        OutputError: they have not the frames that they must have.
     """
     frames = 0
     for writer in writers:
         files = parts.files[writer.path]
         sound = reader.copies() if audio and writer is writers[0] else iter(())
         frames = _join(writer, files, sound, whole=parts.reason is None)
+        if parts.frames is not None and frames < parts.frames:
+            raise OutputError(
+                f"{writer.path}: {frames} of {parts.frames} frames were joined; "
+                "--resume does the others again"
+            )
     if parts.reason is not None:
         raise parts.reason
     return frames
@@ -183,6 +193,17 @@ def is_playable(file: Path) -> bool:
         return any(True for _ in _video_packets(file))
     except (av.FFmpegError, OSError, IndexError):
         return False
+
+
+def count_frames(file: Path) -> int:
+    """How many frames a file has, as far as it can be read."""
+    count = 0
+    try:
+        for _ in _video_packets(file):
+            count += 1
+    except (av.FFmpegError, OSError, IndexError):
+        pass
+    return count
 
 
 def _end(file: Path) -> float:

@@ -35,17 +35,23 @@ _TS_DISCONT = 0x0200
 class _Stream:
     """What is known of one stream: stamps in its own units as they come out, and its shift.
 
-    last: of the last packet; end: where the next one is due; raw: the last stamp as it came.
+    decoded, shown: the highest decoding and presentation time so far; end: where the next packet
+    is due; raw: the last stamp as it came.
     held: a packet whose time breaks the line; the next one tells whether the line or it is wrong.
     doubtful: one that libav takes for damaged, and what follows it: it may be at a joint.
     """
 
-    last: int | None = None
+    decoded: int | None = None
+    shown: int | None = None
     end: int = 0
     raw: int | None = None
     shift: Fraction = Fraction(0)
     held: Packet | None = None
     doubtful: list[Packet] = field(default_factory=list)
+
+    def before(self, packet: Packet) -> int | None:
+        """What the packet's time has to follow: the two kinds of times do not compare."""
+        return self.shown if packet.dts is None else self.decoded
 
 
 class Timeline:
@@ -111,13 +117,13 @@ class Timeline:
 
     def _breaks(self, stream: _Stream, packet: Packet) -> bool:
         """Whether the packet's time lies outside the line of its stream."""
-        stamp = _stamp(packet)
-        if stamp is None or stream.last is None:
+        stamp, last = _stamp(packet), stream.before(packet)
+        if stamp is None or last is None:
             return False
         unit = packet.time_base
         time = stamp * unit + stream.shift
         back = _BACK if packet.dts is not None else _BACK_SHOWN
-        return time < stream.last * unit - back or time > stream.end * unit + self._ahead
+        return time < last * unit - back or time > stream.end * unit + self._ahead
 
     def _settle(self, stream: _Stream, held: Packet, following: Packet) -> Iterator[Packet]:
         """Decides about a packet outside the line, now that the next one is known."""
@@ -136,10 +142,10 @@ class Timeline:
 
     def _continues(self, stream: _Stream, packet: Packet, shift: Fraction) -> bool:
         """Whether the line goes on with a shift that another stream has found."""
-        stamp = _stamp(packet)
-        assert stamp is not None and stream.last is not None
-        time, unit = stamp * packet.time_base + shift, packet.time_base
-        return -1 < time - stream.last * unit < _AHEAD and shift != stream.shift
+        stamp, last = _stamp(packet), stream.before(packet)
+        assert stamp is not None and last is not None
+        ahead = (stamp - last) * packet.time_base + shift
+        return -1 < ahead < _AHEAD and shift != stream.shift
 
     def _place(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
         """Gives on a packet whose own time is wrong, where it lies in the file."""
@@ -148,30 +154,38 @@ class Timeline:
             packet.pts = packet.dts = None  # the frame gets its time when it is decoded
         else:
             packet.pts = packet.dts = stream.end
-            stream.last, stream.end = stream.end, stream.end + (packet.duration or 1)
+            stream.decoded = stream.shown = stream.end
+            stream.end += packet.duration or 1
         yield packet
 
     def _pass(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
+        """Gives on a packet of the line, unless it is sound that the joint covers twice."""
         raw = _stamp(packet)
         packet = self._shifted(packet, stream.shift)
-        if packet.stream.type == "audio":
-            if raw is None or raw == stream.raw:
-                packet.pts = packet.dts = stream.end
-            elif stream.last is not None and packet.dts is not None and packet.dts <= stream.last:
-                middle = packet.dts + (packet.duration or 0) // 2
-                if self.breaks and middle < stream.end:
-                    return
-                delay = stream.last + 1 - packet.dts
-                packet.dts += delay
-                packet.pts = None if packet.pts is None else packet.pts + delay
-        stamp = _stamp(packet)
+        if packet.stream.type == "audio" and not self._in_order(stream, packet, raw):
+            return
         stream.raw = raw
-        if stamp is not None:
-            stream.last = stamp if stream.last is None else max(stream.last, stamp)
-            stream.end = max(stream.end, stamp + (packet.duration or 0))
-            shown = stamp if packet.pts is None else max(stamp, packet.pts)
-            self._end = max(self._end, (shown + (packet.duration or 0)) * packet.time_base)
+        duration = packet.duration or 0
+        if packet.dts is not None:
+            stream.decoded = max(packet.dts, stream.decoded or packet.dts)
+            stream.end = max(stream.end, packet.dts + duration)
+        if packet.pts is not None:
+            stream.shown = max(packet.pts, stream.shown or packet.pts)
+            self._end = max(self._end, (packet.pts + duration) * packet.time_base)
+            if packet.dts is None:
+                stream.end = max(stream.end, packet.pts + duration)
         yield packet
+
+    def _in_order(self, stream: _Stream, packet: Packet, raw: int | None) -> bool:
+        """Makes a packet of sound follow the one before; False if it is to be dropped."""
+        last = stream.before(packet)
+        if raw is None or raw == stream.raw:
+            packet.pts = packet.dts = stream.end
+        elif last is not None and (stamp := _stamp(packet)) is not None and stamp <= last:
+            if self.breaks and stamp + (packet.duration or 0) // 2 < stream.end:
+                return False
+            packet.pts = packet.dts = last + 1
+        return True
 
     @staticmethod
     def _shifted(packet: Packet, shift: Fraction) -> Packet:
