@@ -24,6 +24,7 @@ import numpy as np
 
 from fusematte.engine.errors import (
     FuseMatteError,
+    OutputError,
     TruncatedInputError,
     UsageError,
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from typing import Any
 
 import av
 import numpy as np
 from av.codec.codec import find_best_pix_fmt_of_list
+from av.sidedata.sidedata import SideData, Type
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -24,6 +27,7 @@ from fusematte.engine.frame import (
 from fusematte.engine.pixels.buffer_pool import is_leased
 from fusematte.engine.pixels.color import RGB_FRAME_COLOR
 
+_MATRIX = struct.Struct("=9i")
 _UNSPECIFIED, LIMITED, FULL = 0, 1, 2  # AVCOL_RANGE_*
 _BT709, _BT601 = 1, 6  # AVCOL_SPC_*
 _SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted from RGB
@@ -64,6 +68,26 @@ def range_of(color: Color) -> int:
     return FULL if color.full_range else LIMITED
 
 
+def side_data_of(picture: av.VideoFrame) -> Mapping[Type, SideData]:
+    """What comes along with a picture; nothing where PyAV does not know one of its kinds (EXIF)."""
+    try:
+        side_data: Mapping[Any, Any] = picture.side_data
+    except ValueError:
+        return {}
+    return side_data
+
+
+def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
+    """How a player turns the picture: clockwise, in degrees (0, 90, 180, 270), and whether it swaps
+    top and bottom before that: a mirror image is such a turn."""
+    rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
+    matrix = side_data_of(picture).get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return rotation, False
+    a, b, _, c, d, *_ = _MATRIX.unpack(bytes(matrix))
+    return rotation, a * d < b * c
+
+
 def has_alpha(format: av.VideoFormat) -> bool:
     """Whether pictures of a format may be transparent."""
     return any(component.is_alpha for component in format.components)
@@ -80,6 +104,12 @@ def planes_of(
         picture = _convert(picture, name, color, scaler)
     luma, blue, red, *alpha = (_view(plane, format) for plane in picture.planes)
     return (luma, blue, red), alpha[0] if alpha else None
+
+
+def upside_down(planes: Planes, alpha: Plane | None) -> tuple[Planes, Plane | None]:
+    """The planes with top and bottom swapped: views."""
+    y, u, v = planes
+    return (y[::-1], u[::-1], v[::-1]), None if alpha is None else alpha[::-1]
 
 
 def _convert(
@@ -138,6 +168,9 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
     """
     format, color = nearest_format(picture.format), color_of(picture)
     planes, alpha = planes_of(picture, format, color, scaler or VideoReformatter())
+    rotation, mirrored = orientation_of(picture)
+    if mirrored:
+        planes, alpha = upside_down(planes, alpha)
     return Frame(
         planes=planes,
         format=format,
@@ -145,7 +178,7 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
         pts=picture.pts or 0,
         time_base=picture.time_base or CLOCK,
         duration=picture.duration,
-        rotation=round(-picture.rotation / 90) * 90 % 360,  # libav's is counterclockwise
+        rotation=rotation,
         alpha=alpha,
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 from av.sidedata.sidedata import Type
+
+from fusematte.engine.media.av_frames import side_data_of
 
 _DISPLAY, _LIGHT = struct.Struct("=22i"), struct.Struct("=2I")
 """libav's AVMasteringDisplayMetadata (ten fractions, two flags) and AVContentLightMetadata."""
@@ -32,7 +34,7 @@ class Mastering(NamedTuple):
 
 def mastering_of(picture: av.VideoFrame) -> Mastering:
     """What comes along with a decoded picture."""
-    side_data: Any = picture.side_data
+    side_data = side_data_of(picture)
     display, light = None, None
     if data := side_data.get(Type.MASTERING_DISPLAY_METADATA):
         *numbers, has_colors, has_luminance = _DISPLAY.unpack(bytes(data))

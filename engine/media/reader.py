@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TypeAlias
 
 import av
+import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
@@ -23,11 +24,19 @@ from av.video.reformatter import VideoReformatter
 from fusematte.engine.cuda.device_pictures import DeviceFrame, is_on_device, stand_ins
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import CLOCK, Frame
-from fusematte.engine.media.av_frames import color_of, has_alpha, nearest_format, planes_of
+from fusematte.engine.media.av_frames import (
+    color_of,
+    has_alpha,
+    nearest_format,
+    orientation_of,
+    planes_of,
+    upside_down,
+)
 from fusematte.engine.media.hdr_metadata import mastering_of
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.sources import Source, is_url
 from fusematte.engine.media.timeline import FrameClock, Timeline
+from fusematte.engine.pixels.fit import fit_frame
 
 log = logging.getLogger(__name__)
 log.addFilter(OnlyNews())
@@ -96,6 +105,8 @@ class Reader:
     damaged: something that was read so far could not be decoded.
     metadata, video_metadata: the tags (title and the like) of the container and the video stream.
 
+    A mirror image is put right, the turn that is left is ``rotation``; a picture that changes its
+    size is scaled to the first one's.
     Interlaced pictures are deinterlaced, one for one, which is said in a warning.  So are times
     that are missing, do not increase or jump: they are rebuilt from the rate and their neighbours.
 
@@ -121,7 +132,7 @@ class Reader:
         self._end_of_packets, self.damaged = Fraction(0), False
         self._described, self._decoding, self._interlaced = False, True, False
         self._opening: int | None = None
-        self._told_of_times = False
+        self._told_of_times = self._told_of_size = False
         self._from: Fraction | None = None
         self._until: Fraction | None = None
         self._open()
@@ -332,6 +343,8 @@ class Reader:
         first = self._begin if self._from is None else self._from
         last = self._begin + whole
         last = last if self._until is None else min(last, self._until)
+        if last <= first and self._timeline.may_jump:
+            return None  # the length is an estimate there, and wrong where files were joined
         if last <= first:
             raise UsageError(
                 f"{self.name}: is {float(whole):.3f} s long; nothing is left of it from "
@@ -466,11 +479,6 @@ class Reader:
                 yield self._frame(picture, pts)
 
     def _frame(self, picture: av.VideoFrame, pts: int) -> Frame:
-        if (picture.width, picture.height) != (self.width, self.height):
-            raise InputError(
-                f"{self.name}: the picture changes from {self.width}x{self.height} to "
-                f"{picture.width}x{picture.height} at frame {self._frames_read}; split the file"
-            )
         self.damaged |= picture.is_corrupt
         self._frames_read += 1
         known: dict[str, Any] = {
@@ -482,20 +490,49 @@ class Reader:
             "rotation": self.rotation,
             "aspect": self.aspect,
         }
+        if (picture.width, picture.height) != (self.width, self.height):
+            return self._resized(picture, known)
+        if is_on_device(picture) and self._mirrored:
+            picture = self._scaler.reformat(picture, format=self.format.name)
         if is_on_device(picture):
             planes = stand_ins(self.format, self.height, self.width)
             return DeviceFrame(planes=planes, picture=picture, **known)
         planes, alpha = planes_of(picture, self.format, self.color, self._scaler)
+        if self._mirrored:
+            planes, alpha = upside_down(planes, alpha)
         return Frame(planes=planes, alpha=alpha, **known)
+
+    def _resized(self, picture: av.VideoFrame, known: dict[str, Any]) -> Frame:
+        """A picture of another size than the first one's, scaled to cover it, the rest cropped."""
+        if not self._told_of_size:
+            log.warning(
+                "%s: the picture changes from %dx%d to %dx%d at frame %d; it is scaled",
+                self.name, self.width, self.height, picture.width, picture.height,
+                self._frames_read,
+            )  # fmt: skip
+        self._told_of_size = True
+        if is_on_device(picture):
+            picture = self._scaler.reformat(picture, format=self.format.name)
+        planes, alpha = planes_of(picture, self.format, self.color, VideoReformatter())
+        if self._mirrored:
+            planes, alpha = upside_down(planes, alpha)
+        shapes = (self.height, self.width), *[self.format.chroma_shape(self.height, self.width)] * 2
+        y, u, v = (np.empty(shape, self.format.dtype) for shape in shapes)
+        target = Frame(planes=(y, u, v), **known)
+        fitted = fit_frame(Frame(planes=planes, **known), target)
+        if alpha is not None:
+            opaque = Frame(planes=(alpha, *planes[1:]), **known)
+            alpha = fit_frame(opaque, target)[0]
+        return Frame(planes=fitted, alpha=alpha, **known)
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self._described = True
         self.width, self.height = picture.width, picture.height
-        self.rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
+        self.rotation, self._mirrored = orientation_of(picture)
         layout = picture.sw_format or picture.format
         self.format = nearest_format(layout)
         self.has_alpha = has_alpha(layout)
-        self.on_device = is_on_device(picture)
+        self.on_device = is_on_device(picture) and not self._mirrored
         self.color, self.mastering = color_of(picture), mastering_of(picture)
 
     def _tell_of_times(self) -> None:
@@ -592,7 +629,8 @@ def _check_range(start: Fraction | float | None, end: Fraction | float | None) -
 def _decoder_of(video: av.VideoStream) -> VideoCodecContext:
     """The stream's own decoder, or one that reads the alpha the container says is there."""
     name = _ALPHA_DECODERS.get(video.codec_context.codec.canonical_name)
-    if name is None or video.metadata.get("alpha_mode") != "1":
+    tags = {key.lower(): value for key, value in video.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
         return video.codec_context
     decoder = av.CodecContext.create(name, "r")
     assert isinstance(decoder, VideoCodecContext)

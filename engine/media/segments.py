@@ -85,9 +85,9 @@ def plan(reader: Reader, frames: int | None = None) -> Plan:
         times.append(pts)
         if packet.is_keyframe:
             keys.append(pts)
-    if not times:
+    if told and not times:
         raise InputError(f"{reader.name}: has no picture that can be decoded; is it complete?")
-    ordered = sorted(times)
+    ordered = sorted(times) or [0]
     told = told and not reader.jumps and all(a < b for a, b in pairwise(ordered))
     cuts = _cuts(ordered, sorted(keys), frames or FRAMES) if told else [0]
     begins = [ordered[cut] for cut in cuts]

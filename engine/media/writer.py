@@ -415,7 +415,8 @@ class Writer(Unfinished):
                 refused.append(f"{codec} subtitles")
         if self._kind.name == "matroska":
             for file in self._like.attachments:
-                name = file.metadata.get("filename", "attachment")
+                tags = {key.lower(): value for key, value in file.metadata.items()}
+                name = tags.get("filename", "attachment")
                 self._container.add_attachment(
                     name, file.mimetype or "application/octet-stream", file.data
                 )

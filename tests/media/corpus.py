@@ -125,9 +125,9 @@ def retimed(path: Path, times: list[int | None]) -> Path:
         stream: Any = container.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.time_base = unit
-        for packet, time in zip(packets, times, strict=True):
+        for packet in packets:
             packet.stream, packet.time_base = stream, unit
-            packet.pts = packet.dts = len(packets) and 0
+            packet.pts = packet.dts = 0
             packet.duration = 40
             container.mux(packet)
     _patch_times(path, times)
@@ -177,7 +177,7 @@ def joined_ts(folder: Path) -> Path:
 def joined_ts_of_another_offset(folder: Path) -> Path:
     """The second part begins at an hour."""
     path = folder / "in.ts"
-    path.write_bytes(_whole(folder, "ts") + _whole(folder, "ts", start=25 * 3600))
+    path.write_bytes(_whole(folder, "ts") + _whole(folder, "ts", muxer={"output_ts_offset": "3600"}))
     return path
 
 

@@ -18,7 +18,7 @@ from tests.media.corpus import CUT, DONE, KINDS, Kind
 
 from fusematte.cli import main
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.media.formats import part_of
+from fusematte.engine.media.files import part_of
 from fusematte.engine.models import SHIPPED
 
 MEMORY = 512 << 20
