@@ -177,7 +177,9 @@ def joined_ts(folder: Path) -> Path:
 def joined_ts_of_another_offset(folder: Path) -> Path:
     """The second part begins at an hour."""
     path = folder / "in.ts"
-    path.write_bytes(_whole(folder, "ts") + _whole(folder, "ts", muxer={"output_ts_offset": "3600"}))
+    path.write_bytes(
+        _whole(folder, "ts") + _whole(folder, "ts", muxer={"output_ts_offset": "3600"})
+    )
     return path
 
 

@@ -301,3 +301,75 @@ def test_warnings_of_a_video_are_told_once(
     news = [text for text in caplog.messages if "in.mkv" in text or "out.webm" in text]
     assert len(news) == 2
     assert "interlaced" in " ".join(news) and "no more than 8 bits" in " ".join(news)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_power_cut_that_kept_only_a_name(clip: Path, tmp_path: Path, share: float) -> None:
+    """A segment that is in the journal, and is not whole, is done again."""
+    output = tmp_path / "out.mp4"
+    broken_job(clip, output)
+    (first,) = segments_of(output).glob("000000-output.mp4")
+    os.truncate(first, int(first.stat().st_size * share))
+    run(clip, output, resume=True)
+    assert content(output).times == content(clip).times
+    assert not segments_of(output).exists()
+
+
+def test_a_memory_that_a_power_cut_has_emptied(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    broken_job(clip, output)
+    for file in segments_of(output).glob("*.npz"):
+        os.truncate(file, 0)
+    run(clip, output, resume=True)
+    assert content(output).times == content(clip).times
+
+
+@pytest.mark.parametrize(
+    "line", ["garbage", "[]", '{"stretch": "x"}', "[" * 9000, "\x00\xff", "{}"]
+)
+def test_garbage_in_the_journal(clip: Path, tmp_path: Path, line: str) -> None:
+    output = tmp_path / "out.mp4"
+    broken_job(clip, output)
+    with (segments_of(output) / "journal.jsonl").open("a") as file:
+        file.write(line + "\n")
+    run(clip, output, resume=True)
+    assert content(output).times == content(clip).times
+
+
+def test_a_journal_without_a_head(
+    clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    broken_job(clip, output)
+    (segments_of(output) / "journal.jsonl").write_bytes(b"\xff\xfe garbage\n")
+    assert main(["run", "-q", "--resume", str(clip), str(output)]) == 2
+    assert "start anew" in capfd.readouterr().err
+    run(clip, output)
+    assert content(output).times == content(clip).times
+
+
+def test_somebody_elses_file_in_the_folder_stays(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    segments_of(output).mkdir()
+    treasure = segments_of(output) / "notes.txt"
+    treasure.write_text("mine")
+    run(clip, output)
+    assert content(output).times == content(clip).times
+    assert treasure.read_text() == "mine"
+
+
+def test_two_jobs_with_one_output(clip: Path, tmp_path: Path) -> None:
+    """The second is told, whether it would be cut into segments or not; the first goes on."""
+    output, refused = tmp_path / "out.mp4", []
+    short = make_clip(tmp_path / "short.mp4", frames=STRETCH)
+
+    def second(done: int, reader: Reader, statistics: Statistics) -> None:  # noqa: ARG001
+        if done == STRETCH + 2:
+            for other in (clip, short):
+                with pytest.raises(OutputError, match="another job") as caught:
+                    run(other, output)
+                refused.append(caught)
+
+    run(clip, output, progress=second)
+    assert len(refused) == 2
+    assert content(output).times == content(clip).times

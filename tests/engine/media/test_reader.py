@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -11,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip
+from tests.helpers import content, cut, make_clip, transcode
 
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import Color, Frame
@@ -242,13 +243,62 @@ def test_nothing_decodable(tmp_path: Path) -> None:
         Reader(path)
 
 
-def test_changing_size(tmp_path: Path) -> None:
+def test_changing_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small, large = make_clip(tmp_path / "a.h264"), make_clip(tmp_path / "b.h264", width=96)
     both = tmp_path / "c.h264"
     both.write_bytes(small.read_bytes() + large.read_bytes())
-    with Reader(both) as reader, pytest.raises(InputError, match="from 64x48 to 96x48") as caught:
-        list(reader)
-    assert not isinstance(caught.value, TruncatedInputError)
+    with Reader(both) as reader:
+        frames = list(reader)
+    assert len(frames) == 24
+    assert {(frame.width, frame.height) for frame in frames} == {(64, 48)}
+    assert "from 64x48 to 96x48" in " ".join(caplog.messages)
+    with Reader(large) as reader:
+        whole = next(iter(reader)).planes[0]
+    middle = whole[:, 16:80].astype(float)  # of twice the width the sides are cropped
+    assert np.abs(frames[12].planes[0] - middle).mean() < 3
+
+
+MIRRORED = {
+    "left and right": ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
+    "top and bottom": ((1, 0, 0, -1), lambda picture: picture[::-1]),
+    "transposed": ((0, 1, 1, 0), lambda picture: picture.T),
+    "transversed": ((0, -1, -1, 0), lambda picture: picture[::-1, ::-1].T),
+    "a quarter turn": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+}
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_display_matrices(tmp_path: Path, name: str) -> None:
+    """Frames, turned by their rotation, are what a player shows; so is what is written of them."""
+    (a, b, c, d), shown = MIRRORED[name]
+    clip = make_clip(tmp_path / "in.mp4", frames=3, width=48, height=32)
+    with Reader(clip) as reader:
+        expected = shown(next(iter(reader)).planes[0])
+    data = bytearray(clip.read_bytes())
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+    struct.pack_into(">9i", data, data.find(b"tkhd") + 44, *matrix)
+    clip.write_bytes(data)
+    transcode(clip, tmp_path / "out.mp4", crf=5)
+    for path in (clip, tmp_path / "out.mp4"):
+        with Reader(path) as reader:
+            frame = next(iter(reader))
+        upright = np.rot90(frame.planes[0].astype(float), -frame.rotation // 90)
+        assert upright.shape == expected.shape
+        assert np.abs(upright - expected).mean() < 3
+
+
+def test_alpha_by_any_spelling_of_its_tag(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.webm", frames=3, codec="libvpx-vp9", pixel_format="yuva420p")
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "in.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.metadata["ALPHA_MODE"] = "1"
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    for path in (clip, tmp_path / "in.mkv"):
+        with Reader(path) as reader:
+            assert reader.has_alpha, path
 
 
 @pytest.mark.parametrize(

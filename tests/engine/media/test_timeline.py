@@ -159,4 +159,4 @@ def test_one_packet_of_sound_that_goes_back(tmp_path: Path) -> None:
     assert len(found.times) == 50
     assert len(found.packets) == len(before.packets)
     sound = [float(time) for _, _, time in found.packets]
-    assert 0 < min(np.diff(sound)) and max(np.diff(sound)) < 0.05
+    assert min(np.diff(sound)) > 0 and max(np.diff(sound)) < 0.05
