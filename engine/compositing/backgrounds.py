@@ -6,16 +6,28 @@ import logging
 import math
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from fractions import Fraction
+from itertools import accumulate
 from os import PathLike, fspath
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
+from fusematte.engine.errors import (
+    BackgroundError,
+    FuseMatteError,
+    InputError,
+    TruncatedInputError,
+)
 from fusematte.engine.frame import Frame, Map, Matte, Planes
-from fusematte.engine.media.files import read_image
+from fusematte.engine.media.files import (
+    is_animated,
+    is_known_picture,
+    read_animation,
+    read_image,
+)
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_url
 from fusematte.engine.pixels.color import convert_planes, frame_from_rgb, spans
@@ -90,6 +102,33 @@ class ImageBackground(Background):
         return self._fitted[1]
 
 
+class AnimatedBackground(Background):
+    """An animation (GIF, APNG, WebP), covering the frame; it loops from the first frame on."""
+
+    shows_camera = False
+
+    def __init__(self, path: str) -> None:
+        pictures, durations = read_animation(path)
+        self._pictures = [frame_from_rgb(picture) for picture in pictures]
+        self._ends = list(accumulate(durations))
+        self._begin: Fraction | None = None
+        self._fitted: tuple[int, Frame, Planes] | None = None
+
+    def begin(self, time: Fraction) -> None:
+        self._begin = time
+
+    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+        if self._begin is None or frame.time < self._begin:  # the first job, or another one
+            self._begin = frame.time
+        elapsed = (frame.time - self._begin) * 1000 % self._ends[-1]
+        index = bisect_right(self._ends, elapsed)
+        shown, like, planes = self._fitted or (None, frame, None)
+        if planes is None or shown != index or not _alike(like, frame):
+            planes = fit_frame(self._pictures[index], frame)
+            self._fitted = index, frame, planes
+        return planes
+
+
 class VideoBackground(Background):
     """A video, covering the frame, at its own pace from the job's first frame on; it loops."""
 
@@ -110,7 +149,10 @@ class VideoBackground(Background):
         self._reader.close()
 
     def _open(self) -> None:
-        self._reader = Reader(self._path)
+        try:
+            self._reader = Reader(self._path)
+        except InputError as error:
+            raise BackgroundError(f"background {error}") from error
         self._frames = iter(self._reader)
 
     def _rewind(self) -> None:
@@ -246,9 +288,11 @@ def _open_file(path: str) -> Background:
             "nor a file that exists"
         )
     try:
-        return ImageBackground(path)
+        return AnimatedBackground(path) if is_animated(path) else ImageBackground(path)
     except OSError as error:
         reason = error
+    if is_known_picture(path):  # libav would go on where the reader of pictures refused
+        raise BackgroundError(f"background {path!r} cannot be read: {reason.strerror or reason}")
     try:
         return VideoBackground(path)
     except (FuseMatteError, StopIteration) as error:

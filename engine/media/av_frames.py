@@ -89,8 +89,8 @@ def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
 
 
 def has_alpha(format: av.VideoFormat) -> bool:
-    """Whether pictures of a format may be transparent."""
-    return any(component.is_alpha for component in format.components)
+    """Whether pictures of a format may be transparent, by a plane or by their palette."""
+    return format.has_palette or any(component.is_alpha for component in format.components)
 
 
 def planes_of(

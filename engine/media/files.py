@@ -5,26 +5,80 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from os import PathLike
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import OutputError
+from fusematte.engine.media.picture_header import check_size, is_heif, read_header
 
 
 def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
     """Reads a picture as RGB, turned as its EXIF orientation says: [H, W, 3], uint8.
 
+    Of an animation it gives the first picture; what is transparent gets black.
+
     Raises:
-        OSError: it cannot be read, or is no picture that OpenCV knows.
+        OSError: it cannot be read, is no picture that OpenCV knows, or is too large.
     """
-    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    encoded = Path(path).read_bytes()
+    if is_heif(encoded):
+        raise OSError("HEIC photos cannot be read; save it as JPEG or PNG")
+    header = read_header(encoded)
+    check_size(header.width, header.height)
+    flags = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_COLOR
+    try:
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+    except (cv2.error, MemoryError) as error:
+        raise OSError("not a picture that can be read, or too large") from error
     if picture is None:
         raise OSError("not a picture in a format that can be read")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return _rgb(picture)
+
+
+def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    """Reads the pictures of an animation as RGB, [H, W, 3], uint8, and how long each lasts, in ms.
+
+    Raises:
+        OSError: it is no animation that OpenCV knows, or is too large.
+    """
+    encoded = Path(path).read_bytes()
+    header = read_header(encoded)
+    check_size(header.width, header.height * header.frames)
+    try:
+        done, animation = cv2.imdecodeanimation(np.frombuffer(encoded, np.uint8))
+    except (cv2.error, MemoryError) as error:
+        raise OSError("not an animation that can be read, or too large") from error
+    if not done or not len(animation.frames):
+        raise OSError("not an animation in a format that can be read")
+    # Browsers show what claims to last next to nothing for a tenth of a second.
+    durations = [time if time > 10 else 100 for time in map(int, animation.durations)]
+    return [_rgb(picture) for picture in animation.frames], durations
+
+
+def is_animated(path: str | PathLike[str]) -> bool:
+    """Whether a file is a GIF, APNG or WebP of more than one picture."""
+    return read_header(Path(path).read_bytes()).frames > 1
+
+
+def is_known_picture(path: str | PathLike[str]) -> bool:
+    """Whether a file begins as a picture of a kind whose size is known before it is decoded."""
+    encoded = Path(path).read_bytes()
+    return read_header(encoded).width > 0 or is_heif(encoded)
+
+
+def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """OpenCV's picture (gray, BGR or BGRA; 8 or 16 bits) as RGB over black."""
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB), np.uint8)
+    if picture.shape[2] == 4:
+        opacity = picture[..., 3:].astype(np.uint16)
+        picture = ((picture[..., :3] * opacity + 127) // 255).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture), np.uint8)
 
 
 def part_of(path: Path) -> Path:

@@ -34,6 +34,7 @@ from fusematte.engine.media.av_frames import (
 )
 from fusematte.engine.media.hdr_metadata import mastering_of
 from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.picture_header import check_size
 from fusematte.engine.media.sources import Source, is_url
 from fusematte.engine.media.timeline import FrameClock, Timeline
 from fusematte.engine.pixels.fit import fit_frame
@@ -289,6 +290,10 @@ class Reader:
         video = self._container.streams.best("video") or streams[0]
         if not isinstance(video, av.VideoStream) or video.codec_context is None:
             raise InputError(f"{self.name}: its video codec is unknown; convert the file first")
+        try:
+            check_size(video.width, video.height)
+        except OSError as error:
+            raise InputError(f"{self.name}: {error}") from error
         video.thread_type = "AUTO"
         return video
 

@@ -15,6 +15,7 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from fusematte.engine.errors import BackendError, InputError, UsageError
+from fusematte.engine.media.picture_header import is_heif
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
 """Pictures that a sequence may consist of."""
@@ -205,9 +206,11 @@ def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
     if path.is_file() and not path.stat().st_size:
         raise InputError(f"{path}: is empty; give a video file")
     try:
+        if path.is_file() and is_heif(_beginning(path)):
+            raise InputError(f"{path}: HEIC photos cannot be read; save it as JPEG or PNG")
         # The prefix keeps a colon in the name from being taken for a protocol.
         container = av.open(f"file:{path}", metadata_errors="replace", hwaccel=hardware)
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, OSError) as error:
         if hardware is not None:
             raise BackendError(f"{path}: the GPU's decoder cannot be opened: {error}") from error
         if isinstance(error, PermissionError):
@@ -217,10 +220,13 @@ def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
     return container
 
 
-def _why_not_video(path: Path) -> str:
+def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
-        is_mp4 = file.read(8)[4:] == b"ftyp"
-    if is_mp4:
+        return file.read(12)
+
+
+def _why_not_video(path: Path) -> str:
+    if _beginning(path)[4:8] == b"ftyp":
         return (
             f"{path}: this MP4 has lost its index (moov) and cannot be read; record or copy it anew"
         )

@@ -14,6 +14,9 @@ from fusematte.engine.errors import ModelError
 FORMAT = 1
 """Version of the bundle format that this code reads."""
 DEFAULT_MODEL = "edge"
+MAX_SIDE = 8192
+"""Of the network's input, in pixels."""
+MAX_MULTIPLE = 1024
 SHIPPED = Path(__file__).parent
 
 
@@ -92,14 +95,16 @@ def load_bundle(model: str | PathLike[str] = DEFAULT_MODEL) -> Bundle:
     manifest = _read_manifest(folder / "manifest.json")
     try:
         return _bundle(folder, manifest)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'manifest.json'}: {error} is missing or wrong") from error
+    except KeyError as error:
+        raise ModelError(f"{folder / 'manifest.json'}: {error} is missing") from error
+    except ValueError as error:
+        raise ModelError(f"{folder / 'manifest.json'}: {error}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot read the model's manifest: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ModelError(f"{path}: not a model manifest of format {FORMAT}")
@@ -107,20 +112,68 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
-    file = folder / manifest["file"]
+    file = folder / _file_name(manifest["file"])
     _check_hash(file, manifest["sha256"])
-    for name, sha256 in manifest.get("files", {}).items():
-        _check_hash(folder / name, sha256)
+    files = _object(manifest.get("files", {}), "files")
+    for name, sha256 in files.items():
+        _check_hash(folder / _file_name(name), sha256)
+    int8 = _object(manifest.get("int8", {}), "int8").get("file")
+    if int8 is not None and _file_name(int8) not in files:
+        raise ValueError(f"int8: {int8!r} is not among the files with a hash")
+    multiple = _whole(manifest["multiple"], "multiple", 1, MAX_MULTIPLE)
+    size = _object(manifest["default_size"], "default_size")
+    height, width = (
+        _whole(size[side], f"default_size: {side}", 1, MAX_SIDE) for side in ("height", "width")
+    )
+    _check_profile(manifest)
     return Bundle(
-        name=manifest["name"],
-        version=manifest["version"],
+        name=_text(manifest["name"], "name"),
+        version=_text(manifest["version"], "version"),
         folder=folder,
         file=file,
-        takes_previous="previous" in manifest["inputs"],
-        multiple=manifest["multiple"],
-        default_size=(manifest["default_size"]["height"], manifest["default_size"]["width"]),
+        takes_previous="previous" in _object(manifest["inputs"], "inputs"),
+        multiple=multiple,
+        default_size=(height, width),
         manifest=manifest,
     )
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is no text")
+    return value
+
+
+def _object(value: object, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} is no JSON object")
+    return value
+
+
+def _whole(value: object, key: str, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} must be a whole number of {least} to {most}, not {value!r}")
+    return value
+
+
+def _file_name(value: object) -> str:
+    """The name of a file in the bundle's own folder."""
+    name = _text(value, "a file's name")
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0:"):
+        raise ValueError(f"{name!r} is no name of a file in the bundle")
+    return name
+
+
+def _check_profile(manifest: dict[str, Any]) -> None:
+    """The sizes that an engine was built for."""
+    engine = _object(_object(manifest.get("export", {}), "export").get("engine", {}), "engine")
+    profile = _object(engine.get("profile", {}) or {}, "profile")
+    for key in ("least", "best", "most") if profile else ():
+        sides = profile[key]
+        if not isinstance(sides, list) or len(sides) != 2:
+            raise ValueError(f"profile: {key} is no height and width")
+        for side in sides:
+            _whole(side, f"profile: {key}", 1, MAX_SIDE)
 
 
 def _check_hash(file: Path, sha256: str) -> None:

@@ -57,14 +57,23 @@ def to_ycbcr(rgb: Map, matrix: YuvMatrix) -> tuple[Map, Map]:
     return luma, np.stack(chroma)
 
 
+STRIP = 1 << 20
+"""Pixels that are converted at once."""
+
+
 def frame_from_rgb(rgb: NDArray[np.uint8]) -> Frame:
     """A still RGB picture [H, W, 3] as a frame: 4:4:4, 8 bits, full range, BT.709."""
     blank = np.empty((1, 1), np.uint8)
     frame = Frame(
         planes=(blank, blank, blank), format=PIXEL_FORMATS["yuv444p"], color=RGB_FRAME_COLOR
     )
-    luma, chroma = to_ycbcr(as_float(rgb.transpose(2, 0, 1) / 255), frame.matrix)
-    return frame.with_planes(_quantise(luma, chroma, frame))
+    y, u, v = (np.empty(rgb.shape[:2], np.uint8) for _ in range(3))
+    rows = max(1, STRIP // max(1, rgb.shape[1]))
+    for top in range(0, rgb.shape[0], rows):  # in floats the whole would take five times its room
+        part = slice(top, top + rows)
+        luma, chroma = to_ycbcr(as_float(rgb[part].transpose(2, 0, 1) / 255), frame.matrix)
+        y[part], u[part], v[part] = _quantise(luma, chroma, frame)
+    return frame.with_planes((y, u, v))
 
 
 def convert_planes(planes: Planes, source: Frame, target: Frame) -> Planes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR, GREEN, open_background
-from fusematte.engine.errors import BackgroundError
+from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import Frame
 from fusematte.engine.media.files import jpeg, read_image, write_png
 from fusematte.engine.media.reader import Reader
@@ -107,10 +107,11 @@ class Library:
         try:
             open_background(path).close()
             frame = _first_frame(path)
-        except BackgroundError as error:
-            path.unlink()
+        except (FuseMatteError, OSError, StopIteration, MemoryError) as error:
+            path.unlink(missing_ok=True)
+            reason = str(error).rpartition("cannot be read: ")[2] if "pixels" in str(error) else ""
             raise Refusal(
-                "unreadable", f"{name}: is no picture or video that can be read"
+                "unreadable", f"{name}: {reason or 'is no picture or video that can be read'}"
             ) from error
         return self._keep(id, name, str(path), frame)
 

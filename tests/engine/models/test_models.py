@@ -132,3 +132,35 @@ def test_manifest_without_a_key(tmp_path: Path, key: str) -> None:
 def test_manifest_with_a_wrong_value(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(ModelError, match="manifest"):
         load_bundle(write_bundle(tmp_path / "m", **{key: value}))
+
+
+DAMAGE: list[dict[str, Any]] = [
+    *({"multiple": value} for value in (0, -32, "x", 10**9, 1.5, True, [32])),
+    *({"default_size": value} for value in ("a", [], {"height": 0, "width": 512})),
+    {"default_size": {"height": 60000, "width": 512}},
+    {"default_size": {"height": "a", "width": 512}},
+    {"default_size": {"height": 288}},
+    *({"int8": value} for value in ("model-int8.onnx", 1, {"file": "../../../../etc/passwd"})),
+    {"int8": {"file": "model-int8.onnx"}},
+    *({"files": value} for value in ([1], "x", {"../secret": "0"}, {"/etc/passwd": "0"})),
+    *({"file": value} for value in (1, "../model.onnx", "/etc/passwd", "", "..", "a\\b")),
+    {"sha256": 5},
+    *({"inputs": value} for value in ("x", 3, None)),
+    *({"name": value} for value in (1, None)),
+    {"export": []},
+    {"export": {"engine": {"profile": {"least": 1, "best": [1, 2], "most": [1, 2]}}}},
+    {"export": {"engine": {"profile": {"least": [1, 2]}}}},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"manifest|SHA-256"):
+        load_bundle(write_bundle(tmp_path / "m", **damage))
+
+
+def test_a_manifest_of_endless_depth(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "m")
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="cannot read"):
+        load_bundle(folder)
