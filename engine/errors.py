@@ -19,7 +19,9 @@ what, where, what to do.
 from __future__ import annotations
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+"""Exit code after Ctrl-C, SIGTERM and SIGHUP."""
+FAULT = 70
+"""Exit code after an error that none of these classes stands for: a fault, or too little memory."""
 
 
 class FuseMatteError(Exception):

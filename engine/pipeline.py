@@ -82,14 +82,19 @@ class Pipeline:
         return threading.Thread(target=target, args=args, name=f"fusematte-{name}", daemon=True)
 
     def __enter__(self) -> Pipeline:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # an interrupt between two of them
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def __iter__(self) -> Iterator[Any]:
         while not isinstance(item := self._get(self._queues[-1]), _End):

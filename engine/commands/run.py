@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -12,6 +13,7 @@ from fusematte.engine.commands.options import add_long_job_options, add_model_op
 from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.progress import ProgressReport
 from fusematte.engine.jobs.segmented import run, segments_of
+from fusematte.engine.media.files import is_folder
 from fusematte.engine.media.formats import BITRATES
 from fusematte.engine.media.image_sequence import ALPHA_MODES
 from fusematte.engine.media.outputs import parts_of
@@ -206,8 +208,8 @@ def main(options: argparse.Namespace) -> int:
 def _say_what_is_left(begun: float, *outputs: str | None) -> None:
     """Names the partial files of a broken job; older ones are none of ours."""
     for part in (part for output in outputs if output for part in parts_of(output)):
-        if part.exists() and part.stat().st_mtime >= begun - 1:
+        if os.path.lexists(part) and part.lstat().st_mtime >= begun - 1:
             print(f"fusematte: {part} holds what was done so far", file=sys.stderr)
     folder = segments_of(outputs[0] or "")
-    if folder.is_dir() and any(file.stat().st_mtime >= begun - 1 for file in folder.iterdir()):
+    if is_folder(folder) and any(file.stat().st_mtime >= begun - 1 for file in folder.iterdir()):
         print(f"fusematte: {folder} holds finished stretches; --resume goes on", file=sys.stderr)

@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 RETRIES = 3
 """How often a task is tried again when its worker or machine dies."""
 GPU_BACKENDS = ("tensorrt", "torch")
+LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
 
 
@@ -109,8 +110,13 @@ def _connect(ray: ModuleType, address: str) -> None:
             raise BackendError(
                 f"--cluster {address}: cannot be joined: {_first_line(error)}"
             ) from error
-        ray.init(include_dashboard=False, **quiet)
-        log.info("no Ray cluster runs here; one was started on this machine's own processors")
+        # Ray has no passwords: who reaches its ports runs what they like.  Its processes listen on
+        # the address of the node.
+        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+        log.info(
+            "no Ray cluster runs here; one was started on this machine's own processors, "
+            "which is not to be reached from others"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -36,11 +36,12 @@ from fusematte.engine.jobs.single import Progress, Report, StrPath, open_tools
 from fusematte.engine.jobs.single import run as run_once
 from fusematte.engine.matting.matter import Memory
 from fusematte.engine.media import segments
-from fusematte.engine.media.files import part_of
+from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
 from fusematte.engine.media.notices import known
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_playable
+from fusematte.engine.media.writer import is_special, is_stdout
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.engine.pipeline import Statistics
 from fusematte.engine.stages.contract import Tools
@@ -118,6 +119,9 @@ class LongJob:
         named = {name: path for name, path in options.items() if name.endswith("_output") and path}
         self.input, self.output, self.measured = input, Path(output), measured
         self.outputs = {"output": self.output} | {name: Path(p) for name, p in named.items()}
+        for path in self.outputs.values():
+            if not is_stdout(path):
+                check_name(path)
         self.options = options
         self.folder = segments_of(self.output)
         self.measures: list[Measure] = []
@@ -126,6 +130,8 @@ class LongJob:
     def _why_whole(self) -> str | None:
         if not Path(self.input).is_file():
             return f"{self.input} is not a file that can be cut"
+        if any(map(is_special, self.outputs.values())):
+            return "an output is a pipe or a device"
         other = [path for path in self.outputs.values() if path.suffix.lower() not in JOINABLE]
         return f"{other[0]} cannot be joined from parts" if other else None
 
@@ -151,7 +157,7 @@ class LongJob:
         Raises:
             OutputError: another one works on the same output.
         """
-        if self.folder.is_dir():
+        if is_folder(self.folder):
             FolderLock(self.folder).close()
         measures = Measures() if self.measured else None
         done = run_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from os import PathLike
 from pathlib import Path
@@ -84,6 +85,28 @@ def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
 def part_of(path: Path) -> Path:
     """The name of an output, file or folder, while it is written."""
     return path.with_name(f"{path.name}.part")
+
+
+LONGEST_NAME = 255 - len(".part")
+"""Bytes of an output's name: no file's name may have more than 255, nearly everywhere."""
+
+
+def check_name(path: Path) -> None:
+    """Refuses an output whose name leaves no room for ``.part``.
+
+    Raises:
+        OutputError: it is too long.
+    """
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OutputError(f"{path}: the file's name is too long; {LONGEST_NAME} bytes are the most")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False for a name that cannot be."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 class Unfinished(ABC):

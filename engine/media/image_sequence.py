@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import Frame, Map, Plane
 from fusematte.engine.media.files import Unfinished, part_of
 from fusematte.engine.media.formats import Content, Encoding
+from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.media.reader import Packet, Reader
 from fusematte.engine.media.sources import PATTERN
 from fusematte.engine.pixels.color import as_float, enlarge, to_light, to_rgb, to_unit_range
@@ -154,12 +156,17 @@ class SequenceWriter(Unfinished):
                 number += 1
         except OSError as error:
             raise self._failure(error) from error
+        finally:
+            self._lock.close()
 
     def abandon(self) -> None:
         """Leaves what was written in the folder PATTERN.part; nothing if that is no picture."""
         if self._open and not self._frames:
-            shutil.rmtree(self.part, ignore_errors=True)
+            with suppress(OSError):
+                self._clear()
+                self.part.rmdir()
         self._open = False
+        self._lock.close()
 
     @staticmethod
     def _check_name(path: Path) -> None:
@@ -168,16 +175,29 @@ class SequenceWriter(Unfinished):
                 f"{path}: many pictures need many names; put the number's place into it: "
                 f"{path.stem.replace('%', '')}_%05d{path.suffix}"
             )
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: its directory does not exist; make it first")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path.parent}: cannot be made: {error.strerror}") from error
 
     def _make_folder(self) -> None:
         try:
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.part.mkdir()
+            self.part.mkdir(exist_ok=True)
+            self._lock = FolderLock(self.part)
+            self._clear()
         except OSError as error:
             raise self._failure(error) from error
+        if any(self.part.iterdir()):
+            raise OutputError(f"{self.part}: holds files that are not ours; move them away")
         self._open = True
+
+    def _clear(self) -> None:
+        """Removes the pictures that an earlier job has left in the folder, and nothing else."""
+        before, after = PATTERN.split(self.path.name)[::2]
+        ours = re.compile(rf"{re.escape(before)}\d+{re.escape(after)}")
+        for file in self.part.iterdir():
+            if ours.fullmatch(file.name) and not file.is_dir():
+                file.unlink()
 
     def _store(self, picture: Map, frame: Frame) -> None:
         """picture: [height, width] or [height, width, channels], 0..1, before rotation."""

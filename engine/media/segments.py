@@ -118,7 +118,7 @@ def join(reader: Reader, writers: Sequence[Writer], parts: Parts, *, audio: bool
     """
     frames = 0
     for writer in writers:
-        files = parts.files[writer.path]
+        files = parts.files[Path(writer.name)]
         sound = reader.copies() if audio and writer is writers[0] else iter(())
         frames = _join(writer, files, sound, whole=parts.reason is None)
         if parts.frames is not None and frames < parts.frames:

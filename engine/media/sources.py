@@ -171,7 +171,8 @@ def _open_pictures(
         (folder / f"{number:08d}{suffix}").symlink_to(file.resolve())
     options = {"framerate": f"{rate.numerator}/{rate.denominator}", "start_number": "1"}
     try:
-        return av.open(f"file:{folder}/%08d{suffix}", format="image2", options=options)
+        place = str(folder).replace("%", "%%")
+        return av.open(f"file:{place}/%08d{suffix}", format="image2", options=options)
     except (av.FFmpegError, ValueError) as error:
         raise InputError(f"{name}: {files[0].name} is no picture that can be read") from error
 
@@ -209,7 +210,13 @@ def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
         if path.is_file() and is_heif(_beginning(path)):
             raise InputError(f"{path}: HEIC photos cannot be read; save it as JPEG or PNG")
         # The prefix keeps a colon in the name from being taken for a protocol.
-        container = av.open(f"file:{path}", metadata_errors="replace", hwaccel=hardware)
+        container = av.open(
+            f"file:{path}",
+            metadata_errors="replace",
+            hwaccel=hardware,
+            # A percent sign in the name of a picture is no pattern here.
+            options={"pattern_type": "none"} if "%" in path.name else {},
+        )
     except (av.FFmpegError, ValueError, OSError) as error:
         if hardware is not None:
             raise BackendError(f"{path}: the GPU's decoder cannot be opened: {error}") from error

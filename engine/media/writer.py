@@ -28,7 +28,7 @@ from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
 from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
-from fusematte.engine.media.files import Unfinished, part_of
+from fusematte.engine.media.files import Unfinished, check_name, part_of
 from fusematte.engine.media.formats import (
     CODECS,
     CONTAINERS,
@@ -138,9 +138,13 @@ class Writer(Unfinished):
         hardware: HWAccel | None = None,
     ) -> None:
         self.name = os.fspath(path)
-        self.path = Path(path)
-        self.part = part_of(self.path)
         self._to_stdout = is_stdout(self.name)
+        if not self._to_stdout:
+            check_name(Path(path))
+        # What a link names is replaced, not the link.
+        self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+        self.part = part_of(self.path)
+        self._streams = self._to_stdout or is_special(self.path)
         self._like, self._content, self._hardware = like, content, hardware
         encoding = Encoding(
             codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
@@ -161,7 +165,7 @@ class Writer(Unfinished):
         self._last_pts: int | None = None
         self._open = self._joins = False
         self._frames = self._packets = 0
-        self._file = None if self._to_stdout else OutFile(self.part, like.frame_count or 0)
+        self._file = None if self._streams else OutFile(self.part, like.frame_count or 0)
         options = self._with_mastering(encoder_options(self._codec, encoding))
         self._container = self._open_container()
         self._video = self._add_video(options, bitrate)
@@ -311,7 +315,7 @@ class Writer(Unfinished):
             if not self._kind.streams:
                 able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
                 raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
-            return "pipe:1"
+            return "pipe:1" if self._to_stdout else f"file:{self.path}"
         if self.path.is_dir():
             raise OutputError(f"{self.path}: is a directory; give a file name")
         if not self.path.parent.is_dir():
@@ -579,6 +583,14 @@ def is_stdout(path: str | os.PathLike[str]) -> bool:
     """Whether an output's name means standard output."""
     name = os.fspath(path)
     return name == STDOUT or name.startswith(PIPE)
+
+
+def is_special(path: Path) -> bool:
+    """Whether an output is a pipe or a device: it is written as it is, without a ``.part``."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:

@@ -7,20 +7,27 @@ import contextlib
 import errno
 import hmac
 import logging
+import os
+import re
 import secrets
+import shutil
 import signal
 import tempfile
+import time
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
 from fusematte.engine.serve.errors import Refusal
@@ -34,6 +41,10 @@ PAGE = Path(__file__).parent / "page"
 VIDEO_LIMIT = 1024 * MEBIBYTE
 BACKGROUND_LIMIT = 64 * MEBIBYTE
 JSON_LIMIT = MEBIBYTE // 16
+PREFIX = "fusematte-serve-"
+"""Of the folder of a server, in the system's place for such."""
+IDLE = 20.0
+"""Seconds that a connection may take over the head of a request."""
 SHUTDOWN = 2.0
 """Seconds that open requests get to finish when the server stops."""
 
@@ -51,6 +62,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+
+_OWN = re.compile(r"(?:127\.0\.0\.1|localhost)(?::\d{1,5})?")
+_LAST_PORT = 65_535
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +88,48 @@ async def _serve(port: int, budget_ms: float, options: dict[str, Any]) -> None:
     assert task is not None
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
+    _clean_up()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        contextlib.closing(FolderLock(Path(folder))),
+    ):
         token = secrets.token_urlsafe()
         app = make_app(token, Service(Path(folder), budget_ms, options))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
+        watch = asyncio.create_task(_end_idle(runner))
         try:
             await runner.setup()
             url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
             print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
             await asyncio.Event().wait()
         finally:
+            watch.cancel()
             await runner.cleanup()
+
+
+def _clean_up() -> None:
+    """Removes what a server that was killed has left: folders that nobody holds any more."""
+    if os.name == "nt":  # folders cannot be held there
+        return
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, OutputError):
+            if folder.stat().st_uid != os.getuid():
+                continue
+            with contextlib.closing(FolderLock(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _end_idle(runner: web.AppRunner) -> None:
+    """Ends connections on which no whole request comes: nobody may keep them for ever."""
+    since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+    while True:
+        await asyncio.sleep(IDLE / 4)
+        now = time.monotonic()
+        for connection in runner.server.connections if runner.server else ():
+            if connection._current_request is not None:
+                since.pop(connection, None)
+            elif now - since.setdefault(connection, now) > IDLE and connection.transport:
+                connection.transport.abort()
 
 
 async def _listen(runner: web.AppRunner, port: int) -> int:
@@ -100,7 +145,7 @@ async def _listen(runner: web.AppRunner, port: int) -> int:
 
 def make_app(token: str, service: Service) -> web.Application:
     """The application; everything lies below ``/TOKEN/``."""
-    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals, _guard(token)])
+    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals(token), _guard(token)])
     app.on_response_prepare.append(_add_headers)
     app.cleanup_ctx.append(service.lifetime)
     app.on_shutdown.append(service.hang_up)
@@ -126,26 +171,33 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
 
 
-@web.middleware
-async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns whatever goes wrong into one of the refusals."""
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        return refusal.response()
-    except web.HTTPMethodNotAllowed:
-        return Refusal("method_not_allowed", f"{request.method} is not for this address").response()
-    except web.HTTPRequestEntityTooLarge:
-        return Refusal("too_large", "the request is too large").response()
-    except web.HTTPClientError:
-        return Refusal("not_found", "there is nothing at this address").response()
-    except web.HTTPException:
-        raise
-    except ConnectionError:  # the client went away; nobody reads this
-        return Refusal("bad_request", "the upload broke off").response()
-    except Exception:
-        log.exception("%s %s failed", request.method, request.rel_url.path.partition("/")[2])
-        return Refusal("internal", "the server failed; its terminal tells why").response()
+def _refusals(token: str) -> Middleware:
+    """Turns whatever goes wrong into one of the refusals; the token never gets into the log."""
+
+    @web.middleware
+    async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refusal as refusal:
+            return refusal.response()
+        except web.HTTPMethodNotAllowed:
+            return Refusal(
+                "method_not_allowed", f"{request.method} is not for this address"
+            ).response()
+        except web.HTTPRequestEntityTooLarge:
+            return Refusal("too_large", "the request is too large").response()
+        except web.HTTPClientError:
+            return Refusal("not_found", "there is nothing at this address").response()
+        except web.HTTPException:
+            raise
+        except ConnectionError:  # the client went away; nobody reads this
+            return Refusal("bad_request", "the upload broke off").response()
+        except Exception:
+            told = traceback.format_exc().replace(token, "TOKEN")
+            log.error("%s failed: %s", request.method, told)
+            return Refusal("internal", "the server failed; its terminal tells why").response()
+
+    return refusals
 
 
 def _guard(token: str) -> Middleware:
@@ -153,9 +205,13 @@ def _guard(token: str) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding).
-        if request.url.host not in (HOST, "localhost"):
+        # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding) ...
+        host = request.headers.get("Host", "")
+        if not _OWN.fullmatch(host) or int(host.partition(":")[2] or 80) > _LAST_PORT:
             raise Refusal("forbidden", f"this server answers as {HOST} alone")
+        # ... or send requests from where it is, which browsers say.
+        if request.headers.get("Origin", f"http://{host}") != f"http://{host}":
+            raise Refusal("forbidden", "only the page of this server may ask it")
         given = request.path.split("/")[1]
         if not hmac.compare_digest(given.encode(), token.encode()):
             raise Refusal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+import time
 from pathlib import Path
 
 from aiohttp import web
@@ -15,6 +16,8 @@ MEBIBYTE = 1 << 20
 CHUNK = MEBIBYTE
 SPARE = 512 * MEBIBYTE
 """Bytes that an upload leaves free on the disk, for its result and for everybody else."""
+PATIENCE, SLOWEST = 30.0, 64 << 10
+"""An upload may stand still for so many seconds, and must bring so many bytes in each other one."""
 NAME_LENGTH = 120
 
 
@@ -39,13 +42,19 @@ async def receive(request: web.Request, target: Path, limit: int) -> None:
 
 
 async def _copy(request: web.Request, target: Path, limit: int) -> int:
-    size = 0
+    size, begun = 0, time.monotonic()
     with target.open("wb") as file:
-        async for chunk in request.content.iter_chunked(CHUNK):
+        while True:
+            spare = begun + PATIENCE + size / SLOWEST - time.monotonic()
+            try:
+                chunk = await asyncio.wait_for(request.content.read(CHUNK), spare)
+            except TimeoutError:
+                raise Refusal("bad_request", "the upload is too slow; try again") from None
+            if not chunk:
+                return size
             size += len(chunk)
             _check_size(size, limit)
             await asyncio.to_thread(file.write, chunk)
-    return size
 
 
 def _check_size(size: int, limit: int) -> None:

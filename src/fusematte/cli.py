@@ -7,14 +7,25 @@ one that is named gets imported, so that the runtime's commands never pull in tr
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
 
-from fusematte.engine.errors import INTERRUPTED, FuseMatteError, UsageError
+from fusematte.engine.errors import (
+    FAULT,
+    INTERRUPTED,
+    FuseMatteError,
+    OutputError,
+    UsageError,
+)
 
 COMMANDS = {
     "run": ("fusematte.engine.commands.run", "replace the background of a video"),
@@ -46,7 +57,8 @@ COMMANDS = {
 
 EXIT_CODES = """\
 exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OUT.part), 5 output,
-6 background, 7 model, 8 backend, 9 export, 130 interrupted (the result so far is OUT.part)"""
+6 background, 7 model, 8 backend, 9 export, 70 too little memory or a fault of fusematte itself,
+130 interrupted (the result so far is OUT.part)"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,15 +75,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING if options.quiet else logging.INFO
     )
+    _hear_of_the_end()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = import_module(options.module).main(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except FuseMatteError as error:
         print(f"fusematte: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("fusematte: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads standard output any more; Python would say so again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OutputError.exit_code
+    except MemoryError:
+        print("fusematte: there is not enough memory; close other programs", file=sys.stderr)
+        return FAULT
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"fusematte: {error.filename}: the name is too long", file=sys.stderr)
+            return UsageError.exit_code
+        if os.environ.get("FUSEMATTE_TRACEBACK"):
+            raise
+        said = (str(error).splitlines() or [""])[0]
+        print(
+            f"fusematte: a fault of its own: {type(error).__name__}: {said}; "
+            "FUSEMATTE_TRACEBACK=1 shows where, for a report",
+            file=sys.stderr,
+        )
+        return FAULT
     return code
+
+
+def _hear_of_the_end() -> None:
+    """Lets a request to end (SIGTERM) and a closed terminal (SIGHUP) act as Ctrl-C does.
+
+    What the caller ignores, as nohup does, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -322,3 +322,99 @@ def test_a_missing_extra_is_named() -> None:
         assert done.returncode == 2
         assert missing in done.stderr and "fusematte[serve]" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def raw(server: Server, *lines: str, body: bytes = b"") -> bytes:
+    """The answer to a request whose head is exactly this."""
+    port = int(server.url.split(":")[2].partition("/")[0])
+    with socket.create_connection(("127.0.0.1", port), 10) as line:
+        line.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
+        answer = b""
+        while more := line.recv(1 << 16):
+            answer += more
+    return answer
+
+
+def test_strange_hosts_and_origins(server: Server) -> None:
+    """They are refused, and what is logged does not open the door."""
+    token = server.url.split("/")[3]
+    port = server.url.split(":")[2].partition("/")[0]
+    hosts = (
+        "127.0.0.1:99999",
+        "127.0.0.1:x",
+        "evil.example",
+        f"127.0.0.1.evil:{port}",
+        "[::1]",
+        "",
+    )
+    for host in hosts:
+        answer = raw(server, f"GET /{token}/state HTTP/1.1", f"Host: {host}")
+        assert b" 403 " in answer.splitlines()[0], (host, answer)
+    own = f"Host: 127.0.0.1:{port}"
+    upgrade = (
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Ng==",
+    )
+    for origin in (
+        "http://evil.example",
+        "null",
+        f"https://127.0.0.1:{port}",
+        "http://127.0.0.1:1",
+    ):
+        head = (f"GET /{token}/live HTTP/1.1", own, f"Origin: {origin}", *upgrade)
+        assert b" 403 " in raw(server, *head).splitlines()[0], origin
+        head = (
+            f"POST /{token}/jobs?name=a.mp4 HTTP/1.1",
+            own,
+            f"Origin: {origin}",
+            "Content-Length: 1",
+        )
+        assert b" 403 " in raw(server, *head, body=b"x").splitlines()[0], origin
+    good = raw(server, f"GET /{token}/state HTTP/1.1", own, f"Origin: http://127.0.0.1:{port}")
+    assert b" 200 " in good.splitlines()[0]
+    assert token not in server.log.read_text()
+
+
+def test_half_a_head_does_not_stay_for_ever(server: Server) -> None:
+    port = int(server.url.split(":")[2].partition("/")[0])
+    with socket.create_connection(("127.0.0.1", port), 60) as line:
+        line.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        assert line.recv(1 << 16) == b""
+
+
+def test_what_a_killed_server_left_is_cleaned_up(tmp_path: Path) -> None:
+    first = Server(tmp_path / "tmp")
+    first.stop(signal.SIGKILL)
+    assert first.folder.exists()
+    (tmp_path / "tmp").rename(tmp_path / "before")
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "before")}
+    code = "import time; from fusematte.engine.serve.server import _clean_up; _clean_up()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list((tmp_path / "before").iterdir())
+
+
+def test_a_picture_that_is_too_large_is_refused(server: Server) -> None:
+    """The server lives on, and nothing of it stays."""
+    data = png_of_zeros(1, 100_000)
+
+    async def conversation(http: Http) -> None:
+        message = await refused(http.post("backgrounds?name=tall.png", data=data), "unreadable")
+        assert "tall.png" in message and "pixels" in message
+
+    talk(server, conversation)
+    assert not [name for name in server.uploaded() if "tall" in name]
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    import struct
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    rows = zlib.compress(bytes(1 + width) * height, 9)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks

@@ -1,0 +1,165 @@
+"""What happens when: odd names, odd outputs, signals, closed pipes; by doing it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from fusematte.cli import main
+from fusematte.engine.errors import FAULT, INTERRUPTED, OutputError
+from fusematte.engine.media.outputs import open_output
+from fusematte.engine.media.reader import Reader
+from tests.helpers import content, make_clip, picture, transcode
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return make_clip(tmp_path / "in.mp4", frames=12)
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fusematte", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_end_a_job_as_ctrl_c_does(tmp_path: Path, name: str) -> None:
+    clip = make_clip(tmp_path / "in.mp4", width=320, height=240, frames=500)
+    output, part = tmp_path / "out.nut", tmp_path / "out.nut.part"  # raw: it grows with each frame
+    process = start("run", "-q", clip, output)
+    deadline = time.monotonic() + 200
+    while not (part.exists() and part.stat().st_size > 1 << 19):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == INTERRUPTED, said
+    assert b"Traceback" not in said
+    assert not output.exists()
+    assert content(part).times
+
+
+@posix
+def test_an_output_that_is_a_fifo(clip: Path, tmp_path: Path) -> None:
+    fifo, received = tmp_path / "out.ts", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
+    reader.start()
+    transcode(clip, fifo)
+    reader.join(30)
+    (tmp_path / "copy.ts").write_bytes(received[0])
+    assert len(content(tmp_path / "copy.ts").times) == 12
+    assert fifo.is_fifo()
+
+
+@posix
+def test_an_output_that_is_a_link(clip: Path, tmp_path: Path) -> None:
+    """What it points to is replaced; the link stays."""
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "real.mp4", tmp_path / "out.mp4"
+    link.symlink_to(target)
+    transcode(clip, link)
+    assert link.is_symlink() and len(content(target).times) == 12
+
+
+@pytest.mark.parametrize("name", ["100%.mp4", "%d.mp4", "a%03d b.mkv", "50%% & ü.mp4"])
+def test_percent_signs(clip: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "t%d"
+    folder.mkdir()
+    source = folder / f"in {name}"
+    source.write_bytes(clip.read_bytes())
+    transcode(source, folder / name)
+    assert len(content(folder / name).times) == 12
+
+
+def test_percent_signs_around_a_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "t%d%%"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    for index in range(3):
+        cv2.imwrite(str(folder / f"shot_{index}.png"), picture(64, 48, index))
+    with Reader(folder / "shot_%d.png") as reader:
+        assert len(list(reader)) == 3
+    single = folder / "still%d.png"
+    (folder / "shot_0.png").rename(single)
+    with Reader(single) as reader:
+        assert len(list(reader)) == 1
+
+
+def test_a_sequence_into_a_new_folder(clip: Path, tmp_path: Path) -> None:
+    with Reader(clip) as reader, open_output(tmp_path / "a" / "b" / "%03d.png", reader) as writer:
+        for frame in reader:
+            writer.write(frame)
+    assert len(list((tmp_path / "a" / "b").glob("*.png"))) == 12
+
+
+def test_somebody_elses_files_where_a_sequence_goes(clip: Path, tmp_path: Path) -> None:
+    part = tmp_path / "%03d.png.part"
+    part.mkdir()
+    (part / "001.png").write_text("of an earlier job")
+    (part / "notes.txt").write_text("mine")
+    with Reader(clip) as reader, pytest.raises(OutputError, match="not ours"):
+        open_output(tmp_path / "%03d.png", reader)
+    assert [file.name for file in part.iterdir()] == ["notes.txt"]
+
+
+@posix
+@pytest.mark.parametrize("length", [245, 250, 255, 300])
+def test_long_names(
+    clip: Path, tmp_path: Path, length: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / ("x" * (length - 4) + ".mp4")
+    code = main(["run", "-q", str(clip), str(output)])
+    said = capfd.readouterr().err
+    assert code == (0 if length <= 250 else 5), said
+    assert len(said.splitlines()) == (1 if code else 0)
+
+
+def test_a_fault_is_one_line(
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("what\never")
+
+    monkeypatch.setattr("fusematte.engine.commands.run.run", fault)
+    assert main(["run", "-q", str(clip), str(tmp_path / "out.mp4")]) == FAULT
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "ZeroDivisionError: what" in line and "FUSEMATTE_TRACEBACK" in line
+
+
+@posix
+def test_nobody_reads_what_is_said(clip: Path, tmp_path: Path) -> None:
+    code = "import os, sys; from fusematte.cli import main; sys.exit(main(sys.argv[1:]))"
+    output = tmp_path / "out.mp4"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", code, "run", str(clip), str(output)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert done.returncode == 5
+    assert b"Traceback" not in done.stderr
+    assert len(content(output).times) == 12
+
+
+def test_no_standard_output_at_all(clip: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = subprocess.run(
+        f"exec '{sys.executable}' -m fusematte run '{clip}' '{output}' >&-",
+        shell=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(content(output).times) == 12
