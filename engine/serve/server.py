@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -121,14 +120,18 @@ def _clean_up() -> None:
 
 async def _end_idle(runner: web.AppRunner) -> None:
     """Ends connections on which no whole request comes: nobody may keep them for ever."""
-    since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+    since: dict[Any, float] = {}
     while True:
         await asyncio.sleep(IDLE / 4)
         now = time.monotonic()
-        for connection in runner.server.connections if runner.server else ():
-            if connection._current_request is not None:
-                since.pop(connection, None)
-            elif now - since.setdefault(connection, now) > IDLE and connection.transport:
+        waiting = [
+            connection
+            for connection in (runner.server.connections if runner.server else ())
+            if connection._current_request is None
+        ]
+        since = {connection: since.get(connection, now) for connection in waiting}
+        for connection, begun in since.items():
+            if now - begun > IDLE and connection.transport is not None:
                 connection.transport.abort()
 
 
