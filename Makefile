@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test develop lint typing bench gpu-check gpu-emulated sanitize clean
+.PHONY: demo test develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -40,6 +40,9 @@ gpu-emulated: $(VENV)/.pycuda cpp_ext/kernels.fatbin  ## the GPU tests on an emu
 	$(BIN)/pytest tests/cpp_ext/test_nvcc.py
 	$(BIN)/python -m tests.emulator
 	FUSEMATTE_EMULATED=tensorrt $(BIN)/python -m tests.emulator tests/engine -k "not exported"
+
+fuzz: $(VENV)/.develop  ## damaged media, pictures, bundles, manifests and journals for SECONDS (600)
+	nice -n 19 $(BIN)/python -m tests.media.fuzz --seconds $(or $(SECONDS),600)
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
 	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q

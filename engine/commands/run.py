@@ -13,6 +13,7 @@ from fusematte.engine.commands.options import add_long_job_options, add_model_op
 from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.progress import ProgressReport
 from fusematte.engine.jobs.segmented import run, segments_of
+from fusematte.engine.media.audio import AUDIO_MODES
 from fusematte.engine.media.files import is_folder
 from fusematte.engine.media.formats import BITRATES
 from fusematte.engine.media.image_sequence import ALPHA_MODES
@@ -96,7 +97,16 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
         choices=ALPHA_MODES,
         help="colours of pictures with an alpha (.exr: premultiplied; .png, .tiff: straight)",
     )
-    parser.add_argument("--no-audio", dest="audio", action="store_false", help="leave audio out")
+    parser.add_argument(
+        "--audio",
+        choices=AUDIO_MODES,
+        default="convert",
+        help="copy audio, and convert what OUT cannot hold; copy or refuse it; leave it out "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--no-audio", dest="audio", action="store_const", const="none", help="as --audio none"
+    )
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:

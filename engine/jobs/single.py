@@ -23,6 +23,7 @@ from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import TruncatedInputError, UsageError
 from fusematte.engine.frame import Frame
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.audio import AudioMode, audio_mode
 from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.image_sequence import AlphaMode, is_picture_sequence
 from fusematte.engine.media.outputs import AnyWriter, open_output
@@ -84,7 +85,7 @@ def run(
     crf: int | None = None,
     preset: str | None = None,
     alpha_mode: AlphaMode | None = None,
-    audio: bool = True,
+    audio: AudioMode | bool = True,
     span: Span | None = None,
     parts: Parts | None = None,
     tools: Tools | None = None,
@@ -116,7 +117,8 @@ def run(
         codec, pixel_format, bitrate, crf, preset: of ``output``; None takes the defaults of its
             container.
         alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
-        audio: copy the audio streams.
+        audio: "convert" (or True) copies the audio streams and converts those that the container
+            cannot hold, "copy" refuses these, "none" (or False) leaves audio out.
         span: only this stretch of the video, without its audio.
         parts: join the outputs from these files, which spans of the same job have made.
         tools: what to use in the place of ``background``, ``model``, ``backend`` and ``threads``.
@@ -151,7 +153,7 @@ def run(
             reopen: Callable[[HWAccel], Reader] = lambda h: open_reader(hardware=h)  # noqa: E731
             gpu = take_gpu(stack, reader, reopen, tools.matter, tools.background, wishes)
         reader = reader if gpu is None else gpu.reader
-        audio, subtitles = audio and span is None, span is None
+        audio, subtitles = audio_mode(audio) if span is None else "none", span is None
 
         def opened(path: StrPath, content: Content, **options: Any) -> AnyWriter:  # noqa: ANN401
             mode = alpha_mode if content == "rgba" else None

@@ -128,6 +128,10 @@ _PRESETS = (
 """Those of x264 and x265, which libav does not know."""
 _TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac3", "eac3", "opus"}
 _PICTURE_SUBTITLES = {"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
+_EXPERIMENTAL = {"truehd"}
+"""libav writes it into MP4 only when told to, and few players know it there."""
+_ACM = {"wmav1", "wmav2", "adpcm_ms", "adpcm_ima_wav", "gsm_ms"}
+"""Audio that Matroska stores as Windows names it; libav does not list it."""
 _EVEN_CHROMA = ("h264", "hevc")
 """Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
 
@@ -197,8 +201,10 @@ def codecs_of(container: OutputContainer) -> set[str]:
         return {"rawvideo"}
     able = container.supported_codecs
     if name == "mp4":  # PCM fails at the very end there, and few players know it
-        return {codec for codec in able if not codec.startswith("pcm_")}
-    return able | _PICTURE_SUBTITLES if name == "matroska" else able
+        return {codec for codec in able if not codec.startswith("pcm_")} - _EXPERIMENTAL
+    if name == "mov":  # only its header tells
+        return able - {"flac"}
+    return able | _PICTURE_SUBTITLES | _ACM if name == "matroska" else able
 
 
 def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.errors import UsageError
+from fusematte.engine.media.audio import AudioMode, audio_mode
 from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.image_sequence import (
@@ -33,7 +34,7 @@ def open_output(
     content: Content = "color",
     encoding: Encoding | None = None,
     alpha_mode: AlphaMode | None = None,
-    audio: bool = False,
+    audio: AudioMode | bool = False,
     subtitles: bool = False,
     hardware: HWAccel | None = None,
 ) -> AnyWriter:
@@ -48,7 +49,7 @@ def open_output(
         sequence = SequenceWriter(
             path, like, content=content, alpha_mode=alpha_mode, encoding=encoding
         )
-        if audio and like.audio_streams:
+        if audio_mode(audio) != "none" and like.audio_streams:
             log.warning("%s: pictures have no sound; it is left out", fspath(path))
         return sequence
     if alpha_mode == "premultiplied":

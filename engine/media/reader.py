@@ -18,6 +18,7 @@ import av
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.filter import Graph
+from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
@@ -30,6 +31,7 @@ from fusematte.engine.media.av_frames import (
     nearest_format,
     orientation_of,
     planes_of,
+    side_data_of,
     upside_down,
 )
 from fusematte.engine.media.hdr_metadata import mastering_of
@@ -50,11 +52,23 @@ _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """libav's own decoders of these pass over the alpha that a container has beside the picture."""
 
+_LOST = {
+    Type.A53_CC: "closed captions",
+    Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
+    Type.DOVI_METADATA: "Dolby Vision metadata",
+    Type.SPHERICAL: "spherical projection tags",
+    Type.STEREO3D: "stereo 3D tags",
+}
+"""What comes along with pictures and cannot be handed to an encoder here, in words."""
+
 _SLACK = Fraction(1, 2)
 """Seconds by which a whole file may end before its declared duration."""
 
 _SEEK_MARGINS = (0, 2, 20)
 """Seconds that a seek goes further back each time it came out too late."""
+
+_BELIEVED = 1000
+"""Frames per second beyond which a container is not believed at once."""
 
 _SKEW = 10
 """Seconds by which the streams of a file may lie apart."""
@@ -134,6 +148,7 @@ class Reader:
         self._described, self._decoding, self._interlaced = False, True, False
         self._opening: int | None = None
         self._told_of_times = self._told_of_size = False
+        self._told_of_data: set[str] = set()
         self._from: Fraction | None = None
         self._until: Fraction | None = None
         self._open()
@@ -310,14 +325,18 @@ class Reader:
     def _describe_stream(self) -> None:
         video, streams = self._video, self._container.streams
         self.time_base = video.time_base or CLOCK
-        self.frame_rate = video.average_rate or video.guessed_rate or None
+        self.frame_rate = _rate_of(video)
         self.aspect = video.sample_aspect_ratio or Fraction(1)
         self.audio_streams = tuple(s for s in streams.audio if s.codec_context)
         self.subtitle_streams = tuple(s for s in streams.subtitles if s.codec_context)
         self.attachments = tuple(streams.attachments)
         self._copied = {s.index for s in (*self.audio_streams, *self.subtitle_streams)}
         kept = {video.index, *self._copied, *(s.index for s in self.attachments)}
-        self.left_out = tuple(s.type for s in streams if s.index not in kept)
+        self.left_out = tuple(
+            stream.type
+            for stream in streams
+            if stream.index not in kept and not _is_kept_otherwise(stream)
+        )
         self.metadata, self.video_metadata = dict(self._container.metadata), dict(video.metadata)
         self.chapters = self._chapters()
         self.duration = self._kept_duration(self._stream_duration())
@@ -461,6 +480,8 @@ class Reader:
         for picture in pictures:
             if not self._described:
                 self._describe_picture(picture)
+            if picture.key_frame:
+                self._tell_of_side_data(picture)
             yield from self._frames(self._progressive(picture))
 
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
@@ -529,6 +550,14 @@ class Reader:
             opaque = Frame(planes=(alpha, *planes[1:]), **known)
             alpha = fit_frame(opaque, target)[0]
         return Frame(planes=fitted, alpha=alpha, **known)
+
+    def _tell_of_side_data(self, picture: av.VideoFrame) -> None:
+        """Names what comes along with the pictures and will not come out."""
+        data = side_data_of(picture)
+        found = {name for kind, name in _LOST.items() if data.get(kind)} - self._told_of_data
+        if found:
+            log.warning("%s: its %s do not come out", self.name, " and ".join(sorted(found)))
+        self._told_of_data |= found
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self._described = True
@@ -623,12 +652,28 @@ class Deinterlacer:
             pictures.append(picture)
 
 
+def _is_kept_otherwise(stream: av.stream.Stream) -> bool:
+    """Whether what a track of data tells is a timecode or chapters, which travel as tags."""
+    handler = stream.metadata.get("handler_name", "")
+    is_text = stream.type == "data" and handler.startswith(("SubtitleHandler", "Chapter"))
+    return "timecode" in stream.metadata or handler.startswith("TimeCode") or is_text
+
+
 def _check_range(start: Fraction | float | None, end: Fraction | float | None) -> None:
     for name, time in (("start", start), ("end", end)):
         if time is not None and time < 0:
             raise UsageError(f"{name} must be 0 s or more, not {float(time)}")
     if end is not None and end <= (start or 0):
         raise UsageError(f"end ({float(end)} s) must lie behind start ({float(start or 0)} s)")
+
+
+def _rate_of(video: av.VideoStream) -> Fraction | None:
+    """The average rate, unless it is beyond belief and the container knows a slower one: DV and
+    others count the units of their clock for pictures."""
+    rates = [rate for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
+    if not rates or rates[0] <= _BELIEVED:
+        return rates[0] if rates else None
+    return min(rates)
 
 
 def _decoder_of(video: av.VideoStream) -> VideoCodecContext:

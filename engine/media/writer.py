@@ -27,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.media.audio import USUAL, AudioConverter, AudioMode, audio_mode
 from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.media.files import Unfinished, check_name, part_of
 from fusematte.engine.media.formats import (
@@ -98,7 +99,8 @@ class Writer(Unfinished):
     preset: the encoder's speed; by default "veryfast".
     pixel_format: as libav names it.
     bitrate: bits per second, in place of ``crf``.
-    audio: make room for the audio streams of ``like``; their packets come by ``mux``.
+    audio: make room for the audio streams of ``like``, whose packets come by ``mux``: "convert"
+    (or True) copies what the container can hold and converts the rest, "copy" refuses the rest.
     subtitles: the same for subtitles; attachments, such as their fonts, come along.
     hardware: encodes frames that are in its own memory where they are; the codec must be one of
     its.
@@ -132,7 +134,7 @@ class Writer(Unfinished):
         preset: str | None = None,
         pixel_format: str | None = None,
         bitrate: int | None = None,
-        audio: bool = False,
+        audio: AudioMode | bool = False,
         subtitles: bool = False,
         content: Content = "color",
         hardware: HWAccel | None = None,
@@ -169,7 +171,10 @@ class Writer(Unfinished):
         options = self._with_mastering(encoder_options(self._codec, encoding))
         self._container = self._open_container()
         self._video = self._add_video(options, bitrate)
-        self._audio = {s.index: self._add_audio(s) for s in like.audio_streams if audio}
+        self._converters: dict[int, AudioConverter] = {}
+        self._audio_mode = audio_mode(audio)
+        sounds = like.audio_streams if self._audio_mode != "none" else ()
+        self._audio = {sound.index: self._add_audio(sound) for sound in sounds}
         self._subtitles = self._add_subtitles() if subtitles else {}
         self._add_chapters()
         self._start()
@@ -200,6 +205,10 @@ class Writer(Unfinished):
         if stream is None:
             return
         shift = round(self._like.origin / packet.time_base)
+        converter = self._converters.get(packet.stream_index)
+        if converter is not None:
+            self._mux(list(converter(packet, shift)))
+            return
         if shift and packet.pts is not None:
             packet.pts -= shift
         if shift and packet.dts is not None:
@@ -397,9 +406,21 @@ class Writer(Unfinished):
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
 
     def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
-        if template.codec_context.codec.canonical_name not in codecs_of(self._container):
+        codec = template.codec_context.codec.canonical_name
+        if codec in codecs_of(self._container):
+            return self._add_copy(template)
+        usual = USUAL.get(self._kind.name)
+        if self._audio_mode == "copy" or usual is None:
             raise self._no_audio(template)
-        return self._add_copy(template)
+        log.warning(
+            "%s: %s cannot store %s audio; it is converted to %s",
+            self.name, self._suffix(), codec, usual.removeprefix("lib"),
+        )  # fmt: skip
+        converter = AudioConverter(self._container, template, usual)
+        converter.stream.metadata.update(_lasting(template.metadata))
+        converter.stream.disposition = template.disposition
+        self._converters[template.index] = converter
+        return converter.stream
 
     def _add_copy(self, template: _Template) -> _Template:
         stream = self._container.add_stream_from_template(template)
@@ -454,7 +475,7 @@ class Writer(Unfinished):
         names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
         return UsageError(
             f"{self.name}: {self._suffix()} cannot store {names} audio; "
-            "write .mkv or leave the audio out (--no-audio)"
+            "write .mkv, convert it (--audio convert) or leave it out (--audio none)"
         )
 
     def _start(self) -> None:
@@ -557,6 +578,9 @@ class Writer(Unfinished):
         self._open = False
         try:
             with self._lock:
+                if self._full is None:
+                    for converter in self._converters.values():
+                        self._container.mux(list(converter(None)))
                 if not self._joins and self._full is None:
                     self._container.mux(self._timed(self._video.encode(None)))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -392,3 +393,34 @@ def test_real_clips(shared_clips: Path, name: str) -> None:
     assert [frame.time for frame in frames] == expected.times
     assert len(frames) == reader.frame_count
     assert len(items) - len(frames) == len(expected.packets)
+
+
+CAPTIONS = b"\xb5\0\x31GA94\x03\x42\xff\xfc\x94\x20\xfc\xc8\x49\xff"
+
+
+def test_captions_that_do_not_come_out_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ATSC A/53 captions in a message before every slice."""
+    clip = make_clip(tmp_path / "in.h264", options={"x264-params": "annexb=1:slices=1"})
+    message = b"\0\0\0\1\6\4" + bytes([len(CAPTIONS)]) + CAPTIONS + b"\x80"
+    units = re.split(rb"\x00\x00\x00?\x01", clip.read_bytes())[1:]
+    slices = (1, 5)
+    clip.write_bytes(
+        b"".join(
+            (message if unit[0] & 31 in slices else b"") + b"\0\0\0\1" + unit for unit in units
+        )
+    )
+    assert len(read(clip)) == 12
+    assert [text for text in caplog.messages if "closed captions do not come out" in text]
+
+
+def test_a_rate_beyond_belief(tmp_path: Path) -> None:
+    """The demuxer of DV counts units of its clock for pictures."""
+    clip = make_clip(
+        tmp_path / "in.dv", width=720, height=576, codec="dvvideo", frames=5,
+        options={"flags": "-ildct"},
+    )  # fmt: skip
+    with Reader(clip) as reader:
+        assert reader.frame_rate == 25
+        assert len(list(reader)) == 5
