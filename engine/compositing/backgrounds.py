@@ -93,7 +93,7 @@ class ImageBackground(Background):
     shows_camera = False
 
     def __init__(self, path: str) -> None:
-        self._picture = frame_from_rgb(read_image(path))
+        self._picture = frame_from_rgb(read_image(path, opaque=True))
         self._fitted: tuple[Frame, Planes] | None = None
 
     def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002

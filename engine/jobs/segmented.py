@@ -36,6 +36,7 @@ from fusematte.engine.jobs.single import Progress, Report, StrPath, open_tools
 from fusematte.engine.jobs.single import run as run_once
 from fusematte.engine.matting.matter import Memory
 from fusematte.engine.media import segments
+from fusematte.engine.media.audio import audio_mode
 from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
 from fusematte.engine.media.notices import known
@@ -201,6 +202,8 @@ class LongJob:
             for name, value in self.options.items()
             if value != _DEFAULTS.get(name) and name != "threads"
         }
+        if isinstance(settings.get("audio"), bool):
+            settings["audio"] = audio_mode(bool(settings["audio"]))
         background = Path(str(settings.get("background", "")))
         if background.is_file():
             stat = background.stat()

@@ -85,7 +85,7 @@ def run(
     crf: int | None = None,
     preset: str | None = None,
     alpha_mode: AlphaMode | None = None,
-    audio: AudioMode | bool = True,
+    audio: AudioMode | bool = "convert",
     span: Span | None = None,
     parts: Parts | None = None,
     tools: Tools | None = None,

@@ -16,10 +16,12 @@ from fusematte.engine.errors import OutputError
 from fusematte.engine.media.picture_header import check_size, is_heif, read_header
 
 
-def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
+def read_image(path: str | PathLike[str], *, opaque: bool = False) -> NDArray[np.uint8]:
     """Reads a picture as RGB, turned as its EXIF orientation says: [H, W, 3], uint8.
 
-    Of an animation it gives the first picture; what is transparent gets black.
+    Of an animation it gives the first picture.
+
+    opaque: transparent pixels get black behind them; else they have the colours in the file.
 
     Raises:
         OSError: it cannot be read, is no picture that OpenCV knows, or is too large.
@@ -29,7 +31,7 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
         raise OSError("HEIC photos cannot be read; save it as JPEG or PNG")
     header = read_header(encoded)
     check_size(header.width, header.height)
-    flags = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_COLOR
+    flags = cv2.IMREAD_UNCHANGED if header.alpha and opaque else cv2.IMREAD_COLOR
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except (cv2.error, MemoryError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -13,7 +14,14 @@ from tests.helpers import make_clip
 
 from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.live.backoff import FIRST, LIMIT, BackOff
-from fusematte.engine.live.cameras import LiveContainer, list_cameras, open_camera
+from fusematte.engine.live.cameras import (
+    Device,
+    LiveContainer,
+    camera_options,
+    device_file,
+    list_cameras,
+    open_camera,
+)
 
 
 def test_a_file_is_played_at_its_own_pace_once(tmp_path: Path) -> None:
@@ -96,3 +104,38 @@ def test_rate_of_a_file(tmp_path: Path) -> None:
     assert camera.rate == Fraction(30000, 1001)
     camera.close()
     assert list(camera) == []
+
+
+RECORDED = {
+    "v4l2": ({"input_format": "mjpeg", "video_size": "1280x720"}, {"video_size": "640x480"}),
+    "avfoundation": ({"framerate": "30", "video_size": "1280x720"},),
+    "dshow": ({"vcodec": "mjpeg", "video_size": "1280x720"}, {"video_size": "1280x720"}),
+}
+"""Options that cameras were opened with, by driver."""
+
+
+@pytest.mark.parametrize(
+    ("driver", "asked", "expected"),
+    [
+        ("v4l2", {"video_size": "1280x720"}, 0),
+        ("v4l2", {"video_size": "640x480"}, 1),
+        ("avfoundation", {"video_size": "1280x720"}, 0),
+        ("avfoundation", {"video_size": "1280x720", "framerate": "30000/1001"}, 0),
+        ("dshow", {"video_size": "1280x720"}, 0),
+    ],
+)
+def test_cameras_are_asked_for_what_they_have(
+    driver: str, asked: dict[str, str], expected: int
+) -> None:
+    """The first of the attempts that the camera's table has."""
+    table = RECORDED[driver]
+    taken = next(options for options in camera_options(driver, asked) if options in table)
+    assert taken == table[expected]
+
+
+def test_a_number_on_windows_is_the_name_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [Device("@device_pnp_1", "Integrated Camera"), Device("@device_pnp_2", "USB Camera")]
+    monkeypatch.setattr("fusematte.engine.live.cameras.list_cameras", lambda: known)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert device_file("1") == "video=USB Camera"
+    assert device_file("Integrated Camera") == "video=Integrated Camera"

@@ -61,7 +61,6 @@ def read(path: Path | str, **options: object) -> list[Frame]:
         ("o_%d.png", ["--codec", "ffv1"], "leave --codec out"),
         ("o_%d.png", ["--pixel-format", "gray"], "use one of rgb24, rgb48"),
         ("o_%d.exr", ["--pixel-format", "rgb24"], "always half floats"),
-        ("no/o_%d.png", [], "its directory does not exist"),
         ("o.mp4", ["--alpha-output", "o.mp4"], "named for both"),
         ("o.mp4", ["--start", "9"], "nothing is left of it from 9.000 s on"),
         ("o.mp4", ["--start", "1", "--end", "0.5"], "end (0.5 s) must lie behind start (1.0 s)"),

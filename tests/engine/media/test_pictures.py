@@ -114,7 +114,7 @@ def palette_png(path: Path) -> Path:
 
 def test_a_palette_keeps_its_transparency(tmp_path: Path) -> None:
     path = palette_png(tmp_path / "a.png")
-    read = read_image(path)
+    read = read_image(path, opaque=True)
     assert (read[:8] == 255).all() and (read[8:] == 0).all()
     with Reader(path) as reader:
         assert reader.has_alpha
