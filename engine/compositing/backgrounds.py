@@ -42,8 +42,11 @@ class Background(ABC):
     shows_camera = True
 
     @abstractmethod
-    def behind(self, frame: Frame, matte: Matte) -> Behind:
-        """The background of this frame, in the frame's own code values."""
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
+        """The background of this frame, in the frame's own code values.
+
+        matte: None where there is none; what is made from the camera's picture cannot do without.
+        """
 
     def begin(self, time: Fraction) -> None:  # noqa: B027
         """Tells when the job's first frame is shown, if that is not the first one asked for."""
@@ -60,7 +63,7 @@ class ColorBackground(Background):
     def __init__(self, rgb: tuple[int, int, int]) -> None:
         self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
         return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
 
@@ -70,7 +73,7 @@ class TransparentBackground(Background):
 
     shows_camera = False
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         black, _, neutral, _ = frame.levels
         return int(black), int(neutral), int(neutral)
 
@@ -84,7 +87,7 @@ class ImageBackground(Background):
         self._picture = frame_from_rgb(read_image(path))
         self._fitted: tuple[Frame, Planes] | None = None
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         if self._fitted is None or not _alike(self._fitted[0], frame):
             self._fitted = frame, fit_frame(self._picture, frame)
         return self._fitted[1]
@@ -118,7 +121,7 @@ class VideoBackground(Background):
         self._shown = self._next = next(self._frames)
         self._loop_begin = -self._shown.time
 
-    def behind(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Planes:  # noqa: ARG002
         if self._begin is None:
             self._begin = frame.time
         elif frame.time < self._now:  # another job
@@ -171,10 +174,12 @@ class BlurBackground(Background):
     """
 
     def __init__(self, sigma: float = DEFAULT_BLUR) -> None:
-        self._sigma = sigma
+        self.sigma = sigma
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:
-        sigma = self._sigma * min(matte.alpha.shape) / 720
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
+        if matte is None:
+            raise TypeError("the blurred background is made from a frame and its matte")
+        sigma = self.sigma * min(matte.alpha.shape) / 720
         # What is blurred over many pixels does not need them all.
         factor = max(1, int(sigma / FINEST_BLUR))
         # Averages over the background alone: weighted by what is not people, then normalised.

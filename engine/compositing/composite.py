@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from fusematte.engine.compositing.backgrounds import (
     open_background,
 )
 from fusematte.engine.compositing.look import PLAIN, Look, despilled, wrapped
-from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes
+from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes, Stream
 from fusematte.engine.matting.refine import coefficients
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
 from fusematte.engine.pixels.color import as_float, spans
@@ -26,6 +26,8 @@ from fusematte.engine.pixels.fit import shrink
 
 FOREGROUND_RADII = (40, 3)
 """Of the two passes of blur fusion, at half the network's resolution."""
+KEPT = 4
+"""Backgrounds that ``composite`` keeps open for a stream."""
 YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 
 
@@ -156,7 +158,19 @@ def _light(behind: Behind, frame: Frame, size: tuple[int, int]) -> Map:
     return np.asarray((np.stack(small) - origin) / spans(frame)[:, None, None], np.float32)
 
 
-_cached_background = functools.lru_cache(maxsize=4)(open_background)
+_opened: WeakKeyDictionary[Stream, dict[str, Background]] = WeakKeyDictionary()
+"""Backgrounds by the stream whose frames are put over them: a video has a clock of its own for
+each, and goes when the stream's Matter does."""
+_UNKNOWN = Stream()
+
+
+def _background_of(matte: Matte, spec: str) -> Background:
+    opened = _opened.setdefault(matte.stream or _UNKNOWN, {})
+    if spec not in opened:
+        while len(opened) >= KEPT:
+            opened.pop(next(iter(opened))).close()
+        opened[spec] = open_background(spec)
+    return opened[spec]
 
 
 def composite(
@@ -171,7 +185,8 @@ def composite(
 
     Over ``transparent`` the frame gets an alpha, and its colours are the people's own.
 
-    A background given by name or path is opened on its first use and kept for the next frames.
+    A background given by name or path is opened on its first use and kept for the next frames that
+    the same Matter has matted.
     light_wrap, despill: see ``engine.look.Look``.
 
     Raises:
@@ -180,5 +195,5 @@ def composite(
     """
     look = Look(light_wrap=light_wrap, despill=despill)
     if not isinstance(background, Background):
-        background = _cached_background(fspath(background))
+        background = _background_of(matte, fspath(background))
     return compose(frame, matte, background, look=look).frame

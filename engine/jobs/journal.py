@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 from fusematte.engine.errors import OutputError
 from fusematte.engine.jobs.measures import Measure
 
-Options = dict[str, Any]
-"""The keywords of ``job.run``."""
-FORMAT = 2
+Header = dict[str, Any]
+"""What job it is: version, input, spans, options."""
+FORMAT = 3
 """Version of the journal."""
 
 
 class Record(NamedTuple):
-    """A finished stretch: how many frames, seconds of work per stage, whether input was damaged."""
+    """A finished segment: its number, how many frames, seconds of work per stage, whether the input
+    was damaged, and what was measured of each matte."""
 
-    stretch: int
+    segment: int
     frames: int
     busy: dict[str, float]
     damaged: bool
@@ -33,7 +34,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "journal.jsonl"
 
-    def begin(self, header: Options) -> None:
+    def begin(self, header: Header) -> None:
         """Starts anew; what lay in the folder goes.
 
         Raises:
@@ -47,8 +48,8 @@ class Journal:
             raise OutputError(f"{self._folder}: cannot be made: {error.strerror}") from error
         self._append(header)
 
-    def read(self) -> tuple[Options, list[Record]] | None:
-        """The header and the stretches that are done; None where there is no journal."""
+    def read(self) -> tuple[Header, list[Record]] | None:
+        """The header and the segments that are done; None where there is no journal."""
         try:
             lines = self._path.read_text("utf-8").splitlines(keepends=True)
         except OSError:
@@ -56,6 +57,8 @@ class Journal:
         values = [json.loads(line) for line in lines if line.endswith("\n")]
         if not values:
             return None
+        if values[0].get("format") != FORMAT:  # whoever compares headers will say so
+            return values[0], []
         records = [
             Record(**{**value, "measures": [Measure(*row) for row in value["measures"]]})
             for value in values[1:]
@@ -65,10 +68,10 @@ class Journal:
         return values[0], records
 
     def add(self, record: Record) -> None:
-        """Notes a finished stretch."""
+        """Notes a finished segment."""
         self._append(record._asdict())
 
-    def _append(self, value: Options) -> None:
+    def _append(self, value: Header) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(value) + "\n")

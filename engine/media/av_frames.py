@@ -48,6 +48,11 @@ def color_of(picture: av.VideoFrame) -> Color:
     return Color(picture.colorspace, picture.color_primaries, picture.color_trc, is_full(picture))
 
 
+def rotation_of(picture: av.VideoFrame) -> int:
+    """Degrees clockwise (0, 90, 180, 270) that a player turns a picture for display."""
+    return round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
+
+
 def is_full(picture: av.VideoFrame) -> bool:
     """Whether luma spans all code values; gray does unless tagged, as in libav."""
     is_gray = len(picture.format.components) <= 2
@@ -145,7 +150,7 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
         pts=picture.pts or 0,
         time_base=picture.time_base or CLOCK,
         duration=picture.duration,
-        rotation=round(-picture.rotation / 90) * 90 % 360,  # libav's is counterclockwise
+        rotation=rotation_of(picture),
         alpha=alpha,
     )
 
