@@ -8,11 +8,13 @@ from os import fspath
 from pathlib import Path
 
 from fusematte.engine.errors import UsageError
+from fusematte.engine.frame import VideoInfo
 from fusematte.engine.jobs.options import JobOptions, StrPath
 from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.review_page import Review, check_folder
 from fusematte.engine.jobs.segmented import SegmentedJob
 from fusematte.engine.jobs.single import Progress, Report
+from fusematte.engine.media import segments
 from fusematte.engine.media.image_sequence import AlphaMode
 from fusematte.engine.media.notices import known
 from fusematte.engine.models import DEFAULT_MODEL
@@ -123,6 +125,13 @@ def _run(
         if cluster is not None:
             log.warning("not cut up for the cluster but done here: %s", job.whole_because)
         return job.run_at_once(progress)
-    if cluster is None and job.is_short:
-        return job.run_at_once(progress)
-    return job.run(resume, cluster, progress)
+    with job.open() as reader:
+        if cluster is None and is_short(reader.info):
+            return job.run_at_once(progress, reader)
+        plan = job.plan(reader)
+    return job.run(plan, resume, cluster, progress)
+
+
+def is_short(info: VideoInfo) -> bool:
+    """Whether a video is not worth cutting."""
+    return info.frame_count is not None and info.frame_count <= segments.FRAMES

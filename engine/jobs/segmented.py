@@ -81,24 +81,29 @@ class SegmentedJob:
         """Its model."""
         return load_bundle(self.options.model)
 
-    @property
-    def is_short(self) -> bool:
-        """Whether the job is not worth cutting."""
-        with known(), self.open() as reader:
-            return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
-
-    def run_at_once(self, progress: Progress | None) -> Report:
-        """The job in one piece."""
+    def run_at_once(self, progress: Progress | None, reader: Reader | None = None) -> Report:
+        """The job in one piece; ``reader``: its input, if that is open."""
         measures = Measures() if self.measured else None
-        done = run_once(self.input, self.output, self.options, observe=measures, progress=progress)
+        done = run_once(
+            self.input,
+            self.output,
+            self.options,
+            reader=reader,
+            observe=measures,
+            progress=progress,
+        )
         self.measures = measures.rows if measures else []
         return done
 
-    def run(self, resume: bool, cluster: Cluster | None, progress: Progress | None) -> Report:
+    def plan(self, reader: Reader) -> Plan:
+        """How the input is cut; what cannot be done is said before."""
+        check(self.input, self.output, self.options, reader.info)
+        return segments.plan(reader)
+
+    def run(
+        self, plan: Plan, resume: bool, cluster: Cluster | None, progress: Progress | None
+    ) -> Report:
         """The job in segments, those that are missing."""
-        check(self.input, self.output, self.options)
-        with known(), self.open() as reader:
-            plan = segments.plan(reader)
         journal = Journal(self.folder)
         header = self._header(plan)
         done = self._begin(journal, header, resume)

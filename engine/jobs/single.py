@@ -69,6 +69,7 @@ def run_once(
     output: StrPath,
     options: JobOptions,
     *,
+    reader: Reader | None = None,
     span: Span | None = None,
     tools: Tools | None = None,
     observe: Observe | None = None,
@@ -78,6 +79,7 @@ def run_once(
 
     Args:
         input, output, options: see ``fusematte.run``.
+        reader: the input, where it is open already; it is closed in the end.
         span: only this segment of the video, without its audio.
         tools: what to use in the place of the options' background, model, backend and threads.
         observe: see each matte.
@@ -87,7 +89,7 @@ def run_once(
     """
     check_paths(input, output, options)
     with ExitStack() as stack:
-        reader = stack.enter_context(open_input(input, options))
+        reader = stack.enter_context(reader or open_input(input, options))
         tools = tools or stack.enter_context(open_tools(options))
         wanted = options.stages(observed=observe is not None)
         gpu = take_gpu(
@@ -119,8 +121,10 @@ def join(input: StrPath, output: StrPath, options: JobOptions, parts: Parts) -> 
         return segments.join(reader, outputs.files(), parts, audio=True)
 
 
-def check(input: StrPath, output: StrPath, options: JobOptions) -> VideoInfo:
-    """Opens and leaves everything but the network, so that what cannot be is said at once.
+def check(input: StrPath, output: StrPath, options: JobOptions, info: VideoInfo) -> None:
+    """Opens and leaves the background and all outputs, so that what cannot be is said at once.
+
+    info: what is known of the input.
 
     Raises:
         FuseMatteError: as ``run_once``.
@@ -128,9 +132,7 @@ def check(input: StrPath, output: StrPath, options: JobOptions) -> VideoInfo:
     check_paths(input, output, options)
     with ExitStack() as stack:
         open_background(options.background).close()
-        reader = stack.enter_context(open_input(input, options))
-        open_outputs(stack, output, reader.info, options).files()
-        return reader.info
+        open_outputs(stack, output, info, options).files()
 
 
 def open_input(input: StrPath, options: JobOptions, hardware: HWAccel | None = None) -> Reader:
