@@ -27,7 +27,7 @@ from long_clip import make_long_clip
 from machine import machine
 from ray.cluster_utils import Cluster
 
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.jobs.run import run
 from fusematte.engine.media import segments
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"

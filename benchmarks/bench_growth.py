@@ -24,7 +24,7 @@ RESULTS = Path(__file__).parent / "results" / "growth.json"
 RATE = 24
 CODE = """
 import json, resource, sys
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.jobs.run import run
 done = run(sys.argv[1], sys.argv[2], background="blur")
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 print(json.dumps({"frames": done.frames, "wall_s": round(done.seconds, 1),

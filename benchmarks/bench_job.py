@@ -21,7 +21,8 @@ from typing import Any
 import av
 from machine import machine
 
-from fusematte.engine.jobs.single import Report, run
+from fusematte.engine.jobs.run import run
+from fusematte.engine.jobs.single import Report
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
 

@@ -210,8 +210,7 @@ def bench_low(repeats: int) -> dict[str, Any]:
     alpha = person(*LOW)
     half_color, half_alpha = half(color), half(alpha)
     jobs: dict[str, Job] = {
-        "guided_coefficients_gray": lambda: cpp_ext.guided_coefficients(color[0], alpha, 2, 1e-4),
-        "guided_coefficients_rgb": lambda: cpp_ext.guided_coefficients(color, alpha, 2, 1e-4),
+        "guided_coefficients": lambda: cpp_ext.guided_coefficients(color[0], alpha, 2, 1e-4),
         "estimate_foreground_half_size": lambda: cpp_ext.estimate_foreground(
             half_color, half_alpha, (45, 3)
         ),

@@ -17,7 +17,7 @@ import psutil
 from bench_job import SOURCE, make_clip
 from machine import machine
 
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs.run import run
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
 

@@ -22,7 +22,7 @@ from bench_job import SOURCE
 from long_clip import make_long_clip
 from machine import machine
 
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.jobs.run import run
 
 RESULTS = Path(__file__).parent / "results" / "sync.json"
 

@@ -109,7 +109,7 @@ def kill_line(results: dict[str, Any]) -> str:
     return (
         f"\nA job of {results['frames']} frames killed {len(results['kills'])} times at random and "
         f"resumed: the same {', '.join(same) or 'nothing'} as an unbroken one, "
-        f"{results['stretches_lost']} finished stretches lost.\n"
+        f"{results['stretches_lost']} finished segments lost.\n"
     )
 
 

@@ -37,7 +37,6 @@ __all__ = [
     "composite",
     "estimate_foreground",
     "guided_coefficients",
-    "guided_filter",
     "instruction_sets",
     "resize_to_tensor",
     "use_instruction_set",
@@ -128,17 +127,16 @@ def guided_coefficients(
     it.  The cost does not depend on the radius.  Windows are clipped at the border.
 
     Args:
-        guide: [h, w] or [3, h, w], float32.
-        alpha: [h, w], float32.
+        guide, alpha: [h, w], float32.
         radius: of the (2 radius + 1)^2 window, 1 to the shorter side.
         epsilon: how much variance of the guide counts as flat, above 0; guides in 0..1 want
             about 1e-4.
 
-    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6, 8 and 14 to 16;
+    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6 and 8;
     He, Sun, "Fast Guided Filter", 2015.
     """
     alpha = _floats("alpha", alpha, 2)
-    guide = _floats("guide", guide, 2, 3)
+    guide = _floats("guide", guide, 2)
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha)
     if not (_is_real(epsilon) and math.isfinite(epsilon) and epsilon > 0):
@@ -146,18 +144,6 @@ def guided_coefficients(
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
     _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
     return Guided(slope, offset)
-
-
-def guided_filter(
-    guide: Floats, alpha: Floats, radius: int, epsilon: float, *, threads: int = 1
-) -> Floats:
-    """Alpha refined along the guide's edges, [h, w], float32; not clipped.
-
-    The paper's own use, at one resolution; arguments as for ``guided_coefficients``.
-    """
-    slope, offset = guided_coefficients(guide, alpha, radius, epsilon, threads=threads)
-    explained = slope * guide
-    return (explained if explained.ndim == 2 else explained.sum(0)) + offset
 
 
 def estimate_foreground(
@@ -216,7 +202,7 @@ def composite(
     alpha: Plane | None = None,
     threads: int = 1,
 ) -> list[Plane]:
-    """The people in a frame over another background, in one pass over the frame's own planes.
+    """The person in a frame over another background, in one pass over the frame's own planes.
 
     alpha = slope * luma + offset, clipped to 0..1, with the coefficients interpolated
     bilinearly (half-pixel centres, clamped at the edges) and luma = (Y - black) / luma span;
@@ -229,7 +215,7 @@ def composite(
 
     Args:
         planes: the frame; see the module.
-        slope, offset: [h, w], float32, of any size: ``guided_coefficients`` on a gray guide.
+        slope, offset: [h, w], float32, of any size, by ``guided_coefficients``.
         background: planes of the frame's format; or one (Y, U, V) in code values; or a small
             [3, h, w] float32 picture in code values, interpolated like the coefficients: what is
             blurred needs no more; or None: the samples become the foreground itself, unmixed.
@@ -255,6 +241,21 @@ def composite(
         small = _floats("background", background, 3)
     elif background is not None:
         behind = _background(background, planes)
+    written = _targets(planes, behind, out, alpha)
+    _C.composite(
+        list(planes), behind, small, slope, offset, shift, keep_solid, _levels(levels), written,
+        alpha, _threads(threads),
+    )  # fmt: skip
+    return written
+
+
+def _targets(
+    planes: Sequence[Plane],
+    behind: Sequence[Plane],
+    out: Sequence[Plane] | None,
+    alpha: Plane | None,
+) -> list[Plane]:
+    """The planes to write to, once they and ``alpha`` are known to fit and to overlap nothing."""
     if out is not None:
         _check_sequence("out", out)
     written = [np.empty(plane.shape, plane.dtype) for plane in planes] if out is None else list(out)
@@ -265,10 +266,6 @@ def composite(
         targets.append(("alpha", alpha))
     for name, target in targets:
         _check_writable(name, target, [*planes, *behind])
-    _C.composite(
-        list(planes), behind, small, slope, offset, shift, keep_solid, _levels(levels), written,
-        alpha, _threads(threads),
-    )  # fmt: skip
     return written
 
 

@@ -96,8 +96,7 @@ void resize_to_tensor(const Arrays& planes, const std::array<float, 2>& matrix,
 
 void guided_coefficients(const Floats& guide, const Floats& alpha, int radius, double epsilon,
                          Floats slope, Floats offset, int threads) {
-    const GuidedJob job{guide.ndim() == 3 ? 3 : 1,
-                        size(alpha, -2),
+    const GuidedJob job{size(alpha, -2),
                         size(alpha, -1),
                         radius,
                         epsilon,

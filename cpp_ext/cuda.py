@@ -95,10 +95,9 @@ class ResizeJob(Structure):
 
 
 class GuidedJob(Structure):
-    """``guide``, ``slope``: [channels, height, width]; ``alpha``, ``offset``: [height, width]."""
+    """``guide``, ``alpha``, ``slope``, ``offset``: [height, width]."""
 
     _fields_ = [
-        ("channels", c_int),
         ("height", c_int),
         ("width", c_int),
         ("radius", c_int),
@@ -184,15 +183,14 @@ def resize_to_tensor(device: Device, job: ResizeJob) -> None:
 
 def guided_coefficients(device: Device, job: GuidedJob) -> None:
     """See ``fusematte.cpp_ext.guided_coefficients``."""
-    prefix, moments = ("guided_gray", 4) if job.channels == 1 else ("guided_rgb", 13)
     columns, rows = _box_blocks(job.height, job.width)
     area = job.height * job.width
-    sums = c_void_p(device.scratch(sizeof(c_double) * moments * area))
-    solved = c_void_p(device.scratch(sizeof(c_float) * (job.channels + 1) * area))
-    device.launch(f"{prefix}_columns", columns, BLOCK, [job, sums])
-    device.launch(f"{prefix}_solve", rows, BLOCK, [job, sums, solved])
-    device.launch(f"{prefix}_mean_columns", columns, BLOCK, [job, solved, sums])
-    device.launch(f"{prefix}_mean", rows, BLOCK, [job, sums])
+    sums = c_void_p(device.scratch(sizeof(c_double) * 4 * area))
+    solved = c_void_p(device.scratch(sizeof(c_float) * 2 * area))
+    device.launch("guided_columns", columns, BLOCK, [job, sums])
+    device.launch("guided_solve", rows, BLOCK, [job, sums, solved])
+    device.launch("guided_mean_columns", columns, BLOCK, [job, solved, sums])
+    device.launch("guided_mean", rows, BLOCK, [job, sums])
 
 
 def estimate_foreground(device: Device, job: ForegroundJob, radii: Sequence[int]) -> None:
@@ -232,7 +230,7 @@ def refine_offset(
 def color_shift(
     device: Device, people: int, color: int, levels: Levels, shift: int, size: tuple[int, int]
 ) -> None:
-    """People's colours less the frame's in code values, [3, *size] each."""
+    """The person's colours less the frame's in code values, [3, *size] each."""
     arguments = [c_void_p(people), c_void_p(color), levels, c_void_p(shift), *map(c_int, size)]
     device.launch("color_shift", _blocks(size[1], size[0]), BLOCK, arguments)
 

@@ -95,21 +95,14 @@ def box_mean(values: Array, radius: int) -> Array:
 def guided_coefficients(
     guide: NDArray[np.float32], alpha: NDArray[np.float32], radius: int, epsilon: float
 ) -> tuple[Array, Array]:
-    """He, Sun, Tang, "Guided Image Filtering", equations 5, 6 and 8 (gray), 14 to 16 (colour)."""
-    channels: Array = guide.astype(np.float64).reshape(-1, *alpha.shape)
-    target: Array = alpha.astype(np.float64)
-    mean = box_mean(channels, radius)
-    mean_target = box_mean(target, radius)
-    cross = box_mean(channels * target, radius) - mean * mean_target
-    second: Array = np.asarray(
-        box_mean(channels[:, None] * channels[None], radius) - mean[:, None] * mean[None]
-    )
-    regular = np.moveaxis(second, (0, 1), (-2, -1)) + epsilon * np.eye(len(channels))
-    target_last: Array = np.moveaxis(np.asarray(cross, np.float64), 0, -1)
-    solved = np.linalg.solve(regular, target_last[..., None])[..., 0]
-    slope: Array = np.moveaxis(np.asarray(solved, np.float64), -1, 0)
-    offset = mean_target - (slope * mean).sum(0)
-    return box_mean(slope, radius).reshape(guide.shape), box_mean(offset, radius)
+    """He, Sun, Tang, "Guided Image Filtering", equations 5, 6 and 8."""
+    image, target = guide.astype(np.float64), alpha.astype(np.float64)
+    mean, mean_target = box_mean(image, radius), box_mean(target, radius)
+    covariance = box_mean(image * target, radius) - mean * mean_target
+    variance = box_mean(image * image, radius) - mean * mean
+    slope: Array = np.asarray(covariance / (variance + epsilon))
+    offset = mean_target - slope * mean
+    return box_mean(slope, radius), box_mean(offset, radius)
 
 
 def estimate_foreground(

@@ -1,13 +1,18 @@
-"""The values that travel through the engine: Frame (a picture in its own YUV planes) and Matte."""
+"""The values that travel through the engine: Frame (a picture in its own YUV planes), Matte, and
+VideoInfo (what is known of a video before its frames are read)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import av
+    from av.subtitles.stream import SubtitleStream
 
 Plane = NDArray[Any]
 """[height, width]; uint8, or uint16 (low bits used) for 10-bit formats; rows may be strided."""
@@ -166,17 +171,23 @@ class Frame:
         return replace(self, planes=planes)
 
 
+class Stream:
+    """What the mattes of one video have in common: who made them, as a key and nothing else."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matte:
     """What the network found in one frame, at the network's resolution, in the frame's orientation.
 
     Shape:
-        alpha: [h, w], float32, 0..1: the opacity of the people.
+        alpha: [h, w], float32, 0..1: the opacity of the person.
         foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
         which bracket alpha between 1 - B and F.
         beta: [h, w], float32, 0..1: the fusion's weight; alpha = beta F + (1 - beta) (1 - B).
         color: [3, h, w], float32: the frame's Y'CbCr (0..1, -0.5..0.5, -0.5..0.5), area-averaged to
         the same size; its luma guides the refinement.
+
+    stream: the same for all mattes of one Matter; None for others.
 
     ``refine(frame, matte)`` gives the alpha at the frame's own size.
     """
@@ -188,8 +199,83 @@ class Matte:
     color: Map
     pts: int
     time_base: Fraction
+    stream: Stream | None = field(default=None, repr=False, compare=False)
 
     @property
     def confidence(self) -> float:
         """How far the two decoders agree, 0..1: one minus the mean gap between F and 1 - B."""
         return float(1 - np.abs(self.foreground + self.background - 1).mean())
+
+
+class Chapter(NamedTuple):
+    """A part of a video with a title; times in seconds, on the clock of the frames."""
+
+    start: Fraction
+    end: Fraction
+    metadata: dict[str, str]
+
+
+class Mastering(NamedTuple):
+    """SMPTE ST 2086 and CTA-861.3; None for what the video does not tell.
+
+    display: x and y of red, green, blue and white, then the least and the highest luminance of the
+        display, in cd/m2.
+    light: the highest luminance of a pixel, and of a picture's mean, in cd/m2 (MaxCLL, MaxFALL).
+    """
+
+    display: tuple[Fraction, ...] | None = None
+    light: tuple[int, int] | None = None
+
+
+UNTOLD = Mastering()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What is known of a video: its reader finds it out, once, and writers take it over.
+
+    name: the path or URL as it was given.
+    container_name: libav's name of the container.
+    width, height: of the coded picture, in pixels, before rotation.
+    format: the layout of the frames' planes.
+    color: the colour tags of the frames.
+    mastering: what an HDR video tells of the display it was graded on, with its first picture.
+    has_alpha: whether frames come with an alpha of their own.
+    on_device: whether the first picture came in the GPU's memory.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
+    aspect: width over height of one pixel.
+    frame_rate: average, in frames per second; None where unknown.
+    time_base: the unit of timestamps, in seconds.
+    frame_count: as the container tells it, else estimated; None where unknown.
+    duration: in seconds; None where unknown.
+    origin: the time of the first frame if only a part of the video is read or if it lies below
+        zero, else 0: what a file that holds only this part would count from; in seconds.
+    audio_streams, subtitle_streams, attachments: templates for copies of these streams.
+    left_out: what kinds of streams the file has beside them and the video.
+    chapters: those within the part that is read.
+    metadata, video_metadata: the tags (title and the like) of the container and the video stream.
+    """
+
+    name: str
+    container_name: str
+    width: int
+    height: int
+    format: PixelFormat
+    color: Color = UNSPECIFIED
+    mastering: Mastering = UNTOLD
+    has_alpha: bool = False
+    on_device: bool = False
+    rotation: int = 0
+    aspect: Fraction = Fraction(1)
+    frame_rate: Fraction | None = None
+    time_base: Fraction = CLOCK
+    frame_count: int | None = None
+    duration: Fraction | None = None
+    origin: Fraction = Fraction(0)
+    audio_streams: tuple[av.AudioStream, ...] = ()
+    subtitle_streams: tuple[SubtitleStream, ...] = ()
+    attachments: tuple[Any, ...] = ()
+    left_out: tuple[str, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    video_metadata: dict[str, str] = field(default_factory=dict)

@@ -1,20 +1,22 @@
 """Threads and bounded queues: decode, matte, composite and encode at the same time.
 
-Nothing here knows pixels.  Each stage is a function from a value to a value and runs in a thread of
-its own; values stay in order.
+Nothing here knows pixels.  Each stage is a function from a value to a value, or to several, and
+runs in a thread of its own; values stay in order.  ``Pipeline`` waits for the slowest stage,
+``Relay`` drops what comes too fast; both stand on ``BoundedQueue``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import os
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +24,27 @@ DEPTH = 4
 """Values that may wait before each stage: enough to ride out a slow frame, few enough that a
 pipeline of 2160p frames stays small."""
 POLL = 0.1
-"""Seconds after which a waiting thread looks whether the pipeline was stopped."""
+"""Seconds after which a thread that waits wakes up, for Ctrl-C to reach it on every system."""
 
 HANGS = 10.0
 """Seconds after which a live stage that does not come back is given up."""
 
-Stage = tuple[str, Callable[[Any], Any]]
+
+class Stage(NamedTuple):
+    """A thread's work: ``work`` makes a value of a value.
+
+    at_end: of a stage whose work makes a list of values, none or several: what it still holds when
+    there are no more.
+    """
+
+    name: str
+    work: Callable[[Any], Any]
+    at_end: Callable[[], list[Any]] | None = None
+
+    def make(self, item: object) -> list[Any]:
+        """The values made of one."""
+        made = self.work(item)
+        return [made] if self.at_end is None else made
 
 
 @dataclass
@@ -51,118 +68,14 @@ class Statistics:
         return time.perf_counter() - self.started
 
 
-@dataclass(frozen=True)
-class _End:
-    """The last item of a queue: the source is exhausted, or a stage raised ``error``."""
-
-    error: BaseException | None = None
-
-
 class Stopped(Exception):
-    """The pipeline was stopped while a thread waited."""
-
-
-class Pipeline:
-    """Runs ``source`` through ``stages``; iterate over it for the results.
-
-    An error in the source or in a stage is raised from the iterator after every result that came
-    before it.  Leaving the ``with`` block stops and joins all threads, in whatever state they are.
-    """
-
-    def __init__(self, source: tuple[str, Iterable[Any]], *stages: Stage) -> None:
-        self.statistics = Statistics()
-        self._stop = threading.Event()
-        self._queues: list[queue.Queue[Any]] = [queue.Queue(DEPTH) for _ in range(len(stages) + 1)]
-        self._threads = [self._thread(source[0], self._run_source, source, self._queues[0])]
-        for stage, inputs, outputs in zip(stages, self._queues, self._queues[1:], strict=False):
-            self._threads.append(self._thread(stage[0], self._run_stage, stage, inputs, outputs))
-
-    @staticmethod
-    def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
-        return threading.Thread(target=target, args=args, name=f"fusematte-{name}", daemon=True)
-
-    def __enter__(self) -> Pipeline:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException:  # an interrupt between two of them
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
-
-    def __iter__(self) -> Iterator[Any]:
-        while not isinstance(item := self._get(self._queues[-1]), _End):
-            yield item
-        self._stop.set()  # whoever asks again is told at once
-        if item.error is not None:
-            raise item.error
-
-    def _get(self, source: queue.Queue[Any]) -> Any:  # noqa: ANN401
-        while not self._stop.is_set():
-            try:
-                return source.get(timeout=POLL)
-            except queue.Empty:
-                continue
-        raise Stopped
-
-    def _put(self, target: queue.Queue[Any], item: object) -> None:
-        while not self._stop.is_set():
-            try:
-                target.put(item, timeout=POLL)
-            except queue.Full:
-                continue
-            return
-        raise Stopped
-
-    def _run_source(self, source: tuple[str, Iterable[Any]], outputs: queue.Queue[Any]) -> None:
-        name, items = source
-        end = _End()
-        try:
-            iterator, done = iter(items), object()
-            while (item := self._timed(name, lambda _: next(iterator, done), None)) is not done:
-                self._put(outputs, item)
-        except Stopped:
-            return
-        except BaseException as error:
-            end = _End(error)
-        self._finish(outputs, end)
-
-    def _run_stage(self, stage: Stage, inputs: queue.Queue[Any], outputs: queue.Queue[Any]) -> None:
-        name, work = stage
-        try:
-            while not isinstance(item := self._get(inputs), _End):
-                self._put(outputs, self._timed(name, work, item))
-            end = item
-        except Stopped:
-            return
-        except BaseException as error:
-            end = _End(error)
-        self._finish(outputs, end)
-
-    def _finish(self, outputs: queue.Queue[Any], end: _End) -> None:
-        try:
-            self._put(outputs, end)
-        except Stopped:
-            return
-
-    def _timed(self, name: str, work: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
-        begun = time.perf_counter()
-        try:
-            return work(item)
-        finally:
-            self.statistics.add(name, time.perf_counter() - begun)
+    """The queue was closed while a thread waited."""
 
 
 Item = TypeVar("Item")
 
 
-class Mailbox(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """Values from one thread to another, of which at most ``capacity`` wait.
 
     What does not fit drops the oldest, or with ``patient`` waits until there is room.  Whoever
@@ -180,7 +93,7 @@ class Mailbox(Generic[Item]):
         """Adds one; returns how many were dropped for it."""
         with self._changed:
             while self._patient and len(self._waiting) >= self._capacity and not self._closed:
-                self._changed.wait()
+                self._changed.wait(POLL)
             if self._closed:
                 raise Stopped
             dropped = max(0, len(self._waiting) + 1 - self._capacity)
@@ -192,12 +105,15 @@ class Mailbox(Generic[Item]):
 
     def get(self, timeout: float | None = None) -> Item:
         """Takes the oldest; waits up to ``timeout`` seconds, then raises ``TimeoutError``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            while not self._waiting and not self._closed:
+                left = POLL if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"nothing came in {timeout} s")
+                self._changed.wait(min(POLL, left))
             if self._closed:
                 raise Stopped
-            if not self._waiting:
-                raise TimeoutError(f"nothing came in {timeout} s")
             item = self._waiting.popleft()
             self._changed.notify_all()
             return item
@@ -210,6 +126,106 @@ class Mailbox(Generic[Item]):
             self._changed.notify_all()
 
 
+def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
+    """A thread of ours; it sees the context variables of whoever makes it."""
+    context = contextvars.copy_context()
+    return threading.Thread(
+        target=context.run, args=(target, *args), name=f"fusematte-{name}", daemon=True
+    )
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last item of a queue: the source is exhausted, or a stage raised ``error``."""
+
+    error: BaseException | None = None
+
+
+class Pipeline:
+    """Runs ``source`` through ``stages``; iterate over it for the results.
+
+    An error in the source or in a stage is raised from the iterator after every result that came
+    before it.  Leaving the ``with`` block stops and joins all threads, in whatever state they are.
+    """
+
+    def __init__(self, source: tuple[str, Iterable[Any]], *stages: Stage) -> None:
+        self.statistics = Statistics()
+        self._queues: list[BoundedQueue[Any]] = [
+            BoundedQueue(DEPTH, patient=True) for _ in range(len(stages) + 1)
+        ]
+        self._threads = [_thread(source[0], self._run_source, *source, self._queues[0])]
+        for stage, inputs, outputs in zip(stages, self._queues, self._queues[1:], strict=False):
+            self._threads.append(_thread(stage.name, self._run_stage, stage, inputs, outputs))
+
+    def __enter__(self) -> Pipeline:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # an interrupt between two of them
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def __iter__(self) -> Iterator[Any]:
+        while not isinstance(item := self._queues[-1].get(), _End):
+            yield item
+        self._stop()  # whoever asks again is told at once
+        if item.error is not None:
+            raise item.error
+
+    def _stop(self) -> None:
+        for queue in self._queues:
+            queue.close()
+
+    def _run_source(self, name: str, items: Iterable[Any], outputs: BoundedQueue[Any]) -> None:
+        def read() -> None:
+            iterator, done = iter(items), object()
+            while (item := self._timed(name, next, iterator, done)) is not done:
+                outputs.put(item)
+
+        self._run(read, outputs)
+
+    def _run_stage(
+        self, stage: Stage, inputs: BoundedQueue[Any], outputs: BoundedQueue[Any]
+    ) -> None:
+        def work() -> None:
+            while not isinstance(item := inputs.get(), _End):
+                for made in self._timed(stage.name, stage.make, item):
+                    outputs.put(made)
+            for made in self._timed(stage.name, stage.at_end) if stage.at_end else ():
+                outputs.put(made)
+            if item.error is not None:
+                raise item.error
+
+        self._run(work, outputs)
+
+    @staticmethod
+    def _run(work: Callable[[], None], outputs: BoundedQueue[Any]) -> None:
+        """A thread's whole life: its last word is how it ended."""
+        error: BaseException | None = None
+        with contextlib.suppress(Stopped):
+            try:
+                work()
+            except Stopped:
+                raise
+            except BaseException as raised:
+                error = raised
+            outputs.put(_End(error))
+
+    def _timed(self, name: str, work: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401
+        begun = time.perf_counter()
+        try:
+            return work(*args)
+        finally:
+            self.statistics.add(name, time.perf_counter() - begun)
+
+
 class Relay:
     """The live counterpart of ``Pipeline``: values are pushed, and what comes too fast is dropped.
 
@@ -219,17 +235,14 @@ class Relay:
     """
 
     def __init__(self, *stages: Stage, waiting: int) -> None:
-        self._boxes: list[Mailbox[Any]] = [Mailbox(waiting)]
-        self._boxes += [Mailbox(1, patient=True) for _ in stages[1:]]
+        self._queues: list[BoundedQueue[Any]] = [BoundedQueue(waiting)]
+        self._queues += [BoundedQueue(1, patient=True) for _ in stages[1:]]
         self._error: BaseException | None = None
-        targets = [*self._boxes[1:], None]
+        targets = [*self._queues[1:], None]
         self._threads = [
-            threading.Thread(
-                target=self._run, args=(*stage, box, target), name=f"fusematte-{stage[0]}",
-                daemon=True,
-            )
-            for stage, box, target in zip(stages, self._boxes, targets, strict=True)
-        ]  # fmt: skip
+            _thread(stage.name, self._run, stage, source, target)
+            for stage, source, target in zip(stages, self._queues, targets, strict=True)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -237,35 +250,35 @@ class Relay:
         """Adds a value; returns how many older ones were dropped for it."""
         if self._error is not None:
             raise self._error
-        return self._boxes[0].put(item)
+        return self._queues[0].put(item)
 
     def close(self) -> bool:
         """Stops and joins the threads, unless called from one of them; may be called twice.
 
         Returns whether they ended: a stage that hangs is left behind after ``HANGS`` seconds.
         """
-        for box in self._boxes:
-            box.close()
+        for queue in self._queues:
+            queue.close()
         others = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in others:
             thread.join(HANGS)
         return not any(thread.is_alive() for thread in others)
 
     def _run(
-        self, name: str, work: Callable[[Any], Any], box: Mailbox[Any], target: Mailbox[Any] | None
+        self, stage: Stage, source: BoundedQueue[Any], target: BoundedQueue[Any] | None
     ) -> None:
         try:
             while True:
-                result = work(box.get())
-                if target is not None:
-                    target.put(result)
+                for made in stage.make(source.get()):
+                    if target is not None:
+                        target.put(made)
         except Stopped:
             return
         except BaseException as error:
-            log.exception("%s failed", name)
+            log.exception("%s failed", stage.name)
             self._error = error
-            for other in self._boxes:
-                other.close()
+            for queue in self._queues:
+                queue.close()
 
 
 class Feed:
@@ -278,9 +291,7 @@ class Feed:
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(source, push), name=f"fusematte-{name}", daemon=True
-        )
+        self._thread = _thread(name, self._run, source, push)
         self._thread.start()
 
     def close(self, patience: float) -> None:
@@ -300,6 +311,13 @@ class Feed:
             self.ended.set()
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def network_threads(wanted: int | None = None) -> int:
     """As many as are wanted; if nobody says, half of the processors: what decodes, composites and
     encodes at the same time wants the rest.
@@ -307,9 +325,4 @@ def network_threads(wanted: int | None = None) -> int:
     Threads of a network wait for the slowest of them, so sharing a processor costs all of them: of
     two beside a process that takes a core of two, live latency had a p99 of 67 ms, of one 25 ms.
     """
-    if wanted is not None:
-        return wanted
-    processors = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
-    return max(1, (processors or 1) // 2)
+    return max(1, processors() // 2) if wanted is None else wanted

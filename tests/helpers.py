@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import Report, run_once
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
 
@@ -178,3 +180,11 @@ def matte_of(frame: Frame, alpha: NDArray[np.float32]) -> Matte:
         pts=frame.pts,
         time_base=frame.time_base,
     )
+
+
+def run_whole(input: Path, output: Path, **given: Any) -> Report:  # noqa: ANN401
+    """A job in one go: the keywords of ``run_once`` and the fields of ``JobOptions`` together."""
+    others = {
+        name: given.pop(name) for name in ("span", "tools", "observe", "progress") if name in given
+    }
+    return run_once(input, output, JobOptions(**given), **others)

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.backends import Maps
+from fusematte.engine.frame import Frame, Map, Matte
+from fusematte.engine.matting.matter import Matter
 from tests.helpers import matte_of
 
 
@@ -117,11 +120,34 @@ async def until_listening(process: subprocess.Popen[str], port: int) -> None:
     pytest.fail(f"{process.args}: does not listen on {port}")
 
 
+Infer = Callable[[Map, Map], Maps]
+
+
+class HookedMatter(Matter):
+    """A Matter whose network a test can replace: by ``hook(network, image, previous)``."""
+
+    hook: Callable[..., Any] | None = None
+
+    def infer(self, image: Map, previous: Map) -> Maps:
+        if self.hook is None:
+            return super().infer(image, previous)
+        maps: Maps = self.hook(super().infer, image, previous)
+        return maps
+
+
+def poison(network: Infer, image: Map, previous: Map) -> Maps:
+    """What the network says, but for one pixel that is no number."""
+    maps = network(image, previous)
+    maps.alpha[7, 9] = np.nan
+    return maps
+
+
 class EdgeMatter:
     """People in the left half of every picture, with a soft edge; no network: for outputs alone."""
 
     backend = None
     """Nothing that could keep frames on a GPU."""
+    follows = True
 
     def __call__(self, frame: Frame) -> Matte:
         ramp = np.clip(3.5 - 6 * np.linspace(0, 1, 24), 0, 1)

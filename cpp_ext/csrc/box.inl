@@ -79,46 +79,33 @@ void box_means(int height, int width, int radius, int threads, const Load& load,
     });
 }
 
-template <int Channels>
-void guided(const GuidedJob& job, int threads) {
-    using Filter = Guided<Channels>;
-    constexpr int outputs = Channels + 1;
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    const Buffer solved(sizeof(float) * area * outputs);
-    float* coefficients = solved.floats();
-    box_means<Filter::moments>(
-        job.height, job.width, job.radius, threads,
-        [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            float guide[Channels];
-            for (int c = 0; c < Channels; ++c) guide[c] = job.guide[c * area + at];
-            Filter::sample(guide, job.alpha[at], q);
-        },
-        [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            float out[outputs];
-            Filter::solve(mean, job.epsilon, out);
-            for (int k = 0; k < outputs; ++k) coefficients[k * area + at] = out[k];
-        });
-    box_means<outputs>(
-        job.height, job.width, job.radius, threads,
-        [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            for (int k = 0; k < outputs; ++k) q[k] = coefficients[k * area + at];
-        },
-        [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            for (int c = 0; c < Channels; ++c)
-                job.slope[c * area + at] = static_cast<float>(mean[c]);
-            job.offset[at] = static_cast<float>(mean[Channels]);
-        });
-}
-
 static void guided_coefficients(const GuidedJob& job, int threads) {
-    if (job.channels == 1)
-        guided<1>(job, threads);
-    else
-        guided<3>(job, threads);
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const Buffer solved(sizeof(float) * area * 2);
+    float* coefficients = solved.floats();
+    box_means<Guided::moments>(
+        job.height, job.width, job.radius, threads,
+        [&](int y, int x, double* q) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            Guided::sample(job.guide[at], job.alpha[at], q);
+        },
+        [&](int y, int x, const double* mean) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            float out[2];
+            Guided::solve(mean, job.epsilon, out);
+            coefficients[at] = out[0], coefficients[area + at] = out[1];
+        });
+    box_means<2>(
+        job.height, job.width, job.radius, threads,
+        [&](int y, int x, double* q) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            q[0] = coefficients[at], q[1] = coefficients[area + at];
+        },
+        [&](int y, int x, const double* mean) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            job.slope[at] = static_cast<float>(mean[0]);
+            job.offset[at] = static_cast<float>(mean[1]);
+        });
 }
 
 // The two colours of every pixel, both [3, height, width].

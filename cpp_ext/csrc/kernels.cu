@@ -138,42 +138,31 @@ __device__ void mean_rows(int height, int width, int radius, const double* sums,
     }
 }
 
-template <int Channels>
 __device__ void guided_columns(const GuidedJob& job, double* sums) {
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    sum_columns<Guided<Channels>::moments>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
-            float guide[Channels];
-            for (int c = 0; c < Channels; ++c) guide[c] = job.guide[c * area + at];
-            Guided<Channels>::sample(guide, job.alpha[at], q);
-        });
+    sum_columns<Guided::moments>(
+        job.height, job.width, job.radius, sums,
+        [&](std::size_t at, double* q) { Guided::sample(job.guide[at], job.alpha[at], q); });
 }
 
-template <int Channels>
 __device__ void guided_solve(const GuidedJob& job, const double* sums, float* solved) {
-    mean_rows<Guided<Channels>::moments>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
-            Guided<Channels>::solve(mean, job.epsilon, solved + at * (Channels + 1));
-        });
+    mean_rows<Guided::moments>(job.height, job.width, job.radius, sums,
+                               [&](std::size_t at, const double* mean) {
+                                   Guided::solve(mean, job.epsilon, solved + at * 2);
+                               });
 }
 
-template <int Channels>
 __device__ void guided_mean_columns(const GuidedJob& job, const float* solved, double* sums) {
-    sum_columns<Channels + 1>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
-            for (int k = 0; k <= Channels; ++k) q[k] = solved[at * (Channels + 1) + k];
-        });
+    sum_columns<2>(job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
+        q[0] = solved[at * 2], q[1] = solved[at * 2 + 1];
+    });
 }
 
-template <int Channels>
 __device__ void guided_mean(const GuidedJob& job, const double* sums) {
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    mean_rows<Channels + 1>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
-            for (int c = 0; c < Channels; ++c)
-                job.slope[c * area + at] = static_cast<float>(mean[c]);
-            job.offset[at] = static_cast<float>(mean[Channels]);
-        });
+    mean_rows<2>(job.height, job.width, job.radius, sums,
+                 [&](std::size_t at, const double* mean) {
+                     job.slope[at] = static_cast<float>(mean[0]);
+                     job.offset[at] = static_cast<float>(mean[1]);
+                 });
 }
 
 // ---- composite: one thread per chroma sample, with the one, two or four luma samples it covers
@@ -275,30 +264,14 @@ extern "C" {
 __global__ void resize_to_tensor_8(ResizeJob job) { device::resize<std::uint8_t>(job); }
 __global__ void resize_to_tensor_10(ResizeJob job) { device::resize<std::uint16_t>(job); }
 
-__global__ void guided_gray_columns(GuidedJob job, double* sums) {
-    device::guided_columns<1>(job, sums);
+__global__ void guided_columns(GuidedJob job, double* sums) { device::guided_columns(job, sums); }
+__global__ void guided_solve(GuidedJob job, const double* sums, float* solved) {
+    device::guided_solve(job, sums, solved);
 }
-__global__ void guided_gray_solve(GuidedJob job, const double* sums, float* solved) {
-    device::guided_solve<1>(job, sums, solved);
+__global__ void guided_mean_columns(GuidedJob job, const float* solved, double* sums) {
+    device::guided_mean_columns(job, solved, sums);
 }
-__global__ void guided_gray_mean_columns(GuidedJob job, const float* solved, double* sums) {
-    device::guided_mean_columns<1>(job, solved, sums);
-}
-__global__ void guided_gray_mean(GuidedJob job, const double* sums) {
-    device::guided_mean<1>(job, sums);
-}
-__global__ void guided_rgb_columns(GuidedJob job, double* sums) {
-    device::guided_columns<3>(job, sums);
-}
-__global__ void guided_rgb_solve(GuidedJob job, const double* sums, float* solved) {
-    device::guided_solve<3>(job, sums, solved);
-}
-__global__ void guided_rgb_mean_columns(GuidedJob job, const float* solved, double* sums) {
-    device::guided_mean_columns<3>(job, solved, sums);
-}
-__global__ void guided_rgb_mean(GuidedJob job, const double* sums) {
-    device::guided_mean<3>(job, sums);
-}
+__global__ void guided_mean(GuidedJob job, const double* sums) { device::guided_mean(job, sums); }
 
 // One fusion: `fore` and `back` are the colour itself at first, then the job's own results.
 __global__ void foreground_columns(ForegroundJob job, int radius, const float* fore,

@@ -49,12 +49,12 @@ struct ResizeJob {
 };
 
 struct GuidedJob {
-    int channels, height, width, radius;  // 1 or 3 channels
+    int height, width, radius;
     double epsilon;
-    const float* guide;  // [channels, height, width]
-    const float* alpha;  // [height, width]
-    float* slope;        // [channels, height, width]
-    float* offset;       // [height, width]
+    const float* guide;  // [height, width], as all of them
+    const float* alpha;
+    float* slope;
+    float* offset;
 };
 
 struct ForegroundJob {

@@ -51,16 +51,12 @@ FUSEMATTE_INLINE ToRgb to_rgb(float kr, float kb) {
 // The guided filter's sums: He, Sun, Tang, "Guided Image Filtering".  They are doubles because a
 // variance is a small difference of large numbers: with floats, and epsilon 1e-4, the slope of a
 // flat bright area would be wrong in its third digit.
-template <int Channels>
-struct Guided;
-
-template <>
-struct Guided<1> {
+struct Guided {
     static constexpr int moments = 4;
 
     // I, p, Ip, II
-    FUSEMATTE_INLINE void sample(const float* guide, float alpha, double* out) {
-        const double i = guide[0], p = alpha;
+    FUSEMATTE_INLINE void sample(float guide, float alpha, double* out) {
+        const double i = guide, p = alpha;
         out[0] = i, out[1] = p, out[2] = i * p, out[3] = i * i;
     }
 
@@ -71,39 +67,6 @@ struct Guided<1> {
         const double slope = covariance / (variance + epsilon);
         out[0] = static_cast<float>(slope);
         out[1] = static_cast<float>(mean[1] - slope * mean[0]);
-    }
-};
-
-template <>
-struct Guided<3> {
-    static constexpr int moments = 13;
-
-    // R, G, B, p, Rp, Gp, Bp, RR, RG, RB, GG, GB, BB
-    FUSEMATTE_INLINE void sample(const float* guide, float alpha, double* out) {
-        const double r = guide[0], g = guide[1], b = guide[2], p = alpha;
-        out[0] = r, out[1] = g, out[2] = b, out[3] = p;
-        out[4] = r * p, out[5] = g * p, out[6] = b * p;
-        out[7] = r * r, out[8] = r * g, out[9] = r * b;
-        out[10] = g * g, out[11] = g * b, out[12] = b * b;
-    }
-
-    // Equations 14 and 15: the symmetric 3x3 system by its adjugate.
-    FUSEMATTE_INLINE void solve(const double* mean, double epsilon, float* out) {
-        const double r = mean[0], g = mean[1], b = mean[2], p = mean[3];
-        const double vr = mean[4] - r * p, vg = mean[5] - g * p, vb = mean[6] - b * p;
-        const double rr = mean[7] - r * r + epsilon, rg = mean[8] - r * g, rb = mean[9] - r * b;
-        const double gg = mean[10] - g * g + epsilon, gb = mean[11] - g * b;
-        const double bb = mean[12] - b * b + epsilon;
-        const double c0 = gg * bb - gb * gb, c1 = rb * gb - rg * bb, c2 = rg * gb - rb * gg;
-        const double c3 = rr * bb - rb * rb, c4 = rg * rb - rr * gb, c5 = rr * gg - rg * rg;
-        const double scale = 1 / (rr * c0 + rg * c1 + rb * c2);
-        const double sr = (c0 * vr + c1 * vg + c2 * vb) * scale;
-        const double sg = (c1 * vr + c3 * vg + c4 * vb) * scale;
-        const double sb = (c2 * vr + c4 * vg + c5 * vb) * scale;
-        out[0] = static_cast<float>(sr);
-        out[1] = static_cast<float>(sg);
-        out[2] = static_cast<float>(sb);
-        out[3] = static_cast<float>(p - sr * r - sg * g - sb * b);
     }
 };
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fusematte.engine.backends import create_backend
 from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.models import Bundle
+from fusematte.engine.pipeline import network_threads
 
-_Key = tuple[str, str, str, int | None]
+_Key = tuple[str, str, str, int]
 
 
 @dataclass
@@ -31,11 +32,14 @@ class Lease:
 
     The last one to close its lease closes the backend.
 
+    threads: CPU threads; None takes half of the processors (``network_threads``).
+
     Raises:
         ModelError, BackendError: as ``create_backend``.
     """
 
     def __init__(self, name: str, bundle: Bundle, *, threads: int | None = None) -> None:
+        threads = network_threads(threads)
         self._key: _Key | None = name, str(bundle.file), str(bundle.manifest["sha256"]), threads
         with _pool_lock:
             if self._key not in _pool:

@@ -6,20 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from fusematte.engine.commands.options import add_long_job_options, add_model_options
-from fusematte.engine.commands.run import (
-    add_background,
-    add_encoding_options,
-    add_look_options,
-)
+from fusematte.engine.commands.options import add_job_options, add_long_job_options
 from fusematte.engine.jobs.batch import Result, find_items, run_batch, table
+from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.progress import ProgressReport
 
-OPTIONS = (
-    "background", "codec", "pixel_format", "crf", "bitrate", "preset", "alpha_mode", "audio",
-    "model", "backend", "threads", "report", "light_wrap", "despill",
-)  # fmt: skip
-"""Those that are handed on for each file."""
+OWN = ("start", "end", "frame_rate", "alpha_output", "foreground_output", "rgba_output")
+"""Options of a single file: a manifest gives them, the command line does not."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extension", default=".mp4", metavar=".EXT", help="kind of the outputs (%(default)s)"
     )
-    add_background(parser)
-    add_look_options(parser)
-    add_encoding_options(parser)
+    add_job_options(parser, *(name for name in JobOptions.names() if name not in OWN))
     add_long_job_options(parser)
-    add_model_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -59,11 +49,12 @@ def main(options: argparse.Namespace) -> int:
     results = run_batch(
         items,
         options.output_dir,
+        JobOptions.of(vars(options)),
         resume=options.resume,
         cluster=options.cluster,
+        report=None if options.report is None else Path(options.report),
         tell=tell,
         progress=progress,
-        **{name: getattr(options, name) for name in OPTIONS},
     )
     if not options.quiet:
         print("\n".join(["", *table(results)]))

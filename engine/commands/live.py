@@ -1,4 +1,4 @@
-"""``fusematte live``: a camera in, its people over another background out."""
+"""``fusematte live``: a camera in, the person in it over another background out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from fusematte.engine.commands.options import add_model_options
-from fusematte.engine.commands.run import add_look_options, frame_rate
+from fusematte.engine.commands.options import LOOK, add_job_options, add_model_options, text_of
 from fusematte.engine.errors import UsageError
-from fusematte.engine.live.cameras import URL, Camera, list_cameras, open_camera
+from fusematte.engine.jobs.options import parse_frame_rate
+from fusematte.engine.live.cameras import Camera, list_cameras, open_camera
 from fusematte.engine.live.keyboard import terminal_keys
 from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet
@@ -24,6 +24,7 @@ from fusematte.engine.live.run import KEYS, Live
 from fusematte.engine.live.session import Session
 from fusematte.engine.live.stream import Stream
 from fusematte.engine.live.virtual_camera import VirtualCamera
+from fusematte.engine.media.sources import is_url
 
 LINE_INTERVAL = 10.0
 """Seconds between the lines of figures where there is no terminal."""
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", action="store_true", help="turn left to right")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
     parser.add_argument(
-        "--fps", type=frame_rate, metavar="N", help="frame rate to ask a camera for"
+        "--fps", type=text_of(parse_frame_rate), metavar="N", help="frame rate to ask a camera for"
     )
-    add_look_options(parser)
+    add_job_options(parser, *LOOK)
     add_model_options(parser)
     keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
     parser.epilog = f"keys, in the terminal or the window: {keys}\n\n{parser.epilog}"
@@ -127,7 +128,7 @@ def _open_outlets(
     if options.preview:
         yield opened(Preview())
     for name in options.output:
-        if URL.match(name):
+        if is_url(name):
             yield opened(Stream(name, camera.like, camera.rate))
         else:
             yield opened(Recording(Path(name), camera.like, camera.rate))

@@ -11,6 +11,7 @@ from fusematte.engine.errors import InputError, OutputError
 from fusematte.engine.jobs.stills import matte_image, output_paths
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.files import write_png
+from fusematte.engine.pipeline import processors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,8 @@ def main(options: argparse.Namespace) -> int:
     except OSError as error:
         raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
     code = 0
-    with Matter(options.model, backend=options.backend, threads=options.threads) as matter:
+    threads = options.threads or processors()  # nothing else is at work
+    with Matter(options.model, backend=options.backend, threads=threads) as matter:
         for image, path in zip(options.images, paths, strict=True):
             try:
                 write_png(path, matte_image(image, matter))

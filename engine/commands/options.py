@@ -3,9 +3,51 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 from fusematte.engine.backends import BACKENDS
+from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.models import DEFAULT_MODEL
+
+LOOK = ("light_wrap", "despill")
+
+
+def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options of a file job, as ``JobOptions`` defines them: these, or all."""
+    for option in fields(JobOptions):
+        if names and option.name not in names:
+            continue
+        flag, told = option.name.replace("_", "-"), dict(option.metadata)
+        if option.default is False:
+            parser.add_argument(f"--{flag}", action="store_true", **told)
+        elif option.default is True:
+            parser.add_argument(f"--no-{flag}", dest=option.name, action="store_false", **told)
+        else:
+            told["type"] = text_of(told["type"]) if "type" in told else None
+            flags = (f"--{flag}", "-b") if option.name == "background" else (f"--{flag}",)
+            parser.add_argument(*flags, default=option.default, **told)
+        if option.name == "audio":
+            parser.add_argument(
+                "--no-audio", dest="audio", action="store_const", const="none",
+                help="as --audio none",
+            )  # fmt: skip
+
+
+def text_of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser for argparse, which shows the message of one kind of error alone."""
+
+    def parsed(text: str) -> Any:  # noqa: ANN401
+        try:
+            return parse(text)
+        except ValueError as error:
+            if parse in (int, float):
+                raise  # argparse says it well
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    parsed.__name__ = parse.__name__
+    return parsed
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

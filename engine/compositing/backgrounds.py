@@ -46,7 +46,7 @@ FINEST_BLUR = 1.8
 
 
 class Background(ABC):
-    """What appears where the people are not.
+    """What appears where the person is not.
 
     shows_camera: it is made from the frame's own pixels, and may not be shown without a matte.
     """
@@ -54,8 +54,11 @@ class Background(ABC):
     shows_camera = True
 
     @abstractmethod
-    def behind(self, frame: Frame, matte: Matte) -> Behind:
-        """The background of this frame, in the frame's own code values."""
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
+        """The background of this frame, in the frame's own code values.
+
+        matte: None where there is none; what is made from the camera's picture cannot do without.
+        """
 
     def begin(self, time: Fraction) -> None:  # noqa: B027
         """Tells when the job's first frame is shown, if that is not the first one asked for."""
@@ -72,7 +75,7 @@ class ColorBackground(Background):
     def __init__(self, rgb: tuple[int, int, int]) -> None:
         self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
         return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
 
@@ -82,7 +85,7 @@ class TransparentBackground(Background):
 
     shows_camera = False
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         black, _, neutral, _ = frame.levels
         return int(black), int(neutral), int(neutral)
 
@@ -96,7 +99,7 @@ class ImageBackground(Background):
         self._picture = frame_from_rgb(read_image(path, opaque=True))
         self._fitted: tuple[Frame, Planes] | None = None
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         if self._fitted is None or not _alike(self._fitted[0], frame):
             self._fitted = frame, fit_frame(self._picture, frame)
         return self._fitted[1]
@@ -117,7 +120,7 @@ class AnimatedBackground(Background):
     def begin(self, time: Fraction) -> None:
         self._begin = time
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
         if self._begin is None or frame.time < self._begin:  # the first job, or another one
             self._begin = frame.time
         elapsed = (frame.time - self._begin) * 1000 % self._ends[-1]
@@ -160,7 +163,7 @@ class VideoBackground(Background):
         self._shown = self._next = next(self._frames)
         self._loop_begin = -self._shown.time
 
-    def behind(self, frame: Frame, matte: Matte) -> Planes:  # noqa: ARG002
+    def behind(self, frame: Frame, matte: Matte | None) -> Planes:  # noqa: ARG002
         if self._begin is None:
             self._begin = frame.time
         elif frame.time < self._now:  # another job
@@ -207,19 +210,21 @@ class VideoBackground(Background):
 
 
 class BlurBackground(Background):
-    """The frame itself, out of focus; the people do not bleed into it.
+    """The frame itself, out of focus; the person does not bleed into it.
 
     sigma: in pixels of a picture 720 lines high.
     """
 
     def __init__(self, sigma: float = DEFAULT_BLUR) -> None:
-        self._sigma = sigma
+        self.sigma = sigma
 
-    def behind(self, frame: Frame, matte: Matte) -> Behind:
-        sigma = self._sigma * min(matte.alpha.shape) / 720
+    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
+        if matte is None:
+            raise TypeError("the blurred background is made from a frame and its matte")
+        sigma = self.sigma * min(matte.alpha.shape) / 720
         # What is blurred over many pixels does not need them all.
         factor = max(1, int(sigma / FINEST_BLUR))
-        # Averages over the background alone: weighted by what is not people, then normalised.
+        # Averages over the background alone: weighted by what is not the person, then normalised.
         weight = np.clip(1 - shrink(matte.alpha, factor), 1e-3, 1)
         share = 1 / _gaussian(weight, sigma / factor)
         blurred = np.stack(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from fusematte.engine.compositing.backgrounds import (
     open_background,
 )
 from fusematte.engine.compositing.look import PLAIN, Look, despilled, wrapped
-from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes
+from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes, Stream
 from fusematte.engine.matting.refine import coefficients
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
 from fusematte.engine.pixels.color import as_float, spans
@@ -26,15 +26,17 @@ from fusematte.engine.pixels.fit import shrink
 
 FOREGROUND_RADII = (40, 3)
 """Of the two passes of blur fusion, at half the network's resolution."""
+KEPT = 4
+"""Backgrounds that ``composite`` keeps open for a stream."""
 YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 
 
 class Composite(NamedTuple):
     """What a frame and its matte make.
 
-    frame: the people over the new background; over a transparent one, with an alpha.
+    frame: the person over the new background; over a transparent one, with an alpha.
     alpha: the full-range alpha plane, if wanted.
-    foreground: the people's own colours everywhere, with the alpha, if wanted.
+    foreground: the person's own colours everywhere, with the alpha, if wanted.
     """
 
     frame: Frame
@@ -54,7 +56,7 @@ def compose(
 ) -> Composite:
     """Refines the matte to the frame's size and blends the frame over the background.
 
-    In the edges the people's own colour takes the place of the mixed one, so that hair does not
+    In the edges the person's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.  Where the frame has an alpha of its own, the two multiply.
     Their own colours are without the new background's light.
 
@@ -124,23 +126,23 @@ def _show_through(planes: Planes, behind: Behind, own: Plane, format: PixelForma
 def _foreground_shifts(
     frame: Frame, matte: Matte, behind: Behind | None, look: Look, threads: int
 ) -> tuple[Map, Map]:
-    """What to add to the frame's planes to get the people's own colour, and that colour in the
+    """What to add to the frame's planes to get the person's own colour, and that colour in the
     light of what is behind: [3, h, w], code values."""
     # Colours vary slowly: half the network's resolution is enough, at a quarter of the time.
     color = np.stack([shrink(plane, 2) for plane in matte.color])
     alpha = shrink(matte.alpha, 2)
     radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
-    people, room = kernels.estimate_foreground(
+    foreground, old = kernels.estimate_foreground(
         color, alpha, radii, bounds=YCBCR_BOUNDS, threads=threads
     )
     if look.despill:
-        people = despilled(people, room, alpha, look.despill)
-    lit = people
+        foreground = despilled(foreground, old, alpha, look.despill)
+    lit = foreground
     if look.light_wrap and behind is not None:
-        lit = wrapped(people, _light(behind, frame, alpha.shape), alpha, look.light_wrap)
+        lit = wrapped(foreground, _light(behind, frame, alpha.shape), alpha, look.light_wrap)
     scale = spans(frame)[:, None, None]
-    own_shift = (people - color) * scale
-    return own_shift, own_shift if lit is people else (lit - color) * scale
+    own_shift = (foreground - color) * scale
+    return own_shift, own_shift if lit is foreground else (lit - color) * scale
 
 
 def _light(behind: Behind, frame: Frame, size: tuple[int, int]) -> Map:
@@ -156,7 +158,19 @@ def _light(behind: Behind, frame: Frame, size: tuple[int, int]) -> Map:
     return np.asarray((np.stack(small) - origin) / spans(frame)[:, None, None], np.float32)
 
 
-_cached_background = functools.lru_cache(maxsize=4)(open_background)
+_opened: WeakKeyDictionary[Stream, dict[str, Background]] = WeakKeyDictionary()
+"""Backgrounds by the stream whose frames are put over them: a video has a clock of its own for
+each, and goes when the stream's Matter does."""
+_UNKNOWN = Stream()
+
+
+def _background_of(matte: Matte, spec: str) -> Background:
+    opened = _opened.setdefault(matte.stream or _UNKNOWN, {})
+    if spec not in opened:
+        while len(opened) >= KEPT:
+            opened.pop(next(iter(opened))).close()
+        opened[spec] = open_background(spec)
+    return opened[spec]
 
 
 def composite(
@@ -167,11 +181,12 @@ def composite(
     light_wrap: float = 0.0,
     despill: float = 0.0,
 ) -> Frame:
-    """The people of a frame over another background, in the frame's own size and layout.
+    """The person in a frame over another background, in the frame's own size and layout.
 
-    Over ``transparent`` the frame gets an alpha, and its colours are the people's own.
+    Over ``transparent`` the frame gets an alpha, and its colours are the person's own.
 
-    A background given by name or path is opened on its first use and kept for the next frames.
+    A background given by name or path is opened on its first use and kept for the next frames that
+    the same Matter has matted.
     light_wrap, despill: see ``engine.look.Look``.
 
     Raises:
@@ -180,5 +195,5 @@ def composite(
     """
     look = Look(light_wrap=light_wrap, despill=despill)
     if not isinstance(background, Background):
-        background = _cached_background(fspath(background))
+        background = _background_of(matte, fspath(background))
     return compose(frame, matte, background, look=look).frame

@@ -7,12 +7,10 @@ import logging
 import numpy as np
 
 from fusematte.engine.compositing.backgrounds import Background
-from fusematte.engine.frame import Frame, Matte, Planes
+from fusematte.engine.frame import Frame, Planes
 
 log = logging.getLogger(__name__)
 
-STALL = 0.5
-"""Seconds without a result after which the background takes the last composite's place."""
 CARD_LUMA, SIGN_LUMA = 0.1, 0.45
 """Of the card and of the two bars on it, 0..1."""
 
@@ -46,23 +44,10 @@ def card(frame: Frame) -> Frame:
 
 
 def _background_planes(frame: Frame, background: Background) -> Planes:
-    behind = background.behind(frame, _no_matte(frame))
+    behind = background.behind(frame, None)
     if isinstance(behind, np.ndarray):
         raise TypeError("a background that is not made from the frame gives planes or a colour")
     # New planes: the result is the caller's to keep, the background's own are not.
     y, u, v = (np.empty_like(plane) for plane in frame.planes)
     y[...], u[...], v[...] = behind
     return y, u, v
-
-
-def _no_matte(frame: Frame) -> Matte:
-    nothing = np.zeros((1, 1), np.float32)
-    return Matte(
-        alpha=nothing,
-        foreground=nothing,
-        background=nothing + 1,
-        beta=nothing,
-        color=np.zeros((3, 1, 1), np.float32),
-        pts=frame.pts,
-        time_base=frame.time_base,
-    )

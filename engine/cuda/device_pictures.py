@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -22,17 +23,25 @@ PAIRED_NAMES = {"yuv420p": "nv12", "yuv420p10le": "p010le"}
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFrame(Frame):
-    """A frame whose pixels are in ``picture``; ``planes`` are stand-ins that tell sizes alone."""
+    """A frame whose pixels are in ``picture``; ``planes`` tell sizes alone."""
 
     picture: av.VideoFrame
 
 
+class _Elsewhere:
+    """In the place of a plane: its shape and its samples' type, and no samples."""
+
+    def __init__(self, shape: tuple[int, int], dtype: type[np.generic]) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __array__(self, *_: object, **__: object) -> NDArray[Any]:
+        raise TypeError("the pixels of this frame are in the GPU's memory: bring its picture here")
+
+
 def stand_ins(format: PixelFormat, height: int, width: int) -> Planes:
-    """Planes of a size that hold no pixels of their own: all of them are one sample."""
-    blank = np.zeros((1, 1), format.dtype)
-    chroma = format.chroma_shape(height, width)
-    y, u, v = (np.broadcast_to(blank, shape) for shape in ((height, width), chroma, chroma))
-    return y, u, v
+    """Planes of a size that have no pixels of their own: whoever reads them gets a TypeError."""
+    shapes = (height, width), *[format.chroma_shape(height, width)] * 2
+    return cast(Planes, tuple(_Elsewhere(shape, format.dtype) for shape in shapes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import run_once
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
 
@@ -53,7 +54,8 @@ def bench(
             for height, width in sizes:
                 clip, output = Path(folder) / "clip.mp4", Path(folder) / "out.mp4"
                 _write_clip(clip, height, width, frames)
-                report = run(clip, output, model=model, backend=backend, threads=threads)
+                job = JobOptions(model=model, backend=backend, threads=threads)
+                report = run_once(clip, output, job)
                 result["sizes"][f"{width}x{height}"] = {
                     "fps": round(report.rate, 2),
                     "stage_ms": {

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.jobs.single import Progress, Report, run
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import Progress, Report, run_once
 from fusematte.engine.media.files import write_png
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.fit import thumbnail
@@ -60,7 +61,8 @@ def run_demo(folder: Path, progress: Progress | None = None) -> Demo:
     )
     write_png(background, sky)
     _write_clip(clip, camera_moves(portrait))
-    report = run(clip, composite, background=background, alpha_output=alpha, progress=progress)
+    options = JobOptions(background=background, alpha_output=alpha)
+    report = run_once(clip, composite, options, progress=progress)
     write_png(sheet, contact_sheet([clip, composite, alpha]))
     return Demo(clip=clip, composite=composite, alpha=alpha, sheet=sheet, report=report)
 

@@ -17,14 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from inspect import signature
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fusematte.engine.errors import FuseMatteError, InputError, OutputError, UsageError
-from fusematte.engine.jobs import single
+from fusematte.engine.jobs.options import JobOptions, check_known
 from fusematte.engine.jobs.ray_cluster import Cluster
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.jobs.run import run_job
+from fusematte.engine.jobs.single import Progress
 from fusematte.engine.media.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,16 @@ SUFFIXES = (
 REPORT = "report.json"
 AT_ONCE = 4
 """Files that a cluster works on at the same time; each brings many tasks."""
-_INTERNAL = {"input", "output", "frame_rate", "span", "parts", "tools", "observe", "progress"}
-KEYWORDS = sorted(set(signature(single.run).parameters) - _INTERNAL)
-"""What a line of a manifest may set."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to do, and the options for it alone."""
+    """One file to do, the options for it alone, and the folder of its report."""
 
     input: Path
     output: Path
     options: dict[str, Any] = field(default_factory=dict)
+    report: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -122,30 +121,30 @@ def _parse(where: str, line: str) -> dict[str, Any]:
         raise UsageError(f"{where}: is neither a path nor a JSON object: {error}") from error
     if not isinstance(options.get("input"), str):
         raise UsageError(f"{where}: has no input; write a path, or JSON with an 'input'")
-    unknown = sorted(set(options) - {"input", "output", *KEYWORDS})
-    if unknown:
-        raise UsageError(f"{where}: unknown {unknown[0]!r}; there are {', '.join(KEYWORDS)}")
+    check_known(options, where, "input", "output")
     return dict(options)
 
 
 def run_batch(
     items: Sequence[Item],
     folder: Path,
+    options: JobOptions,
     *,
     resume: bool = False,
     cluster: str | None = None,
     report: Path | None = None,
     tell: Callable[[Result], None],
-    **options: Any,  # noqa: ANN401
+    progress: Progress | None = None,
 ) -> list[Result]:
     """Does all items, whatever becomes of the others; calls ``tell`` after each.
 
     Args:
         folder: where ``report.json`` goes.
+        options: for all items.
         resume: what an earlier batch has done is kept, what it had begun is gone on with.
         cluster: as for ``fusematte.run``.
         report: where the pages of all files go, in folders as those of the outputs.
-        options: keywords of ``fusematte.run`` for all items.
+        progress: as for ``fusematte.run``.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -166,13 +165,13 @@ def run_batch(
         if str(item.input) in kept:
             note(kept[str(item.input)])
     missing = [item for item in items if str(item.input) not in kept]
-    settings = {"resume": resume, **options}
+    do = partial(_do, options=options, resume=resume, progress=progress)
     if cluster is None:
         for item in missing:
-            note(_do(item, settings))
+            note(do(item))
         return results
     with Cluster(cluster) as connected:
-        for result in _side_by_side(missing, {**settings, "cluster": connected}):
+        for result in _side_by_side(missing, partial(do, cluster=connected)):
             note(result)
     return results
 
@@ -181,21 +180,36 @@ def _with_page(item: Item, folder: Path, report: Path) -> Item:
     """The item, told where its page goes: files of one name in two folders have one each."""
     own = item.output.parent
     place = report / own.relative_to(folder) if own.is_relative_to(folder) else report
-    return replace(item, options={**item.options, "report": place})
+    return replace(item, report=place)
 
 
-def _side_by_side(items: Sequence[Item], settings: dict[str, Any]) -> Iterator[Result]:
+def _side_by_side(items: Sequence[Item], do: Callable[[Item], Result]) -> Iterator[Result]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for future in as_completed([pool.submit(_do, item, settings) for item in items]):
+        for future in as_completed([pool.submit(do, item) for item in items]):
             yield future.result()
 
 
-def _do(item: Item, settings: dict[str, Any]) -> Result:
+def _do(
+    item: Item,
+    options: JobOptions,
+    *,
+    resume: bool,
+    progress: Progress | None,
+    cluster: Cluster | None = None,
+) -> Result:
     begun = time.perf_counter()
     names = str(item.input), str(item.output)
     try:
         _make(item.output.parent)
-        done = run(item.input, item.output, **{**settings, **item.options})
+        done = run_job(
+            item.input,
+            item.output,
+            options.with_text(item.options),
+            resume=resume,
+            cluster=cluster,
+            report=item.report,
+            progress=progress,
+        )
     except FuseMatteError as error:
         return _failed(names, begun, error.exit_code, str(error))
     except Exception as error:  # whatever it is, the other files are still wanted

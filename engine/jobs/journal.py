@@ -15,20 +15,19 @@ from fusematte.engine.jobs.measures import Measure
 from fusematte.engine.media.locks import FolderLock, sync_folder
 
 log = logging.getLogger(__name__)
-
-Options = dict[str, Any]
-"""The keywords of ``job.run``."""
-FORMAT = 3
+Header = dict[str, Any]
+"""What job it is: version, input, spans, options."""
+FORMAT = 4
 """Version of the journal."""
 
 
 class Record(NamedTuple):
-    """A finished stretch: how many frames, seconds of work per stage, whether input was damaged.
+    """A finished segment: how many frames, seconds of work per stage, whether input was damaged.
 
     sizes: of its files, in bytes, by the outputs' keywords.
     """
 
-    stretch: int
+    segment: int
     frames: int
     busy: dict[str, float]
     damaged: bool
@@ -46,7 +45,7 @@ class Record(NamedTuple):
             raise TypeError("no object")
         measures = [Measure(*row) for row in value["measures"]]
         return cls(
-            int(value["stretch"]),
+            int(value["segment"]),
             int(value["frames"]),
             {str(name): float(seconds) for name, seconds in value["busy"].items()},
             bool(value["damaged"]),
@@ -66,7 +65,7 @@ class Journal:
         self._folder, self._path = folder, folder / "journal.jsonl"
         self._lock: FolderLock | None = None
 
-    def begin(self, header: Options) -> None:
+    def begin(self, header: Header) -> None:
         """Starts anew; what an earlier job left in the folder goes.
 
         Raises:
@@ -80,10 +79,10 @@ class Journal:
             raise OutputError(f"{self._folder}: cannot be made: {error.strerror}") from error
         self._append(header)
 
-    def read(self) -> tuple[Options, list[Record]] | None:
-        """The header and the stretches that are done; None where there is no journal.
+    def read(self) -> tuple[Header, list[Record]] | None:
+        """The header and the segments that are done; None where there is no journal.
 
-        A line that is none is passed over: its stretch is done again.
+        A line that is none is passed over: its segment is done again.
 
         Raises:
             OutputError: another job works in the folder.
@@ -115,7 +114,7 @@ class Journal:
         return header, records
 
     def add(self, record: Record) -> None:
-        """Notes a finished stretch."""
+        """Notes a finished segment."""
         self._append(record._asdict())
 
     def remove(self) -> None:
@@ -139,7 +138,7 @@ class Journal:
             if _OURS.fullmatch(file.name) and not file.is_dir():
                 file.unlink()
 
-    def _append(self, value: Options) -> None:
+    def _append(self, value: Header) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(value) + "\n")

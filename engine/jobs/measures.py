@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusematte.engine.frame import Map, Matte
+from fusematte.engine.media.segments import Span
 
 MOST_FRAMES = 24
 """Frames of the list to check."""
@@ -34,16 +35,16 @@ class Measure(NamedTuple):
 
 
 class Measures:
-    """Sees each matte of a job in order and keeps the measures, from the pts ``begin`` on."""
+    """Sees each matte of a job in order and keeps the measures; of a span's, not those around."""
 
-    def __init__(self, begin: int | None = None) -> None:
+    def __init__(self, span: Span | None = None) -> None:
         self.rows: list[Measure] = []
-        self._begin = begin
+        self._span = span
         self._last: Matte | None = None
 
     def __call__(self, matte: Matte) -> None:
         last, self._last = self._last, matte
-        if self._begin is not None and matte.pts < self._begin:
+        if self._span is not None and not self._span.has(matte.pts):
             return
         change = motion = 0.0
         if last is not None and last.alpha.shape == matte.alpha.shape:

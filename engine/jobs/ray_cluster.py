@@ -52,18 +52,19 @@ class Cluster:
         self,
         function: Callable[..., Result],
         tasks: Sequence[tuple[Any, ...]],
-        options: dict[str, Any],
+        threads: int,
+        backend: str,
     ) -> Iterator[Result]:
         """The results of ``function(*task)`` for all tasks, as they come.
 
-        A task gets one processor, or ``threads`` of them, and a GPU if ``backend`` runs on one.
+        A task gets ``threads`` processors, and a GPU if ``backend`` runs on one.
 
         Raises:
             FuseMatteError: what a task raised; the others are cancelled.
             BackendError: a task's worker died again and again.
         """
         ray = self._ray
-        remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(options))
+        remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(threads, backend))
         waiting = [remote.remote(*task) for task in tasks]
         try:
             while waiting:
@@ -74,14 +75,14 @@ class Cluster:
             for reference in waiting:
                 ray.cancel(reference)
 
-    def _needs(self, options: dict[str, Any]) -> dict[str, float]:
+    def _needs(self, threads: int, backend: str) -> dict[str, float]:
         """What one task takes of a machine.
 
         Raises:
             BackendError: no machine has that much, so the task would wait for ever.
         """
-        needs = {"CPU": float(options.get("threads") or 1)}
-        if options.get("backend") in GPU_BACKENDS:
+        needs = {"CPU": float(threads)}
+        if backend in GPU_BACKENDS:
             needs["GPU"] = 1.0
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(k, 0) >= v for k, v in needs.items()) for node in nodes):

@@ -1,9 +1,10 @@
-"""Long jobs: worked on in stretches, so that a kill costs one of them and many machines share them.
+"""Jobs of any length: done in segments, which a kill or a crash cannot take back.
 
-While a job runs, ``OUTPUT.segments`` holds a file for each finished stretch and output, and a
-journal: JSON lines, the first about the job, each other about one stretch.  At the end the files
-are joined and the folder goes.  ``--resume`` goes on where the journal ends; a cluster fills in
-the stretches in any order.
+Long videos are worked on in segments (``media.segments``), whose files and a journal lie in the
+folder ``OUTPUT.segments`` until they are joined.  What is done there is not done again: ``resume``
+goes on with it, also after the process was killed.  On a cluster (``jobs.ray_cluster``) segments
+are worked on side by side.  Short videos, inputs that cannot be cut and outputs that cannot be
+joined are done in one go.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from fractions import Fraction
 from importlib.metadata import version
-from inspect import signature
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,22 @@ from fusematte.engine.errors import (
     TruncatedInputError,
     UsageError,
 )
-from fusematte.engine.jobs.journal import FORMAT, Journal, Options, Record
+from fusematte.engine.jobs.journal import FORMAT, Header, Journal, Record
 from fusematte.engine.jobs.measures import Measure, Measures
+from fusematte.engine.jobs.options import JobOptions, StrPath
 from fusematte.engine.jobs.ray_cluster import Cluster
-from fusematte.engine.jobs.review_page import Review, check_folder
-from fusematte.engine.jobs.single import Progress, Report, StrPath, open_tools
-from fusematte.engine.jobs.single import run as run_once
+from fusematte.engine.jobs.single import (
+    Progress,
+    Report,
+    Tools,
+    check,
+    join,
+    open_input,
+    open_tools,
+    run_once,
+)
 from fusematte.engine.matting.matter import Memory
 from fusematte.engine.media import segments
-from fusematte.engine.media.audio import audio_mode
 from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
 from fusematte.engine.media.notices import known
@@ -45,81 +53,22 @@ from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_play
 from fusematte.engine.media.writer import is_special, is_stdout
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.engine.pipeline import Statistics
-from fusematte.engine.stages.contract import Tools
 
 log = logging.getLogger(__name__)
 
 
-_DEFAULTS = {name: keyword.default for name, keyword in signature(run_once).parameters.items()}
+class SegmentedJob:
+    """One input and its outputs, done in segments where they allow it.
 
-
-def run(
-    input: StrPath,
-    output: StrPath,
-    *,
-    resume: bool = False,
-    cluster: Cluster | str | None = None,
-    report: StrPath | None = None,
-    progress: Progress | None = None,
-    **options: Any,  # noqa: ANN401
-) -> Report:
-    """``job.run`` with all its keywords, for videos of any length.
-
-    Args:
-        resume: go on where an interrupted job of the same input, outputs and options stopped.
-        cluster: ``auto`` or the address of a Ray cluster that does the work.
-        report: a folder for the page that shows what to check (``jobs.review_page``).
-
-    Raises:
-        FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
-    """
-    if report is not None and fspath(input).startswith(("-", "pipe:")):
-        raise UsageError(
-            f"--report reads the input again, which {input} does not allow; give a file"
-        )
-    folder = None if report is None else check_folder(report)
-    job = LongJob(input, output, options, measured=folder is not None)
-    done = _run(job, resume, cluster, progress)
-    if folder is not None:
-        settings = {"background": _DEFAULTS["background"], **options}
-        model = f"{job.bundle.name} {job.bundle.version}"
-        review = Review(Path(input), Path(output), settings, model, done)
-        with known():
-            review.write(folder, job.measures)
-    return done
-
-
-def _run(
-    job: LongJob, resume: bool, cluster: Cluster | str | None, progress: Progress | None
-) -> Report:
-    if isinstance(cluster, str):
-        with Cluster(cluster) as connected:
-            return _run(job, resume, connected, progress)
-    if job.whole_because is not None:
-        if resume:
-            job.open().close()  # what is wrong with the input matters more
-            raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
-        if cluster is not None:
-            log.warning("not cut up for the cluster but done here: %s", job.whole_because)
-        return job.run_at_once(progress)
-    if cluster is None and job.is_short:
-        return job.run_at_once(progress)
-    return job.run(resume, cluster, progress)
-
-
-class LongJob:
-    """One input and its outputs.
-
-    whole_because: why the job cannot be done in stretches; None if it can.
+    whole_because: why the job cannot be done in segments; None if it can.
     measures: of each frame, in order, once the job has run.
     """
 
     def __init__(
-        self, input: StrPath, output: StrPath, options: Options, *, measured: bool = False
+        self, input: StrPath, output: StrPath, options: JobOptions, *, measured: bool = False
     ) -> None:
-        named = {name: path for name, path in options.items() if name.endswith("_output") and path}
         self.input, self.output, self.measured = input, Path(output), measured
-        self.outputs = {"output": self.output} | {name: Path(p) for name, p in named.items()}
+        self.outputs = {"output": self.output, **options.further_outputs}
         for path in self.outputs.values():
             if not is_stdout(path):
                 check_name(path)
@@ -138,22 +87,15 @@ class LongJob:
 
     def open(self) -> Reader:
         """Its input."""
-        names = ("start", "end", "frame_rate")
-        return Reader(self.input, **{name: self.options.get(name) for name in names})
+        return open_input(self.input, self.options)
 
     @property
     def bundle(self) -> Bundle:
         """Its model."""
-        return load_bundle(self.options.get("model", _DEFAULTS["model"]))
+        return load_bundle(self.options.model)
 
-    @property
-    def is_short(self) -> bool:
-        """Whether the job is not worth cutting."""
-        with known(), self.open() as reader:
-            return reader.frame_count is not None and reader.frame_count <= segments.FRAMES
-
-    def run_at_once(self, progress: Progress | None) -> Report:
-        """The job in one piece.
+    def run_at_once(self, progress: Progress | None, reader: Reader | None = None) -> Report:
+        """The job in one piece; ``reader``: its input, if that is open.
 
         Raises:
             OutputError: another one works on the same output.
@@ -162,16 +104,25 @@ class LongJob:
             FolderLock(self.folder).close()
         measures = Measures() if self.measured else None
         done = run_once(
-            self.input, self.output, **self.options, observe=measures, progress=progress
+            self.input,
+            self.output,
+            self.options,
+            reader=reader,
+            observe=measures,
+            progress=progress,
         )
         self.measures = measures.rows if measures else []
         return done
 
-    def run(self, resume: bool, cluster: Cluster | None, progress: Progress | None) -> Report:
-        """The job in stretches, those that are missing."""
-        self._check()
-        with known(), self.open() as reader:
-            plan = segments.plan(reader)
+    def plan(self, reader: Reader) -> Plan:
+        """How the input is cut; what cannot be done is said before."""
+        check(self.input, self.output, self.options, reader.info)
+        return segments.plan(reader)
+
+    def run(
+        self, plan: Plan, resume: bool, cluster: Cluster | None, progress: Progress | None
+    ) -> Report:
+        """The job in segments, those that are missing."""
         header = self._header(plan)
         with closing(Journal(self.folder)) as journal:
             done = self._begin(journal, header, resume)
@@ -179,7 +130,7 @@ class LongJob:
             meter = _Meter(progress, sum(record.frames for record in done.values()))
             try:
                 for record in self._work(plan, missing, cluster, meter):
-                    done[record.stretch] = record
+                    done[record.segment] = record
                     journal.add(record)
                 report = self._complete(plan, done, meter)
             except (FuseMatteError, KeyboardInterrupt) as error:
@@ -189,22 +140,9 @@ class LongJob:
             journal.remove()
             return report
 
-    def _check(self) -> None:
-        """Opens every output once as the join will: what cannot be is refused before the work."""
-        stop = _Checked()
-        empty = Parts({path: [] for path in self.outputs.values()}, stop)
-        with suppress(_Checked):
-            run_once(self.input, self.output, **self.options, parts=empty)
-
-    def _header(self, plan: Plan) -> Options:
-        settings = {
-            name: value if isinstance(value, bool | int | float) else str(value)
-            for name, value in self.options.items()
-            if value != _DEFAULTS.get(name) and name != "threads"
-        }
-        if isinstance(settings.get("audio"), bool):
-            settings["audio"] = audio_mode(bool(settings["audio"]))
-        background = Path(str(settings.get("background", "")))
+    def _header(self, plan: Plan) -> Header:
+        settings = self.options.settings()
+        background = Path(self.options.background)
         if background.is_file():
             stat = background.stat()
             settings["background file"] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
@@ -218,7 +156,7 @@ class LongJob:
             "options": settings,
         }
 
-    def _begin(self, journal: Journal, header: Options, resume: bool) -> dict[int, Record]:
+    def _begin(self, journal: Journal, header: Header, resume: bool) -> dict[int, Record]:
         if not resume:
             if self.folder.exists():
                 log.info("%s: what an earlier job left there is discarded", self.folder)
@@ -231,26 +169,26 @@ class LongJob:
             return {}
         _check_same(self.folder, self.input, found[0], header)
         done = {
-            record.stretch: record
+            record.segment: record
             for record in found[1]
-            if 0 <= record.stretch < len(header["spans"]) and self._is_there(record)
+            if 0 <= record.segment < len(header["spans"]) and self._is_there(record)
         }
-        log.info("%s: %d stretches are done already", self.output, len(done))
+        log.info("%s: %d segments are done already", self.output, len(done))
         return done
 
     def _is_there(self, record: Record) -> bool:
-        """Whether the files of a stretch are whole: a power cut may have kept only their names."""
+        """Whether the files of a segment are whole: a power cut may have kept only their names."""
         if record.frames == 0:
             return True
         return all(
             file.is_file()
             and file.stat().st_size == record.sizes.get(name)
             and segments.count_frames(file) >= record.frames
-            for name, file in self._names(record.stretch).items()
+            for name, file in self._names(record.segment).items()
         )
 
     def _names(self, index: int) -> dict[str, Path]:
-        """The files of one stretch, by the outputs' keywords."""
+        """The files of one segment, by the outputs' keywords."""
         return {
             name: self.folder / f"{index:06d}-{name}{path.suffix.lower()}"
             for name, path in self.outputs.items()
@@ -265,26 +203,24 @@ class LongJob:
         if cluster is None:
             yield from self._work_here(plan, missing, meter)
             return
-        tasks = [
-            self._task(index, plan.spans[index], threads=self.options.get("threads") or 1)
-            for index in missing
-        ]
+        threads = self.options.threads or 1
+        tasks = [self._task(index, plan.spans[index], threads) for index in missing]
         with known():
             reader = self.open()
         with reader:
-            for record in cluster.map(work, tasks, self.options):
+            for record in cluster.map(work, tasks, threads, self.options.backend):
                 meter.add(record.frames, reader)
                 yield record
 
-    def _task(self, index: int, span: Span, **chosen: int) -> tuple[Any, ...]:
-        names = {name: fspath(path.resolve()) for name, path in self._names(index).items()}
-        options = {k: v for k, v in self.options.items() if k not in names} | chosen
-        return fspath(Path(self.input).resolve()), names, options, index, span, self.measured
+    def _task(self, index: int, span: Span, threads: int | None = None) -> _Task:
+        """What makes the files of a segment, wherever that is done."""
+        outputs: dict[str, Any] = {k: path.resolve() for k, path in self._names(index).items()}
+        output = outputs.pop("output")
+        options = replace(self.options, threads=threads, **outputs)
+        return fspath(Path(self.input).resolve()), output, options, index, span, self.measured
 
     def _work_here(self, plan: Plan, missing: list[int], meter: _Meter) -> Iterator[Record]:
-        chosen = {**_DEFAULTS, **self.options}
-        names = ("background", "model", "backend", "threads")
-        with open_tools(*(chosen[name] for name in names)) as tools:
+        with open_tools(self.options) as tools:
             for index in missing:
                 span = self._restore(tools, index, plan.spans[index])
                 meter.start()
@@ -292,8 +228,12 @@ class LongJob:
                 self._memory(index - 1).unlink(missing_ok=True)
 
     def _restore(self, tools: Tools, index: int, span: Span) -> Span:
-        """Gives the network what it knew at the end of the stretch before."""
-        tools.matter.memory = _load_memory(self._memory(index - 1))
+        """Gives the network what it knew at the end of the segment before.
+
+        Smoothing knows more than that: with it, a segment is always warmed up.
+        """
+        smooths = self.options.stages().smoothing
+        tools.matter.memory = None if smooths else _load_memory(self._memory(index - 1))
         if tools.matter.memory is None:
             return span
         return span._replace(warm_from=span.begin)
@@ -322,7 +262,7 @@ class LongJob:
                 found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
                 files[path].extend(found[:1])
         with known():
-            run_once(self.input, self.output, **self.options, parts=Parts(files, reason, frames))
+            join(self.input, self.output, self.options, Parts(files, reason, frames))
 
     def _salvage(self, done: dict[int, Record], reason: BaseException) -> bool:
         """Makes the ``.part`` files of what there is, from the beginning up to the first gap.
@@ -343,15 +283,14 @@ class LongJob:
         return False
 
 
-class _Checked(Exception):
-    """Every output could be opened."""
+_Task = tuple[str, Path, JobOptions, int, Span, bool]
 
 
 @known()
 def work(
     input: str,
-    names: dict[str, str],
-    options: Options,
+    output: Path,
+    options: JobOptions,
     index: int,
     span: Span,
     measured: bool,
@@ -359,7 +298,7 @@ def work(
     tools: Tools | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Makes the files of one stretch, on whatever machine this is."""
+    """Makes the files of one segment, on whatever machine this is."""
     counted = 0
 
     def count(frames: int, reader: Reader, statistics: Statistics) -> None:
@@ -368,35 +307,26 @@ def work(
         if progress is not None:
             progress(frames, reader, statistics)
 
-    measures = Measures(span.begin) if measured else None
+    measures = Measures(span) if measured else None
     busy: dict[str, float] = {}
     damaged = False
-    outputs: Options = {name: path for name, path in names.items() if name != "output"}
     try:
-        report = run_once(
-            input,
-            names["output"],
-            **outputs,
-            **options,
-            span=span,
-            tools=tools,
-            observe=measures,
-            progress=count,
-        )
-        busy = report.busy
-    except TruncatedInputError:  # what could be read is a stretch like any other
+        busy = run_once(
+            input, output, options, span=span, tools=tools, observe=measures, progress=count
+        ).busy
+    except TruncatedInputError:  # what could be read is a segment like any other
         damaged = True
-        for name in map(Path, names.values()):
+        for name in (output, *options.further_outputs.values()):
             if part_of(name).exists():
                 part_of(name).replace(name)
     if tools is not None and tools.matter.memory is not None:
-        _save_memory(memory_of(Path(names["output"])), tools.matter.memory)
-    sizes = _seal({name: Path(path) for name, path in names.items()}, counted)
+        _save_memory(memory_of(output), tools.matter.memory)
+    sizes = _seal({"output": output, **options.further_outputs}, counted)
     return Record(index, counted, busy, damaged, measures.rows if measures else [], sizes)
 
 
 def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:
-    """Makes the files of a stretch last through a power cut; their sizes.
+    """Makes the files of a segment last through a power cut; their sizes.
 
     Raises:
         OutputError: one has not all the frames.
@@ -412,12 +342,12 @@ def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:
 
 
 def segments_of(output: StrPath) -> Path:
-    """The folder of a job's finished stretches."""
+    """The folder of a job's finished segments."""
     return Path(f"{output}.segments")
 
 
 def memory_of(path: Path) -> Path:
-    """Where the network's memory at the end of a stretch lies."""
+    """Where the network's memory at the end of a segment lies."""
     return path.with_suffix(".npz")
 
 
@@ -455,7 +385,7 @@ def _total(records: list[Record]) -> dict[str, float]:
     return busy
 
 
-def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> None:
+def _check_same(folder: Path, input: StrPath, old: Header, new: Header) -> None:
     """Raises UsageError if what was begun is another job than the one to go on with."""
     anew = "run without --resume to start anew"
     if (old.get("format"), old.get("fusematte")) != (new["format"], new["fusematte"]):
@@ -474,7 +404,7 @@ def _check_same(folder: Path, input: StrPath, old: Options, new: Options) -> Non
 
 
 class _Meter:
-    """Turns the progress of stretches into that of the whole job."""
+    """Turns the progress of segments into that of the whole job."""
 
     def __init__(self, progress: Progress | None, skipped: int) -> None:
         self._progress = progress
@@ -486,7 +416,7 @@ class _Meter:
         return self._total.elapsed
 
     def start(self) -> None:
-        """Another stretch begins."""
+        """Another segment begins."""
         self._before = self._frames
 
     def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:  # noqa: ARG002
@@ -494,7 +424,7 @@ class _Meter:
         self._tell(reader)
 
     def add(self, frames: int, reader: Reader) -> None:
-        """A whole stretch is done, elsewhere."""
+        """A whole segment is done, elsewhere."""
         self._frames += frames
         self._tell(reader)
 

@@ -1,42 +1,37 @@
-"""The main job: a video file in, the people of it over another background out."""
+"""One job in one go: open its input and outputs, process every frame, or join finished parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
-from os import PathLike, fspath
+from os import fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.compositing.backgrounds import (
     Background,
-    TransparentBackground,
     open_background,
 )
 from fusematte.engine.compositing.composite import Composite
-from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import TruncatedInputError, UsageError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import Frame, VideoInfo
+from fusematte.engine.jobs.options import JobOptions, StrPath
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.media.audio import AudioMode, audio_mode
-from fusematte.engine.media.formats import Content, Encoding
-from fusematte.engine.media.image_sequence import AlphaMode, is_picture_sequence
+from fusematte.engine.media import segments
+from fusematte.engine.media.audio import audio_mode
+from fusematte.engine.media.image_sequence import is_picture_sequence
 from fusematte.engine.media.outputs import AnyWriter, open_output
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.media.segments import Parts, Span, join
+from fusematte.engine.media.segments import Parts, Span
 from fusematte.engine.media.writer import Writer, is_stdout
-from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import Pipeline, Stage, Statistics, network_threads
-from fusematte.engine.stages.contract import Observe, Tools, Wishes, Work
+from fusematte.engine.pipeline import Pipeline, Stage, Statistics
+from fusematte.engine.stages.contract import Matted, Observe, Stages
 from fusematte.engine.stages.cpu import CpuStages
 from fusematte.engine.stages.gpu import take_gpu
-
-StrPath = str | PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,137 +58,106 @@ Progress = Callable[[int, Reader, Statistics], None]
 """Called after each frame with the number of frames written so far."""
 
 
-def run(
+class Tools(NamedTuple):
+    """What a job works with; given on from segment to segment, it is opened once."""
+
+    matter: Matter
+    background: Background
+
+
+def run_once(
     input: StrPath,
     output: StrPath,
+    options: JobOptions,
     *,
-    background: StrPath = "green",
-    light_wrap: float = 0.0,
-    despill: float = 0.0,
-    alpha_output: StrPath | None = None,
-    foreground_output: StrPath | None = None,
-    rgba_output: StrPath | None = None,
-    start: Fraction | float | None = None,
-    end: Fraction | float | None = None,
-    frame_rate: Fraction | None = None,
-    model: StrPath = DEFAULT_MODEL,
-    backend: str = "auto",
-    threads: int | None = None,
-    codec: str | None = None,
-    pixel_format: str | None = None,
-    bitrate: int | None = None,
-    crf: int | None = None,
-    preset: str | None = None,
-    alpha_mode: AlphaMode | None = None,
-    audio: AudioMode | bool = "convert",
+    reader: Reader | None = None,
     span: Span | None = None,
-    parts: Parts | None = None,
     tools: Tools | None = None,
     observe: Observe | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Replaces the background of a whole video.
-
-    Frames keep their timestamps, size, colour tags and orientation; sound and subtitles are copied
-    packet for packet.  While it is written an output has the name ``OUTPUT.part``; under its own
-    name it appears when it is complete.  If the job breaks off, the ``.part`` file stays and plays.
-
-    What an output is follows from its name: a video file, ``-`` for standard output, or a sequence
-    of pictures such as ``out_%05d.png``.
+    """Replaces the background of a video, or of a part of it, in one go.
 
     Args:
-        input: a video file, a URL, a folder of pictures, or a pattern of their names; ``-`` for
-            standard input.
-        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, a picture or a video;
-            over ``transparent`` the output is the people's own colours with their alpha.
-        light_wrap: how much of the background's light shines over the people's edges, 0 to 1.
-        despill: how much of the old background's hue is taken off the people, 0 to 1.
-        alpha_output: where to write the alpha as a gray video of the same frames.
-        foreground_output: where to write the people's own colours, with nothing cut out.
-        rgba_output: where to write those colours with their alpha.
-        start, end: seconds from the video's beginning; what lies between becomes the output.
-        frame_rate: pictures per second of an input of pictures.
-        threads: CPU threads for the network; None takes half of the processors.
-        codec, pixel_format, bitrate, crf, preset: of ``output``; None takes the defaults of its
-            container.
-        alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
-        audio: "convert" (or True) copies the audio streams and converts those that the container
-            cannot hold, "copy" refuses these, "none" (or False) leaves audio out.
-        span: only this stretch of the video, without its audio.
-        parts: join the outputs from these files, which spans of the same job have made.
-        tools: what to use in the place of ``background``, ``model``, ``backend`` and ``threads``.
+        input, output, options: see ``fusematte.run``.
+        reader: the input, where it is open already; it is closed in the end.
+        span: only this segment of the video, without its audio.
+        tools: what to use in the place of the options' background, model, backend and threads.
         observe: see each matte.
 
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
     """
-    look = Look(light_wrap=light_wrap, despill=despill)
-    check_paths(input, output, alpha_output, foreground_output, rgba_output, background=background)
-    encoding = Encoding(
-        codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
-    )
+    check_paths(input, output, options)
     with ExitStack() as stack:
-        open_reader = partial(Reader, input, start=start, end=end, frame_rate=frame_rate)
-        reader = stack.enter_context(open_reader())
-        if tools is None:
-            tools = stack.enter_context(open_tools(background, model, backend, threads))
-        transparent = isinstance(tools.background, TransparentBackground)
-        if alpha_mode is not None and not transparent and rgba_output is None:
-            raise UsageError("alpha mode: no output has an alpha; name background 'transparent'")
-        wishes = Wishes(
-            alpha=alpha_output is not None,
-            foreground=foreground_output is not None or rgba_output is not None,
-            look=look,
-            mattes=observe is not None,
-            codec=codec,
-            pixel_format=pixel_format,
+        reader = stack.enter_context(reader or open_input(input, options))
+        tools = tools or stack.enter_context(open_tools(options))
+        wanted = options.stages(observed=observe is not None)
+        gpu = take_gpu(
+            stack,
+            reader,
+            partial(open_input, input, options),
+            *tools,
+            wanted,
+            options.encoding,
+            observe,
         )
-        gpu = None
-        if parts is None:
-            reopen: Callable[[HWAccel], Reader] = lambda h: open_reader(hardware=h)  # noqa: E731
-            gpu = take_gpu(stack, reader, reopen, tools.matter, tools.background, wishes)
-        reader = reader if gpu is None else gpu.reader
-        audio, subtitles = audio_mode(audio) if span is None else "none", span is None
+        reader, encoder = (reader, None) if gpu is None else (gpu.reader, gpu.encoder)
+        outputs = open_outputs(stack, output, reader.info, options, encoder, whole=span is None)
+        stages = CpuStages(*tools, wanted, observe) if gpu is None else gpu.stages
+        return _process(reader, stages, outputs, span, progress)
 
-        def opened(path: StrPath, content: Content, **options: Any) -> AnyWriter:  # noqa: ANN401
-            mode = alpha_mode if content == "rgba" else None
-            writer = open_output(path, reader, content=content, alpha_mode=mode, **options)
-            stack.push(writer)
-            return writer
 
-        writers = Writers(
-            composite=opened(
-                output,
-                "rgba" if transparent else "color",
-                encoding=encoding,
-                audio=audio,
-                subtitles=subtitles,
-                hardware=None if gpu is None else gpu.encoder,
-            ),
-            alpha=opened(alpha_output, "gray") if alpha_output else None,
-            foreground=opened(foreground_output, "color") if foreground_output else None,
-            rgba=opened(rgba_output, "rgba") if rgba_output else None,
-        )
-        if parts is not None:
-            frames = join(reader, writers.files(), parts, audio=True)
-            return Report(frames=frames, seconds=0.0, busy={})
-        work: Work = CpuStages(tools, wishes, observe) if gpu is None else gpu.stages
-        return _process(reader, tools.background, work, writers, span, progress)
+def join(input: StrPath, output: StrPath, options: JobOptions, parts: Parts) -> int:
+    """Makes the outputs of a job of files that spans of it have made; returns the frames.
+
+    No network and no background is opened.
+
+    Raises:
+        FuseMatteError: as ``run_once``; the parts' own reason if they are not all.
+    """
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_input(input, options))
+        outputs = open_outputs(stack, output, reader.info, options)
+        return segments.join(reader, outputs.files(), parts, audio=True)
+
+
+def check(input: StrPath, output: StrPath, options: JobOptions, info: VideoInfo) -> None:
+    """Opens and leaves the background and all outputs, so that what cannot be is said at once.
+
+    info: what is known of the input.
+
+    Raises:
+        FuseMatteError: as ``run_once``.
+    """
+    check_paths(input, output, options)
+    with ExitStack() as stack:
+        open_background(options.background).close()
+        open_outputs(stack, output, info, options).files()
+
+
+def open_input(input: StrPath, options: JobOptions, hardware: HWAccel | None = None) -> Reader:
+    """The reader of a job."""
+    return Reader(
+        input,
+        start=options.start,
+        end=options.end,
+        frame_rate=options.frame_rate,
+        hardware=hardware,
+    )
 
 
 @contextmanager
-def open_tools(
-    background: StrPath, model: StrPath, backend: str, threads: int | None
-) -> Iterator[Tools]:
+def open_tools(options: JobOptions) -> Iterator[Tools]:
     """Opens the network and the background."""
     with (
-        closing(open_background(background)) as scene,
-        Matter(model, backend=backend, threads=network_threads(threads)) as matter,
+        closing(open_background(options.background)) as background,
+        Matter(options.model, backend=options.backend, threads=options.threads) as matter,
     ):
-        yield Tools(matter, scene)
+        yield Tools(matter, background)
 
 
-class Writers(NamedTuple):
+class Outputs(NamedTuple):
     """Where the results of a job go."""
 
     composite: AnyWriter
@@ -222,7 +186,54 @@ class Writers(NamedTuple):
         for name, writer in self._asdict().items():
             if writer is not None:
                 stage = "encode" if name == "composite" else f"encode {name}"
-                yield stage, partial(_write, name, writer)
+                yield Stage(stage, partial(_write, name, writer))
+
+
+def open_outputs(
+    stack: ExitStack,
+    output: StrPath,
+    info: VideoInfo,
+    options: JobOptions,
+    encoder: HWAccel | None = None,
+    *,
+    whole: bool = True,
+) -> Outputs:
+    """Opens the writers of a job; ``stack`` completes or abandons them.
+
+    whole: it is the whole video and no segment, so sound and subtitles come along.
+
+    Raises:
+        UsageError: an option or a combination that cannot be.
+        OutputError: one cannot be written.
+    """
+    transparent = fspath(options.background) == "transparent"
+    if options.alpha_mode is not None and not transparent and options.rgba_output is None:
+        raise UsageError("alpha mode: no output has an alpha; name background 'transparent'")
+    open_one = partial(open_output, like=info)
+    mode = options.alpha_mode
+
+    def opened(writer: AnyWriter) -> AnyWriter:
+        stack.push(writer)
+        return writer
+
+    composite = opened(
+        open_one(
+            output,
+            content="rgba" if transparent else "color",
+            alpha_mode=mode if transparent else None,
+            encoding=options.encoding,
+            audio=audio_mode(options.audio) if whole else "none",
+            subtitles=whole,
+            hardware=encoder,
+        )
+    )
+    alpha, foreground, rgba = options.alpha_output, options.foreground_output, options.rgba_output
+    return Outputs(
+        composite,
+        opened(open_one(alpha, content="gray")) if alpha else None,
+        opened(open_one(foreground)) if foreground else None,
+        opened(open_one(rgba, content="rgba", alpha_mode=mode)) if rgba else None,
+    )
 
 
 def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
@@ -239,18 +250,33 @@ def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
 
 def _process(
     reader: Reader,
-    background: Background,
-    work: Work,
-    writers: Writers,
+    stages: Stages,
+    outputs: Outputs,
     span: Span | None,
     progress: Progress | None,
 ) -> Report:
-    frames = 0
+    """Every frame from the reader through the stages to the outputs."""
     if span is not None:
-        background.begin(span.origin * reader.time_base)
-    source = "decode", _stretch(reader, span, work.warm_up) if span else _frames(reader, writers)
-    stages: list[Stage] = [("network", work.begin), ("composite", work.finish), *writers.stages()]
-    with Pipeline(source, *stages) as pipeline:
+        stages.background.begin(span.origin * reader.time_base)
+        source = _segment(reader, span, stages.options.lookahead)
+    else:
+        source = _frames(reader, outputs)
+
+    def wanted(ready: list[Matted]) -> list[Matted]:
+        """What is of the span; the frames around it are there for those within."""
+        if span is None:
+            return ready
+        for matted in ready:
+            if not span.has(matted.frame.pts):
+                stages.drop(matted)
+        return [matted for matted in ready if span.has(matted.frame.pts)]
+
+    network = Stage(
+        "network", lambda frame: wanted(stages.begin(frame)), lambda: wanted(stages.drain())
+    )
+    composite = Stage("composite", stages.finish)
+    frames = 0
+    with Pipeline(("decode", source), network, composite, *outputs.stages()) as pipeline:
         for frames, _ in enumerate(pipeline, start=1):
             if progress is not None:
                 progress(frames, reader, pipeline.statistics)
@@ -258,35 +284,40 @@ def _process(
         return Report(frames=frames, seconds=statistics.elapsed, busy=statistics.busy)
 
 
-def _frames(reader: Reader, writers: Writers) -> Iterator[Frame]:
+def _frames(reader: Reader, outputs: Outputs) -> Iterator[Frame]:
     """The reader's frames; the packets between them go to the composite as they are."""
     for item in reader.items():
         if isinstance(item, Frame):
             yield item
         else:
-            writers.composite.mux(item)
+            outputs.composite.mux(item)
 
 
-def _stretch(reader: Reader, span: Span, warm_up: Callable[[Frame], object]) -> Iterator[Frame]:
-    """The frames of a span; those of its warm-up are worked on here, before any other is given."""
+def _segment(reader: Reader, span: Span, lookahead: int) -> Iterator[Frame]:
+    """The frames of a span; those of its warm-up go before them, those that are looked ahead to
+    come after."""
     reader.seek(span.warm_from)
-    opens = span.begin == span.origin
+    opens, after = span.begin == span.origin, 0
     for frame in reader:
         if span.end is not None and frame.pts >= span.end:
-            break
-        if opens or frame.pts >= span.begin:
+            after += 1
+            if after > lookahead:
+                break
+        if opens or frame.pts >= span.warm_from:
             yield frame
-        elif frame.pts >= span.warm_from:
-            warm_up(frame)
     if reader.damaged:
         raise TruncatedInputError(f"{reader.name}: is damaged from {span.begin} to {span.end}")
 
 
-def check_paths(input: StrPath, *outputs: StrPath | None, background: StrPath) -> None:
-    """Refuses a job that would write over what it reads, or write two things to one place."""
-    names = [fspath(path) for path in outputs if path is not None]
+def check_paths(input: StrPath, output: StrPath, options: JobOptions) -> None:
+    """Refuses a job that would write over what it reads, or write two things to one place.
+
+    Raises:
+        UsageError: it would.
+    """
+    names = [fspath(path) for path in (output, *options.further_outputs.values())]
     for path in (name for name in names if not is_stdout(name)):
-        for source in (input, background):
+        for source in (input, options.background):
             if _same_file(source, path) or _within(source, path):
                 raise UsageError(f"{path}: would be written over what it is made from")
     if sum(is_stdout(path) for path in names) > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import threading
 import time
@@ -25,13 +24,13 @@ from fusematte.engine.frame import PIXEL_FORMATS, Frame
 from fusematte.engine.live.backoff import BackOff
 from fusematte.engine.media.av_frames import frame_of
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.sources import is_url
 from fusematte.engine.pixels.fit import fit_frame
 
 log = logging.getLogger(__name__)
 
 DRIVERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """libav's name for the system's cameras."""
-URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 TIMEOUT = 3.0
 """Seconds without an answer or a picture after which a stream counts as lost.  With the longest
 wait between two tries and the look at its beginning it makes less than five: so soon after a stream
@@ -93,11 +92,11 @@ def open_camera(
         InputError: it is missing, busy, or gives no picture.
         UsageError: a size or a rate for what has its own.
     """
-    is_url, path = URL.match(name) is not None, Path(name)
-    if is_url or path.is_file():
+    path = Path(name)
+    if is_url(name) or path.is_file():
         if size or rate:
             raise UsageError(f"{name}: has its own size and rate; only a camera can be asked")
-        return LiveContainer(name) if is_url else PacedFile(path)
+        return LiveContainer(name) if is_url(name) else PacedFile(path)
     options = {"video_size": f"{size[0]}x{size[1]}"} if size else {}
     if rate:
         options["framerate"] = str(rate)

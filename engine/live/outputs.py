@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from fusematte.engine.errors import FuseMatteError, OutputError
 from fusematte.engine.frame import Frame
-from fusematte.engine.pipeline import Relay, Stopped
+from fusematte.engine.pipeline import Relay, Stage, Stopped
 
 WAITING = 15
 """Frames that may wait for a slow output before it misses some."""
@@ -47,7 +47,7 @@ class Sender:
         self.outlet = outlet
         self.missed = 0
         self.error: FuseMatteError | None = None
-        self._relay = Relay((f"output {outlet.name}", self._show), waiting=WAITING)
+        self._relay = Relay(Stage(f"output {outlet.name}", self._show), waiting=WAITING)
 
     def show(self, frame: Frame) -> None:
         """Hands a frame over; returns at once."""

@@ -1,4 +1,4 @@
-"""The live job: a camera in, its people over another background out, to any number of outputs.
+"""The live job: a camera in, the person over another background out, to any number of outputs.
 
 Whatever happens, what comes out is a composite, the background alone or a still card: the camera's
 own picture never reaches an output.
@@ -13,25 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-import numpy as np
-
-from fusematte.engine.compositing.fallback import STALL
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.cameras import Camera
+from fusematte.engine.live.fail_closed import FailClosed
 from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet, Sender
 from fusematte.engine.live.preview import Preview
 from fusematte.engine.live.session import Result, Session
+from fusematte.engine.live.views import view_of
 from fusematte.engine.pipeline import Feed
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 6.0
 """Seconds to wait at the end for a camera that hangs."""
-
-_STEP = 90
-"""Units of the clock between two frames, at least: a millisecond."""
 
 KEYS = {
     "b": "next background",
@@ -70,23 +66,18 @@ class Controls:
 
 @dataclass
 class _Clock:
-    """The time since it was made, in units of ``CLOCK``, and the times of what comes out: they
-    always increase, and still do in the milliseconds of Matroska and FLV.
+    """The time since it was made, in units of ``CLOCK``.
 
     It begins at 0: FLV's times go round after 25 days, and machines run longer.
     """
 
     begun: float = field(default_factory=time.monotonic)
-    last: int = -1
 
     def now(self, like: Frame) -> Frame:
+        """A frame at the present time."""
         return replace(
             like, pts=round(Fraction(time.monotonic() - self.begun) / CLOCK), time_base=CLOCK
         )
-
-    def stamp(self, frame: Frame, pts: int) -> Frame:
-        self.last = max(pts, self.last + _STEP)
-        return replace(frame, pts=self.last, time_base=CLOCK)
 
 
 @dataclass
@@ -136,19 +127,20 @@ class Live:
         self, feed: Feed, controls: Controls, previews: list[Preview], senders: list[Sender]
     ) -> None:
         period = float(1 / self.camera.rate)
-        shown, last_result, told = self._closed(), -STALL, time.monotonic()
+        watch = FailClosed(self.session)
+        shown, told = self._closed(watch), time.monotonic()
         while not controls.quits:
             try:
                 result = self.session.get(period)
-                last_result = time.monotonic()
+                watch.note(result)
                 fresh: Frame | None = self._view(result, controls)
             except TimeoutError:
                 if feed.ended.is_set() and not self.session.busy:
                     return
-                fresh = self._closed() if time.monotonic() - last_result > STALL else None
+                fresh = self._closed(watch) if watch.is_due else None
             if fresh is not None:
-                frozen = controls.frozen and last_result > 0
-                shown = self._clock.stamp(shown if frozen else fresh, fresh.pts)
+                frozen = controls.frozen and watch.has_begun
+                shown = replace(shown if frozen else fresh, pts=watch.shown_at(fresh.pts))
                 _show(shown, previews, senders)
                 self._drop_failed(senders, previews)
             for key in (self.keys(), *(preview.key for preview in previews)):
@@ -157,11 +149,11 @@ class Live:
                 told = time.monotonic()
                 self.report(self.session.statistics)
 
-    def _closed(self) -> Frame:
-        return self.session.closed_frame(self._clock.now(self.camera.like))
+    def _closed(self, watch: FailClosed) -> Frame:
+        return watch.closed_frame(self._clock.now(self.camera.like))
 
     def _view(self, result: Result, controls: Controls) -> Frame:
-        return alpha_view(result) if controls.shows_alpha else result.composite
+        return view_of(result, "alpha" if controls.shows_alpha else "composite")
 
     def _drop_failed(self, senders: list[Sender], previews: list[Preview]) -> None:
         for sender in [sender for sender in senders if sender.error is not None]:
@@ -178,13 +170,3 @@ def _show(frame: Frame, previews: list[Preview], senders: list[Sender]) -> None:
         sender.show(frame)
     for preview in previews:
         preview.show(frame)
-
-
-def alpha_view(result: Result) -> Frame:
-    """The alpha of a result as a gray picture of its own layout."""
-    source = result.source
-    black, span, neutral, _ = source.levels
-    peak = (1 << source.format.bits) - 1
-    luma = black + result.alpha() * np.float32(span / peak)
-    blue, red = (np.full(plane.shape, neutral, plane.dtype) for plane in source.planes[1:])
-    return result.composite.with_planes((luma.astype(source.format.dtype), blue, red))

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from os import PathLike
 from typing import Any, Self, TypeAlias
@@ -20,7 +20,6 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from fusematte.engine.compositing.backgrounds import open_background
-from fusematte.engine.compositing.composite import compose
 from fusematte.engine.compositing.fallback import card, closed_frame
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
@@ -29,18 +28,17 @@ from fusematte.engine.live.governor import Governor
 from fusematte.engine.live.meter import LiveStatistics, Meter
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
-from fusematte.engine.matting.smoothing import Lookahead, Smoother
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import Mailbox, Relay, Stopped, network_threads
+from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped
+from fusematte.engine.stages.chosen import open_stages
+from fusematte.engine.stages.contract import Matted, StageOptions, Stages
 
 log = logging.getLogger(__name__)
 
 Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 """What ``push`` takes; the last is anything with ``__dlpack__``."""
 
-MAX_LOOKAHEAD = 30
-"""Frames."""
 KERNEL_THREADS = min(4, os.cpu_count() or 1)
 """Of the composite: while one frame is blended, the network waits for the next one."""
 
@@ -49,7 +47,7 @@ KERNEL_THREADS = min(4, os.cpu_count() or 1)
 class Result:
     """One frame, done.
 
-    composite: the people over the background, in the source's size and layout.
+    composite: the person over the background, in the source's size and layout.
     matte: what the network found; None if something failed, and ``error`` says what.  Then the
     composite is the background alone, or a still card, and has no pixel of the camera.
     source: the frame as it was matted (mirrored, if that was asked for).
@@ -100,10 +98,14 @@ class _Job:
 
     frame: Frame
     arrived: float
-    matte: Matte | None = None
+    matted: Matted | None = None
     level: float = 0.0
     error: str | None = None
-    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of work so far, by stage."""
+        return {} if self.matted is None else self.matted.seconds
 
 
 class Session:
@@ -136,6 +138,8 @@ class Session:
         light_wrap, despill: see ``engine.look.Look``.
         on_result: called with each result from the session's thread, instead of ``get``.  It holds
             up the next frame while it runs.
+        matter: mattes the frames in the place of one made from ``model``, ``backend`` and
+            ``threads``; the caller closes it, after the session.
 
     Raises:
         FuseMatteError: the model, the backend or the background cannot be used.
@@ -155,24 +159,23 @@ class Session:
         light_wrap: float = 0.0,
         despill: float = 0.0,
         on_result: Callable[[Result], None] | None = None,
+        matter: Matter | None = None,
     ) -> None:
         if max_pending < 1:
             raise UsageError(f"max_pending must be 1 or more, not {max_pending}")
-        if not 0 <= lookahead <= MAX_LOOKAHEAD:
-            raise UsageError(f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {lookahead}")
         if budget_ms is not None and budget_ms <= 0:
             raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
         self.mirror = mirror
-        self._spec, self._model, self._backend = background, model, backend
-        self._threads = network_threads(threads)
-        self._look = Look(light_wrap=light_wrap, despill=despill)
+        options = StageOptions(
+            look=Look(light_wrap=light_wrap, despill=despill),
+            smoothing=True,
+            lookahead=lookahead,
+            threads=KERNEL_THREADS,
+        )
+        self._spec, self._model, self._backend, self._threads = background, model, backend, threads
         self._on_result = on_result
-        self._scene = open_background(background)
-        try:
-            self._matter = Matter(model, backend=backend, threads=self._threads)
-        except BaseException:
-            self._scene.close()
-            raise
+        self._lent = matter
+        self._stages = self._open_stages(options)
         self._governor = None if budget_ms is None else Governor(budget_ms)
         self._meter = Meter()
         self._scaler = VideoReformatter()
@@ -180,15 +183,16 @@ class Session:
         self._prepared_for: object = None
         self._unprepared: list[float] = []
         self._latest: Frame | None = None
-        self._lookahead = lookahead
-        self._smoother = self._new_smoother()
-        self._held: deque[_Job] = deque()
+        self._under_way: deque[_Job] = deque()
         self._blended: Frame | None = None
         self._pushed = self._finished = 0
         self._closed = False
-        self._results: Mailbox[Result] = Mailbox(max_pending)
-        stages = ("network", self._find_matte), ("composite", self._finish_all)
-        self._relay = Relay(*stages, waiting=max_pending)
+        self._results: BoundedQueue[Result] = BoundedQueue(max_pending)
+        self._relay = Relay(
+            Stage("network", self._find_matte, at_end=list),
+            Stage("composite", self._finish),
+            waiting=max_pending,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -242,7 +246,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether frames are under way, those apart that are held back to look ahead."""
-        return self._finished + len(self._held) < self._pushed
+        return self._finished + len(self._under_way) < self._pushed
 
     @property
     def latest(self) -> Frame | None:
@@ -251,7 +255,7 @@ class Session:
 
     @property
     def background(self) -> str | PathLike[str]:
-        """What the people are over; assign another to change it from the next frame on.
+        """What the person is over; assign another to change it from the next frame on.
 
         Raises:
             BackgroundError: it is unknown or cannot be read; the old one stays.
@@ -264,7 +268,8 @@ class Session:
         scene = open_background(spec)
         with self._scene_lock:
             if not self._closed:
-                scene, self._scene, self._spec = self._scene, scene, spec
+                scene, self._stages.background = self._stages.background, scene
+                self._spec = spec
         scene.close()  # the old one, or what comes too late
         self._refuse_if_closed()
 
@@ -290,8 +295,12 @@ class Session:
             raise
         with self._matter_lock:
             if not self._closed:
-                matter, self._matter, self._model = self._matter, matter, model
-        matter.close()  # as above
+                matter, self._stages.matter = self._stages.matter, matter
+                self._model = model
+        if matter is self._lent:
+            self._lent = None  # the caller's again
+        else:
+            matter.close()  # the old one, or what comes too late
         self._refuse_if_closed()
 
     @property
@@ -318,7 +327,7 @@ class Session:
             # A video behind stands still meanwhile: the next composite is of an earlier moment.
             then = self._blended or like
             still = replace(like, pts=then.pts, time_base=then.time_base)
-            return like.with_planes(closed_frame(still, self._scene).planes)
+            return like.with_planes(closed_frame(still, self._stages.background).planes)
         finally:
             self._scene_lock.release()
 
@@ -331,8 +340,10 @@ class Session:
         elif not self._closed:
             with self._matter_lock, self._scene_lock:
                 self._closed = True
-            self._matter.close()
-            self._scene.close()
+            self._stages.close()
+            self._stages.background.close()
+            if self._lent is None:
+                self._stages.matter.close()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -353,50 +364,44 @@ class Session:
     def _scales(self) -> tuple[float, ...]:
         return (1.0,) if self._governor is None else self._governor.levels
 
+    def _open_stages(self, options: StageOptions) -> Stages:
+        """The stages that all frames go through."""
+        background = open_background(self._spec)
+        try:
+            used = self._lent or Matter(self._model, backend=self._backend, threads=self._threads)
+        except BaseException:
+            background.close()
+            raise
+        return open_stages(used, background, options)
+
     def _find_matte(self, job: _Job) -> list[_Job]:
         """The jobs that are ready to be blended: this one, or by then an older one, or none."""
-        begun = time.perf_counter()
-        try:
-            with self._matter_lock:
+        with self._matter_lock:
+            try:
                 if self.mirror:
                     job.frame = mirrored(job.frame)
-                matte, follows = self._matte(job), self._matter.follows
-            found = time.perf_counter()
-            job.stages["network"] = found - begun
-            ready = self._smooth(job, matte, follows)
-            job.stages["smooth"] = time.perf_counter() - found
-        except Exception as error:
-            ready = self._give_up(job, error)
-        return ready
+                matter = self._stages.matter
+                matter.scale = self._scale(job)
+                ready = self._stages.begin(job.frame)
+                self._meter.network_size = matter.size_for(job.frame)
+            except Exception as error:
+                return self._give_up(job, error)
+        self._under_way.append(job)
+        return self._jobs_of(ready)
 
-    def _new_smoother(self) -> Smoother | Lookahead:
-        return Lookahead(self._lookahead) if self._lookahead else Smoother()
-
-    def _smooth(self, job: _Job, matte: Matte, follows: bool) -> list[_Job]:
-        smoothed = self._smoother(matte, follows=follows)
-        job.matte = matte
-        self._held.append(job)
-        if smoothed is None:
-            return []
-        ready = self._held.popleft()
-        ready.matte = smoothed
-        return [ready]
+    def _jobs_of(self, ready: list[Matted]) -> list[_Job]:
+        """The jobs that these frames belong to: the oldest ones under way."""
+        jobs = []
+        for matted in ready:
+            job = self._under_way.popleft()
+            job.matted = matted
+            jobs.append(job)
+        return jobs
 
     def _give_up(self, job: _Job, error: Exception) -> list[_Job]:
         """What was held back comes first, as it is; the next frame starts anew."""
         job.error = self._explain("no matte", error)
-        self._matter.reset()
-        ready = [*self._held, job]
-        self._held.clear()
-        self._smoother = self._new_smoother()
-        return ready
-
-    def _matte(self, job: _Job) -> Matte:
-        frame, matter = job.frame, self._matter
-        matter.scale = self._scale(job)
-        matte = matter(frame)
-        self._meter.network_size = matter.size_for(frame)
-        return matte
+        return [*self._jobs_of(self._stages.reset()), job]
 
     def _scale(self, job: _Job) -> float:
         """The network's scale for a frame: the governor's choice, once all sizes are prepared.
@@ -406,7 +411,7 @@ class Session:
         """
         if self._governor is None:
             return 1.0
-        frame, matter = job.frame, self._matter
+        frame, matter = job.frame, self._stages.matter
         shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
         if shape != self._prepared_for:
             self._prepared_for, self._unprepared = shape, list(self._governor.levels)
@@ -416,23 +421,18 @@ class Session:
         job.level = self._governor.level
         return job.level
 
-    def _finish_all(self, jobs: list[_Job]) -> None:
-        for job in jobs:
-            self._finish(job)
-
     def _finish(self, job: _Job) -> None:
         begun = time.perf_counter()
         composite = self._blend(job)
         now = time.perf_counter()
-        job.stages["composite"] = now - begun
+        seconds = {**job.seconds, "composite": now - begun}
         latency = now - job.arrived
-        self._meter.add(latency, job.stages, job.error)
+        self._meter.add(latency, seconds, job.error)
         if self._governor is not None and job.error is None:
-            network = job.stages["network"]
-            self._governor.observe(now, 1e3 * latency, 1e3 * network, job.level)
+            self._governor.observe(now, 1e3 * latency, 1e3 * seconds["network"], job.level)
         result = Result(
             composite=composite,
-            matte=job.matte if job.error is None else None,
+            matte=job.matted.matte if job.matted is not None and job.error is None else None,
             source=job.frame,
             latency=latency,
             error=job.error,
@@ -443,18 +443,12 @@ class Session:
     def _blend(self, job: _Job) -> Frame:
         with self._scene_lock:
             self._blended = job.frame
-            if job.matte is not None:
+            if job.matted is not None:
                 try:
-                    return compose(
-                        job.frame,
-                        job.matte,
-                        self._scene,
-                        look=self._look,
-                        threads=KERNEL_THREADS,
-                    ).frame
+                    return self._stages.finish(job.matted).frame
                 except Exception as error:
                     job.error = self._explain("no composite", error)
-            return closed_frame(job.frame, self._scene)
+            return closed_frame(job.frame, self._stages.background)
 
     def _explain(self, what: str, error: Exception) -> str:
         """The error in a line; it is logged if it is another than the last one."""

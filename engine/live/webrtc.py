@@ -14,21 +14,18 @@ from typing import Any
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from fusematte.engine.compositing.fallback import STALL
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.live.fail_closed import STALL, FailClosed
 from fusematte.engine.live.session import Result, Session
 from fusematte.engine.live.views import view_of
 from fusematte.engine.media.av_frames import picture_of
 
 log = logging.getLogger(__name__)
 
-LATE = 60.0
-"""Seconds; a source whose time goes back by more has started anew."""
-
 
 class MattingTrack(MediaStreamTrack):
-    """A video track whose people come over another background, live.
+    """A video track whose person comes over another background, live.
 
     Frames of ``source`` go through a ``Session`` of the track's own; while one is worked on, newer
     ones replace each other, so that the delay does not grow.  While results fail to come, before
@@ -69,7 +66,7 @@ class MattingTrack(MediaStreamTrack):
         self._feeder: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._pushed_at = 0.0
-        self._closed_until: float | None = None
+        self._watch = FailClosed(self.session)
 
     async def recv(self) -> av.VideoFrame:
         """The newest picture, once there is one that was not given yet.
@@ -92,24 +89,26 @@ class MattingTrack(MediaStreamTrack):
             try:
                 picture = await asyncio.wait_for(self._pictures.get(), STALL)
             except TimeoutError:
-                if self.session.latest is not None:
-                    return await asyncio.to_thread(self._closed, self.session.latest)
-                continue
-            if picture is None or not self._comes_late(picture):
-                return picture
+                latest = self.session.latest
+                if latest is None:
+                    continue
+                picture = await asyncio.to_thread(self._closed, latest)
+            if picture is not None:
+                self._stamp(picture)
+            return picture
+
+    def _stamp(self, picture: av.VideoFrame) -> None:
+        """Leaves a picture its time, unless a later one was sent already."""
+        own = round((picture.pts or 0) * (picture.time_base or CLOCK) / CLOCK)
+        pts = self._watch.shown_at(own)
+        if pts != own:
+            picture.pts, picture.time_base = pts, CLOCK
 
     def _closed(self, latest: Frame) -> av.VideoFrame:
         """What is shown while results fail to come, at the time that the source has by now."""
         since = Fraction(time.monotonic() - self._pushed_at)
         frame = replace(latest, pts=latest.pts + round(since / latest.time_base))
-        self._closed_until = float(frame.pts * frame.time_base)
-        return picture_of(self.session.closed_frame(frame))
-
-    def _comes_late(self, picture: av.VideoFrame) -> bool:
-        """Whether time would go back: a result of a frame from before the last closed picture."""
-        if self._closed_until is None or picture.time is None:
-            return False
-        return 0 <= self._closed_until - picture.time < LATE
+        return picture_of(self._watch.closed_frame(frame))
 
     def stop(self) -> None:
         """Ends the track and its session; threads that are still at work follow soon."""

@@ -15,7 +15,7 @@ from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.backends import Backend, Maps
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, UsageError
-from fusematte.engine.frame import Frame, Map, Matte
+from fusematte.engine.frame import Frame, Map, Matte, Stream
 from fusematte.engine.matting.continuity import Continuity
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
@@ -102,7 +102,7 @@ class Matter:
     Args:
         model: a shipped model's name or a bundle folder.
         backend: ``auto`` or a backend's name.
-        threads: CPU threads for the network; None leaves the choice to the backend.
+        threads: CPU threads for the network; None takes half of the processors.
 
     Raises:
         ModelError, BackendError: the model or the backend cannot be used.
@@ -124,6 +124,7 @@ class Matter:
         self._previous: Map | None = None
         self.follows = False
         self._continuity = Continuity()
+        self._stream = Stream()
 
     @property
     def backend(self) -> Backend:
@@ -176,6 +177,7 @@ class Matter:
             color=color,
             pts=frame.pts,
             time_base=frame.time_base,
+            stream=self._stream,
         )
 
     def starts_anew(self, frame: Frame, luma: Map) -> bool:
@@ -207,9 +209,13 @@ class Matter:
             self._previous = enlarge(self._previous, height, width)
         return self._run(image, self._previous[None, None])
 
+    def infer(self, image: Map, previous: Map) -> Maps:
+        """Runs the network; see ``Backend.infer``."""
+        return self._lease.infer(image, previous)
+
     def _run(self, image: Map, previous: Map) -> Maps:
         """What the network says, if that is numbers: others would spread from frame to frame."""
-        maps = self._lease.infer(image, previous)
+        maps = self.infer(image, previous)
         if not all(np.isfinite(plane).all() for plane in maps):
             raise BackendError(f"{self.backend.name}: the network's output has infinities or NaNs")
         return maps

@@ -2,7 +2,7 @@
 
 Smoothing works where the two decoders disagree (F + B is far from 1) and the picture stands still:
 there a change of alpha from one frame to the next is the network's doubt and no movement.  Anywhere
-else the network's alpha stays as it is, so that nothing lags behind the people.
+else the network's alpha stays as it is, so that nothing lags behind the person.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Lookahead:
     def __init__(self, frames: int) -> None:
         self._frames = frames
         self._around: deque[tuple[Matte, bool]] = deque(maxlen=2 * frames + 1)
+        self._waiting = 0
         self._smoother = Smoother()
 
     def __call__(self, matte: Matte, *, follows: bool) -> Matte | None:
@@ -64,9 +65,16 @@ class Lookahead:
         follows: ``matte`` goes on from the one before it.
         """
         self._around.append((matte, follows))
-        index = len(self._around) - 1 - self._frames
-        if index < 0:
-            return None
+        self._waiting += 1
+        return self._next() if self._waiting > self._frames else None
+
+    def drain(self) -> list[Matte]:
+        """At the end: the mattes that were still waiting for what comes after."""
+        return [self._next() for _ in range(self._waiting)]
+
+    def _next(self) -> Matte:
+        index = len(self._around) - self._waiting
+        self._waiting -= 1
         return self._smoother(self._smoothed(index), follows=self._around[index][1])
 
     def _smoothed(self, index: int) -> Matte:
@@ -81,10 +89,13 @@ class Lookahead:
 
     def _scene_of(self, index: int) -> list[Matte]:
         """The others around it that belong to the same scene."""
-        items = list(self._around)
-        first = max((i for i in range(index + 1) if not items[i][1]), default=0)
-        last = min((i for i in range(index + 1, len(items)) if not items[i][1]), default=len(items))
-        return [items[i][0] for i in range(first, last) if i != index]
+        first = last = index
+        earliest, latest = max(0, index - self._frames), index + self._frames
+        while first > earliest and self._around[first][1]:
+            first -= 1
+        while last < min(latest, len(self._around) - 1) and self._around[last + 1][1]:
+            last += 1
+        return [self._around[i][0] for i in range(first, last + 1) if i != index]
 
 
 def stillness(matte: Matte, other: Matte) -> Map:

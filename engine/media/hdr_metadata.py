@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 from av.sidedata.sidedata import Type
 
+from fusematte.engine.frame import Mastering
 from fusematte.engine.media.av_frames import side_data_of
 
 _DISPLAY, _LIGHT = struct.Struct("=22i"), struct.Struct("=2I")
@@ -18,18 +18,6 @@ _DISPLAY, _LIGHT = struct.Struct("=22i"), struct.Struct("=2I")
 _COLOR_UNITS, _LUMINANCE_UNITS = 50_000, 10_000
 """SMPTE ST 2086 counts colours in 1/50000 and luminance in 1/10000 cd/m2, and so do x264 and x265;
 SVT-AV1 takes plain numbers."""
-
-
-class Mastering(NamedTuple):
-    """SMPTE ST 2086 and CTA-861.3; None for what the video does not tell.
-
-    display: x and y of red, green, blue and white, then the least and the highest luminance of the
-        display, in cd/m2.
-    light: the highest luminance of a pixel, and of a picture's mean, in cd/m2 (MaxCLL, MaxFALL).
-    """
-
-    display: tuple[Fraction, ...] | None = None
-    light: tuple[int, int] | None = None
 
 
 def mastering_of(picture: av.VideoFrame) -> Mastering:

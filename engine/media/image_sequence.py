@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.frame import Frame, Map, Plane
+from fusematte.engine.frame import Frame, Map, Plane, VideoInfo
 from fusematte.engine.media.files import Unfinished, part_of
 from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.locks import FolderLock
-from fusematte.engine.media.reader import Packet, Reader
+from fusematte.engine.media.reader import Packet
 from fusematte.engine.media.sources import PATTERN
 from fusematte.engine.pixels.color import as_float, enlarge, to_light, to_rgb, to_unit_range
 
@@ -61,7 +61,7 @@ class Tags(NamedTuple):
     """
 
     alpha: AlphaMode | None
-    like: Reader
+    like: VideoInfo
     aspect: float
 
     @property
@@ -97,7 +97,7 @@ class SequenceWriter(Unfinished):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        like: Reader,
+        like: VideoInfo,
         *,
         content: Content = "color",
         alpha_mode: AlphaMode | None = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.errors import UsageError
+from fusematte.engine.frame import VideoInfo
 from fusematte.engine.media.audio import AudioMode, audio_mode
 from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import Content, Encoding
@@ -19,7 +20,6 @@ from fusematte.engine.media.image_sequence import (
     is_picture_sequence,
     named,
 )
-from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ AnyWriter = Writer | SequenceWriter
 
 def open_output(
     path: str | PathLike[str],
-    like: Reader,
+    like: VideoInfo,
     *,
     content: Content = "color",
     encoding: Encoding | None = None,

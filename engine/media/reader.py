@@ -10,9 +10,10 @@ import logging
 import math
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 
 import av
 import numpy as np
@@ -24,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.cuda.device_pictures import DeviceFrame, is_on_device, stand_ins
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
-from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.frame import CLOCK, Chapter, Frame, VideoInfo
 from fusematte.engine.media.av_frames import (
     color_of,
     has_alpha,
@@ -77,15 +78,20 @@ _DECLARING = ("mov", "matroska", "avi", "flv", "asf")
 """Containers whose header tells the duration; for the others libav estimates it."""
 
 
-class Chapter(NamedTuple):
-    """A part of a video with a title; times in seconds, on the clock of the frames."""
+if TYPE_CHECKING:
+    _Described = VideoInfo
+else:
 
-    start: Fraction
-    end: Fraction
-    metadata: dict[str, str]
+    class _Described:
+        """What ``info`` tells, as attributes."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "info":  # before the first picture
+                raise AttributeError(name)
+            return getattr(self.info, name)
 
 
-class Reader:
+class Reader(_Described):
     """An open video; iterating gives its frames.
 
     path: a file of any container libav reads; a URL; a folder of pictures, or a pattern of their
@@ -97,28 +103,9 @@ class Reader:
     hardware: decodes the video of a file where it can; frames whose pictures it leaves in its own
     memory are ``DeviceFrame``s.
 
-    name: the path as it was given.
-    container_name: libav's name of the container.
-    width, height: of the coded picture, in pixels, before rotation.
-    format: the layout of the frames' planes.
-    color: the colour tags of the frames.
-    mastering: what an HDR video tells of the display it was graded on, with its first picture.
-    has_alpha: whether frames come with an alpha of their own.
-    on_device: whether the first picture came in the memory of ``hardware``.
-    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
-    aspect: width over height of one pixel.
-    frame_rate: average, in frames per second; None where unknown.
-    time_base: the unit of timestamps, in seconds.
-    frame_count: as the container tells it, else estimated; None where unknown.
-    duration: in seconds; None where unknown.
-    origin: the time of the first frame if ``start`` was given or if it lies below zero, else 0:
-    what a file that holds only this part of the video would count from.
+    info: what is known of the video; its fields are attributes of the reader as well.
     jumps: the clock of the file was mended in what was read so far: frames cannot be found by time.
-    audio_streams, subtitle_streams, attachments: templates for copies of these streams.
-    left_out: what kinds of streams the file has beside them and the video.
-    chapters: those within ``start`` and ``end``.
     damaged: something that was read so far could not be decoded.
-    metadata, video_metadata: the tags (title and the like) of the container and the video stream.
 
     A mirror image is put right, the turn that is left is ``rotation``; a picture that changes its
     size is scaled to the first one's.
@@ -130,6 +117,8 @@ class Reader:
         TruncatedInputError: while iterating, after the last good frame: the file is cut or damaged.
         UsageError: ``start`` and ``end`` leave nothing; a frame rate for what has its own.
     """
+
+    info: VideoInfo
 
     def __init__(
         self,
@@ -156,6 +145,7 @@ class Reader:
             self._set_range(start, end)
             self._describe_stream()
             self._go_to_start()
+            self.info = replace(self.info, origin=self._origin)
         except BaseException:
             self._source.close()
             raise
@@ -207,7 +197,7 @@ class Reader:
         first = self._opening
         margins = () if first is not None and pts <= first else _SEEK_MARGINS
         for seconds in margins:
-            self._restart(pts - math.ceil(seconds / self.time_base))
+            self._restart(pts - math.ceil(seconds / self._time_base))
             if self._clock.first is not None and self._clock.first <= pts:
                 return
         self._restart(None)
@@ -220,26 +210,25 @@ class Reader:
     def _go_to_start(self) -> None:
         """Reads the first frame that is wanted."""
         self._items = self._read()
-        self.origin = Fraction(0)
+        self._origin = Fraction(0)
         if self._from is None:
             self._head = self._read_head()
             first = self._head[-1] if self._head else None
             if isinstance(first, Frame):
                 self._opening = self._clock.first
-                self.origin = min(self.origin, first.time)
+                self._origin = min(self._origin, first.time)
             return
         self._head = []
         try:
             if self._jumps_somewhere():
                 self._restart(None)
             else:
-                self.seek(math.floor(self._from / self.time_base))
+                self.seek(math.floor(self._from / self._time_base))
         except InputError:  # a stream that only goes on
             self._restart(None)
         first = self._head[-1] if self._head else None
         if isinstance(first, Frame):
-            self._from = first.time
-            self.origin = first.time
+            self._from = self._origin = first.time
             self._head = [
                 item for item in self._head if isinstance(item, Frame) or self._wants(item)
             ]
@@ -272,13 +261,12 @@ class Reader:
         try:
             self._container.seek(pts, stream=self._video)
         except av.FFmpegError as error:
-            raise InputError(f"{self.name}: cannot be read from another place: {error}") from error
+            raise InputError(f"{self._name}: cannot be read from another place: {error}") from error
         self._decoder.flush_buffers()
 
     def _open(self) -> None:
         self._source = Source(*self._given)
-        self.name, self._container = self._source.name, self._source.container
-        self.container_name = self._container.format.name
+        self._name, self._container = self._source.name, self._source.container
         try:
             self._video = self._pick_stream()
             self._decoder = _decoder_of(self._video)
@@ -301,14 +289,14 @@ class Reader:
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams.video
         if not streams:
-            raise InputError(f"{self.name}: has no video, only other streams; give a video file")
+            raise InputError(f"{self._name}: has no video, only other streams; give a video file")
         video = self._container.streams.best("video") or streams[0]
         if not isinstance(video, av.VideoStream) or video.codec_context is None:
-            raise InputError(f"{self.name}: its video codec is unknown; convert the file first")
+            raise InputError(f"{self._name}: its video codec is unknown; convert the file first")
         try:
             check_size(video.width, video.height)
         except OSError as error:
-            raise InputError(f"{self.name}: {error}") from error
+            raise InputError(f"{self._name}: {error}") from error
         video.thread_type = "AUTO"
         return video
 
@@ -323,24 +311,39 @@ class Reader:
         self._begin = begin
 
     def _describe_stream(self) -> None:
+        """What the container tells; the rest comes with the first picture."""
         video, streams = self._video, self._container.streams
-        self.time_base = video.time_base or CLOCK
-        self.frame_rate = _rate_of(video)
-        self.aspect = video.sample_aspect_ratio or Fraction(1)
-        self.audio_streams = tuple(s for s in streams.audio if s.codec_context)
-        self.subtitle_streams = tuple(s for s in streams.subtitles if s.codec_context)
-        self.attachments = tuple(streams.attachments)
-        self._copied = {s.index for s in (*self.audio_streams, *self.subtitle_streams)}
-        kept = {video.index, *self._copied, *(s.index for s in self.attachments)}
-        self.left_out = tuple(
-            stream.type
-            for stream in streams
-            if stream.index not in kept and not _is_kept_otherwise(stream)
-        )
-        self.metadata, self.video_metadata = dict(self._container.metadata), dict(video.metadata)
-        self.chapters = self._chapters()
-        self.duration = self._kept_duration(self._stream_duration())
-        self.frame_count = self._whole_count() or self._estimated_count()
+        audio = tuple(s for s in streams.audio if s.codec_context)
+        subtitles = tuple(s for s in streams.subtitles if s.codec_context)
+        self._time_base = video.time_base or CLOCK
+        self._frame_rate = _rate_of(video)
+        self._has_audio = bool(audio)
+        self._copied = {s.index for s in (*audio, *subtitles)}
+        kept = {video.index, *self._copied, *(s.index for s in streams.attachments)}
+        duration = self._kept_duration(self._stream_duration())
+        self._frame_count = self._whole_count() or self._estimated_count(duration)
+        self._told: dict[str, Any] = {
+            "name": self._name,
+            "container_name": self._container.format.name,
+            "time_base": self._time_base,
+            "frame_rate": self._frame_rate,
+            "aspect": video.sample_aspect_ratio or Fraction(1),
+            "duration": duration,
+            "frame_count": self._frame_count,
+            "audio_streams": audio,
+            "subtitle_streams": subtitles,
+            "attachments": tuple(streams.attachments),
+            "left_out": tuple(
+                stream.type
+                for stream in streams
+                if stream.index not in kept and not _is_kept_otherwise(stream)
+            ),
+            "chapters": self._chapters(),
+            "metadata": dict(self._container.metadata),
+            "video_metadata": dict(video.metadata),
+        }
+        if self._described:  # it was opened again: templates are those of the open container
+            self.info = replace(self.info, **self._told)
 
     def _chapters(self) -> tuple[Chapter, ...]:
         chapters = []
@@ -355,7 +358,7 @@ class Reader:
 
     def _stream_duration(self) -> Fraction | None:
         if self._video.duration:
-            return self._video.duration * self.time_base
+            return self._video.duration * self._time_base
         if self._container.duration:
             return Fraction(self._container.duration, av.time_base)
         return None
@@ -371,7 +374,7 @@ class Reader:
             return None  # the length is an estimate there, and wrong where files were joined
         if last <= first:
             raise UsageError(
-                f"{self.name}: is {float(whole):.3f} s long; nothing is left of it from "
+                f"{self._name}: is {float(whole):.3f} s long; nothing is left of it from "
                 f"{float(first - self._begin):.3f} s on"
             )
         return last - first
@@ -389,9 +392,9 @@ class Reader:
             return self._video.frames
         return sum(not entry.is_discard for entry in index) if self._video.frames else 0
 
-    def _estimated_count(self) -> int | None:
-        if self.duration and self.frame_rate:
-            return round(self.duration * self.frame_rate)
+    def _estimated_count(self, duration: Fraction | None) -> int | None:
+        if duration and self._frame_rate:
+            return round(duration * self._frame_rate)
         return None
 
     def _read_head(self) -> list[Frame | Packet]:
@@ -465,7 +468,7 @@ class Reader:
         is_video = self._is_video(packet)
         if is_video:
             self._reached |= time >= self._until
-        margin = _SKEW if self.audio_streams and is_video else 0
+        margin = _SKEW if self._has_audio and is_video else 0
         return self._reached and time >= self._until + margin
 
     def _decode(self, packet: Packet | None) -> Iterator[Frame]:
@@ -487,12 +490,12 @@ class Reader:
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
         """The picture, deinterlaced if the video is: then it comes one picture later."""
         if is_on_device(picture) and (self._deinterlacer is not None or picture.interlaced_frame):
-            picture = self._scaler.reformat(picture, format=self.format.name)
+            picture = self._scaler.reformat(picture, format=self.info.format.name)
         if self._deinterlacer is None and picture.interlaced_frame:
             if not self._interlaced:
-                log.warning("%s: is interlaced; its pictures are deinterlaced", self.name)
+                log.warning("%s: is interlaced; its pictures are deinterlaced", self._name)
             self._interlaced = True
-            self._deinterlacer = Deinterlacer(picture, self.time_base)
+            self._deinterlacer = Deinterlacer(picture, self._time_base)
         return [picture] if self._deinterlacer is None else self._deinterlacer(picture)
 
     def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
@@ -501,49 +504,51 @@ class Reader:
             pts = self._clock(own, self._step(picture))
             if self._clock.rebuilt:
                 self._tell_of_times()
-            if self._is_within(pts * self.time_base):
+            if self._is_within(pts * self._time_base):
                 yield self._frame(picture, pts)
 
     def _frame(self, picture: av.VideoFrame, pts: int) -> Frame:
+        info = self.info
         self.damaged |= picture.is_corrupt
         self._frames_read += 1
         known: dict[str, Any] = {
-            "format": self.format,
-            "color": self.color,
+            "format": info.format,
+            "color": info.color,
             "pts": pts,
-            "time_base": self.time_base,
+            "time_base": info.time_base,
             "duration": picture.duration,
-            "rotation": self.rotation,
-            "aspect": self.aspect,
+            "rotation": info.rotation,
+            "aspect": info.aspect,
         }
-        if (picture.width, picture.height) != (self.width, self.height):
+        if (picture.width, picture.height) != (info.width, info.height):
             return self._resized(picture, known)
         if is_on_device(picture) and self._mirrored:
-            picture = self._scaler.reformat(picture, format=self.format.name)
+            picture = self._scaler.reformat(picture, format=info.format.name)
         if is_on_device(picture):
-            planes = stand_ins(self.format, self.height, self.width)
+            planes = stand_ins(info.format, info.height, info.width)
             return DeviceFrame(planes=planes, picture=picture, **known)
-        planes, alpha = planes_of(picture, self.format, self.color, self._scaler)
+        planes, alpha = planes_of(picture, info.format, info.color, self._scaler)
         if self._mirrored:
             planes, alpha = upside_down(planes, alpha)
         return Frame(planes=planes, alpha=alpha, **known)
 
     def _resized(self, picture: av.VideoFrame, known: dict[str, Any]) -> Frame:
         """A picture of another size than the first one's, scaled to cover it, the rest cropped."""
+        info = self.info
         if not self._told_of_size:
             log.warning(
                 "%s: the picture changes from %dx%d to %dx%d at frame %d; it is scaled",
-                self.name, self.width, self.height, picture.width, picture.height,
+                self._name, info.width, info.height, picture.width, picture.height,
                 self._frames_read,
             )  # fmt: skip
         self._told_of_size = True
         if is_on_device(picture):
-            picture = self._scaler.reformat(picture, format=self.format.name)
-        planes, alpha = planes_of(picture, self.format, self.color, VideoReformatter())
+            picture = self._scaler.reformat(picture, format=info.format.name)
+        planes, alpha = planes_of(picture, info.format, info.color, VideoReformatter())
         if self._mirrored:
             planes, alpha = upside_down(planes, alpha)
-        shapes = (self.height, self.width), *[self.format.chroma_shape(self.height, self.width)] * 2
-        y, u, v = (np.empty(shape, self.format.dtype) for shape in shapes)
+        shapes = (info.height, info.width), *[info.format.chroma_shape(info.height, info.width)] * 2
+        y, u, v = (np.empty(shape, info.format.dtype) for shape in shapes)
         target = Frame(planes=(y, u, v), **known)
         fitted = fit_frame(Frame(planes=planes, **known), target)
         if alpha is not None:
@@ -556,43 +561,50 @@ class Reader:
         data = side_data_of(picture)
         found = {name for kind, name in _LOST.items() if data.get(kind)} - self._told_of_data
         if found:
-            log.warning("%s: its %s do not come out", self.name, " and ".join(sorted(found)))
+            log.warning("%s: its %s do not come out", self._name, " and ".join(sorted(found)))
         self._told_of_data |= found
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self._described = True
-        self.width, self.height = picture.width, picture.height
-        self.rotation, self._mirrored = orientation_of(picture)
+        rotation, self._mirrored = orientation_of(picture)
         layout = picture.sw_format or picture.format
-        self.format = nearest_format(layout)
-        self.has_alpha = has_alpha(layout)
-        self.on_device = is_on_device(picture) and not self._mirrored
-        self.color, self.mastering = color_of(picture), mastering_of(picture)
+        self.info = VideoInfo(
+            width=picture.width,
+            height=picture.height,
+            rotation=rotation,
+            format=nearest_format(layout),
+            has_alpha=has_alpha(layout),
+            on_device=is_on_device(picture) and not self._mirrored,
+            color=color_of(picture),
+            mastering=mastering_of(picture),
+            **self._told,
+        )
 
     def _tell_of_times(self) -> None:
         if not self._told_of_times:
             log.warning(
-                "%s: some of its times are missing, repeat or jump; they are rebuilt", self.name
+                "%s: some of its times are missing, repeat or jump; they are rebuilt", self._name
             )
         self._told_of_times = True
 
     def _step(self, picture: av.VideoFrame) -> int:
         """How long a picture of unknown duration lasts, in units of the time base."""
-        if picture.duration or not self.frame_rate:
+        if picture.duration or not self._frame_rate:
             return max(1, picture.duration)
-        return max(1, round(1 / (self.frame_rate * self.time_base)))
+        return max(1, round(1 / (self._frame_rate * self._time_base)))
 
     def _check_end(self) -> None:
         if not self._frames_read and self._described and not self.damaged:
-            raise UsageError(f"{self.name}: has no frame in the part between start and end")
+            raise UsageError(f"{self._name}: has no frame in the part between start and end")
         if not self._frames_read:
-            advice = "download it first" if is_url(self.name) else "is it complete?"
-            raise InputError(f"{self.name}: has no picture that can be decoded; {advice}")
+            advice = "download it first" if is_url(self._name) else "is it complete?"
+            raise InputError(f"{self._name}: has no picture that can be decoded; {advice}")
         if not (self.damaged or self._is_cut()):
             return
-        total = f" of {self.frame_count}" if (self.frame_count or 0) > self._frames_read else ""
+        total = f" of {self._frame_count}" if (self._frame_count or 0) > self._frames_read else ""
         raise TruncatedInputError(
-            f"{self.name}: is cut short or damaged: {self._frames_read}{total} frames could be read"
+            f"{self._name}: is cut short or damaged: "
+            f"{self._frames_read}{total} frames could be read"
         )
 
     def _is_cut(self) -> bool:

@@ -1,7 +1,7 @@
-"""Stretches of a video: cut at key frames, worked on one by one, joined without encoding again.
+"""Segments of a video: cut at key frames, worked on one by one, joined without encoding again.
 
-``plan`` cuts, ``job.run(span=...)`` makes a file of one stretch, and ``join`` puts such files
-together: their packets are copied, the audio comes from the input.
+``plan`` cuts, a job makes a file of each segment, and ``join`` puts these files together: their
+packets are copied, the audio comes from the input.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Packet: TypeAlias = "av.Packet[Any]"
 JOINABLE = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".flv")
 """Containers that store when their frames are shown, wherever in a video they begin."""
 FRAMES = 600
-"""A stretch is cut at the first key frame after so many frames; that much work a kill can cost."""
+"""A segment is cut at the first key frame after so many frames; that much work a kill can cost."""
 _MOST_REORDERED = 16
 """Frames by which decoding can lead in H.264 and HEVC."""
 WARM_UP = 32
-"""Frames that the network sees before a stretch which it has not followed."""
+"""Frames that the network sees before a segment which it has not followed."""
 
 
 class Span(NamedTuple):
@@ -47,6 +47,10 @@ class Span(NamedTuple):
     end: int | None
     warm_from: int
     origin: int
+
+    def has(self, pts: int) -> bool:
+        """Whether a frame is one of them, and not one around them."""
+        return self.begin <= pts and (self.end is None or pts < self.end)
 
 
 class Plan(NamedTuple):
@@ -70,10 +74,10 @@ class Parts(NamedTuple):
 
 
 def plan(reader: Reader, frames: int | None = None) -> Plan:
-    """Cuts a video at key frames into stretches of at least ``frames`` frames (FRAMES).
+    """Cuts a video at key frames into segments of at least ``frames`` frames (FRAMES).
 
     Reads through the file without decoding it.  A video whose packets do not all tell their own
-    time is one stretch: there the time of a frame depends on all frames before it.
+    time is one segment: there the time of a frame depends on all frames before it.
     """
     times, keys, digest, told = array("q"), array("q"), hashlib.sha256(), True
     for packet in reader.video_packets():
@@ -99,7 +103,7 @@ def plan(reader: Reader, frames: int | None = None) -> Plan:
 
 
 def _cuts(times: list[int], keys: list[int], frames: int) -> list[int]:
-    """Indices of the frames at which stretches begin."""
+    """Indices of the frames at which segments begin."""
     cuts = [0]
     for key in keys:
         index = bisect_left(times, key)

@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Plane
+from fusematte.engine.frame import PIXEL_FORMATS, UNTOLD, Color, Frame, Plane, VideoInfo
 from fusematte.engine.media.audio import USUAL, AudioConverter, AudioMode, audio_mode
 from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.media.files import Unfinished, check_name, part_of
@@ -45,9 +45,8 @@ from fusematte.engine.media.formats import (
     find_codec,
     pixel_format_of,
 )
-from fusematte.engine.media.hdr_metadata import Mastering, mastering_options
+from fusematte.engine.media.hdr_metadata import mastering_options
 from fusematte.engine.media.notices import OnlyNews
-from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.reserved_file import OutFile
 from fusematte.engine.media.sources import is_stdin
 
@@ -93,7 +92,8 @@ class Writer(Unfinished):
     """A video file being written; frames go in by ``write``, in the order they are shown.
 
     path: the file; it appears, replacing what was there, when ``close`` has completed it.
-    like: the video whose size, rate, tags, rotation and time base the file takes over.
+    like: the video whose size, rate, tags, rotation and time base the file takes over: a Reader or
+    its ``info``.
     codec: an encoder of libav; by default libx264, or libvpx-vp9 for .webm.
     crf: the encoder's quality, lower is better; by default 18 for H.264, 24 HEVC, 30 VP9 and AV1.
     preset: the encoder's speed; by default "veryfast".
@@ -127,7 +127,7 @@ class Writer(Unfinished):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        like: Reader,
+        like: VideoInfo,
         *,
         codec: str | None = None,
         crf: int | None = None,
@@ -288,7 +288,7 @@ class Writer(Unfinished):
     def _with_mastering(self, options: dict[str, str]) -> dict[str, str]:
         """The encoder's options with what ``like`` tells of its mastering display."""
         mastering = self._like.mastering
-        if self._content == "gray" or mastering == Mastering():
+        if self._content == "gray" or mastering == UNTOLD:
             return options
         added = mastering_options(self._codec.name, mastering)
         if added is None:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any
 
@@ -39,13 +40,28 @@ BITRATE = 6_000_000
 log = logging.getLogger(__name__)
 
 
-def keep_local() -> None:
-    """Sets up aiortc for a page on this machine, for the whole process.
+_local: ContextVar[bool] = ContextVar("local", default=False)
+"""Whether the connection that is being made stays on this machine."""
+_all_addresses = ice.get_host_addresses
 
-    It would bind a port on every network interface but the loopback; and its bit rates are those
-    of telephones.
+
+def _host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
+    return ["127.0.0.1"] if _local.get() else _all_addresses(use_ipv4, use_ipv6)
+
+
+def stay_local() -> None:
+    """Connections that this task makes from now on stay on this machine."""
+    _local.set(True)
+
+
+def set_up_aiortc() -> None:
+    """Teaches aiortc what a page on this machine needs.
+
+    It would bind a port on every network interface but the loopback, and has no option for that:
+    connections of tasks that called ``stay_local`` are kept to the loopback.
+    Its bit rates are those of telephones.
     """
-    ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]  # noqa: ARG005
+    ice.get_host_addresses = _host_addresses
     vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE = BITRATE
     for name in ("aioice", "aiortc"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -58,7 +74,7 @@ class Lives:
     """
 
     def __init__(self, library: Library, options: dict[str, Any]) -> None:
-        keep_local()
+        set_up_aiortc()
         self._library, self._options = library, options
         self._live: set[Live] = set()
 
@@ -168,6 +184,7 @@ class Live:
             raise Refusal("internal", str(error)) from error
         await self._set(message)
         self._connection.addTrack(self._track)
+        stay_local()
         await self._connection.setLocalDescription(await self._connection.createAnswer())
         answer = self._connection.localDescription
         await self._socket.send_json({"type": "answer", "sdp": answer.sdp})

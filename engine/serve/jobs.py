@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import run_once
 from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import CONTAINERS
 from fusematte.engine.media.reader import Reader
@@ -91,13 +92,9 @@ class Job:
     def run(self, options: dict[str, Any]) -> None:
         """Does the job; takes as long as it takes."""
         try:
-            run(
-                self.input,
-                self.output,
-                background=self.background.spec_with(self.blur),
-                progress=self._progress,
-                **options,
-            )
+            background = self.background.spec_with(self.blur)
+            job = JobOptions(background=background, **options)
+            run_once(self.input, self.output, job, progress=self._progress)
             self.state = "done"
         except _Cancelled:
             self._fail("bad_request", "cancelled")

@@ -1,35 +1,57 @@
-"""The stages of frames in host memory: matting and compositing by the CPU."""
+"""The stages of frames in host memory: the CPU works on pixels, whatever the network runs on."""
 
 from __future__ import annotations
 
+import time
+
+from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import Composite, compose
-from fusematte.engine.frame import Frame, Matte
-from fusematte.engine.stages.contract import Observe, Tools, Wishes
+from fusematte.engine.frame import Frame
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
+from fusematte.engine.stages.smoothed import Smoothed
 
 
-class CpuStages:
-    """The stages where the CPU works on the pixels, on whatever the network runs."""
+class CpuStages(Stages):
+    """See ``Stages``.
 
-    def __init__(self, tools: Tools, wishes: Wishes, observe: Observe | None) -> None:
-        self._tools, self._wishes, self._observe = tools, wishes, observe
+    observe: see each matte.
+    """
 
-    def begin(self, frame: Frame) -> tuple[Frame, Matte]:
-        """Stage one: the matte."""
-        found = self._tools.matter(frame)
+    def __init__(
+        self,
+        matter: Matter,
+        background: Background,
+        options: StageOptions,
+        observe: Observe | None = None,
+    ) -> None:
+        self.matter, self.background, self.options = matter, background, options
+        self._observe = observe
+        self._smoothed = Smoothed(options)
+
+    def begin(self, frame: Frame) -> list[Matted]:
+        begun = time.perf_counter()
+        matte, follows = self.matter(frame), self.matter.follows
+        seconds = {"network": time.perf_counter() - begun}
         if self._observe is not None:
-            self._observe(found)
-        return frame, found
+            self._observe(matte)
+        return self._smoothed(Matted(frame=frame, matte=matte, seconds=seconds), follows=follows)
 
-    def finish(self, item: tuple[Frame, Matte]) -> Composite:
-        """Stage two: the composite."""
+    def drain(self) -> list[Matted]:
+        return self._smoothed.drain()
+
+    def reset(self) -> list[Matted]:
+        self.matter.reset()
+        return self._smoothed.reset()
+
+    def finish(self, matted: Matted) -> Composite:
+        assert matted.matte is not None
         return compose(
-            *item,
-            self._tools.background,
-            look=self._wishes.look,
-            with_alpha=self._wishes.alpha,
-            with_foreground=self._wishes.foreground,
+            matted.frame,
+            matted.matte,
+            self.background,
+            look=self.options.look,
+            with_alpha=self.options.with_alpha,
+            with_foreground=self.options.with_foreground,
+            threads=self.options.threads,
         )
-
-    def warm_up(self, frame: Frame) -> None:
-        """See ``Work``."""
-        self.begin(frame)

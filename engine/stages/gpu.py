@@ -1,9 +1,10 @@
-"""The frame path's place in a job: whether it can be taken, and the two stages that take it."""
+"""The stages of frames in the GPU's memory: whether they can be taken, and how."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -22,14 +23,16 @@ from fusematte.engine.compositing.look import PLAIN
 from fusematte.engine.cuda.device_pictures import DeviceFrame
 from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import Frame, VideoInfo
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
-from fusematte.engine.stages.contract import Wishes
+from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
 from fusematte.engine.stages.gpu_frame_path import Device, FramePath, Network, Slot
+from fusematte.engine.stages.smoothed import Smoothed
 
 log = logging.getLogger(__name__)
 log.addFilter(OnlyNews())
@@ -38,17 +41,19 @@ ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
 """Encoders that read frames in the GPU's memory."""
 
 
-def why_not(reader: Reader, matter: Matter, background: Background, wishes: Wishes) -> str | None:
-    """Why a job of the TensorRT backend cannot keep its frames on the GPU, or None."""
+def why_not(video: VideoInfo | Frame, background: Background, options: StageOptions) -> str | None:
+    """Why frames of the TensorRT backend cannot stay on the GPU, or None.
+
+    video: what is known of it, or a frame.
+    """
+    has_alpha = video.alpha is not None if isinstance(video, Frame) else video.has_alpha
     reasons = (
-        (reader.rotation != 0, "the video is turned for display"),
-        (reader.color.is_hdr, "the video is HDR"),
-        (reader.has_alpha, "the video has an alpha of its own"),
+        (video.rotation != 0, "the video is turned for display"),
+        (video.color.is_hdr, "the video is HDR"),
+        (has_alpha, "the video has an alpha of its own"),
         (isinstance(background, TransparentBackground), "the background is transparent"),
-        (wishes.foreground, "the people's own colours are asked for"),
-        (wishes.look != PLAIN, "light wrap or despill is asked for"),
-        (wishes.mattes, "each matte is looked at, for a report"),
-        (matter.scale != 1, "the network's size changes"),
+        (options.with_foreground, "the person's own colours are asked for"),
+        (options.look != PLAIN, "light wrap or despill is asked for"),
     )
     return cuda.why_no_kernels() or next((reason for holds, reason in reasons if holds), None)
 
@@ -65,19 +70,19 @@ def nvdec_for(name: str | os.PathLike[str]) -> HWAccel | None:
     return HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
 
 
-def nvenc_for(reader: Reader, codec: str | None, pixel_format: str | None) -> HWAccel | None:
+def nvenc_for(info: VideoInfo, encoding: Encoding) -> HWAccel | None:
     """What lets the encoder read composites in the GPU's memory; None, which is told, where they
     are brought to the CPU."""
     reason = None
-    if codec not in ENCODERS:
+    if encoding.codec not in ENCODERS:
         reason = f"--codec is none of {', '.join(ENCODERS)}"
-    elif not reader.on_device:
+    elif not info.on_device:
         reason = "they were not decoded on the GPU"
-    elif pixel_format is not None:
-        reason = f"they are wanted as {pixel_format}"
-    elif reader.format.bits > 8 and codec == "h264_nvenc":
+    elif encoding.pixel_format is not None:
+        reason = f"they are wanted as {encoding.pixel_format}"
+    elif info.format.bits > 8 and encoding.codec == "h264_nvenc":
         reason = "h264_nvenc has 8 bits; use hevc_nvenc"
-    elif reader.height % 2 or reader.width % 2:
+    elif info.height % 2 or info.width % 2:
         reason = "their size is odd"
     if reason is None:
         return HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True)
@@ -89,13 +94,17 @@ class _Loan:
     """Held by the encoder while it reads a slot's memory."""
 
 
-class GpuStages:
-    """Two stages of a pipeline, ``begin`` and ``finish``, of which the first only starts work.
+class GpuStages(Stages):
+    """See ``Stages``.
 
-    The path is set up by the first frame, in whichever layout it comes; where the layout changes,
-    as when a decoder falls back to the CPU, another one takes its place.
+    ``begin`` only starts the work, and ``finish`` waits for it.  Where somebody looks at mattes, as
+    smoothing does, ``begin`` waits for the network.
+
+    A path is set up by the first frame, in whichever layout it comes.  Where layout, network size
+    or background change, as when a decoder falls back to the CPU, another takes its place.
 
     keep: composites stay on the device, for an encoder that reads them there.
+    observe: see each matte.
     """
 
     def __init__(
@@ -105,33 +114,47 @@ class GpuStages:
         current: Callable[[], AbstractContextManager[None]],
         matter: Matter,
         background: Background,
+        options: StageOptions,
         *,
-        keep: bool,
-        with_alpha: bool,
+        keep: bool = False,
+        observe: Observe | None = None,
     ) -> None:
         self._network, self._drivers, self._current = network, drivers, current
-        self._matter, self._background = matter, background
-        self._keep, self._with_alpha = keep, with_alpha
+        self.matter, self.background, self.options, self._keep = matter, background, options, keep
+        self._observe = observe
+        self._smoothed = Smoothed(options)
         self._paths: list[FramePath] = []
-        self._kind: type[Frame] | None = None
+        self._made_for: tuple[object, ...] | None = None
 
-    def begin(self, frame: Frame) -> tuple[FramePath, Slot]:
-        """Stage one: the frame's work is on the device's stream."""
+    def begin(self, frame: Frame) -> list[Matted]:
+        begun = time.perf_counter()
         with self._current():
-            if type(frame) is not self._kind:
-                self._open(frame)
-            path = self._paths[-1]
-            return path, path.begin(frame)
+            path = self._path_for(frame)
+            slot = path.begin(frame)
+            matted = Matted(frame=frame, slot=(path, slot))
+            if not self.options.needs_mattes:
+                return [matted]
+            matted.matte = path.matte_of(slot)
+            matted.seconds["network"] = time.perf_counter() - begun
+            if self._observe is not None:
+                self._observe(matted.matte)
+            return self._blended(self._smoothed(matted, follows=slot.follows))
 
-    def finish(self, item: tuple[FramePath, Slot]) -> Composite:
-        """Stage two: waits for it."""
-        path, slot = item
-        frame = slot.frame
-        assert frame is not None and slot.done is not None
+    def drain(self) -> list[Matted]:
         with self._current():
-            slot.done.synchronize()
-        alpha = None
-        if self._with_alpha:
+            return self._blended(self._smoothed.drain())
+
+    def reset(self) -> list[Matted]:
+        self.matter.reset()
+        if self._paths:
+            self._paths[-1].forget()
+        with self._current():
+            return self._blended(self._smoothed.reset())
+
+    def finish(self, matted: Matted) -> Composite:
+        path, slot = self._done(matted)
+        frame, alpha = matted.frame, None
+        if self.options.with_alpha:
             alpha = new_plane(frame)
             np.copyto(alpha, path.alpha_of(slot))
         if not path.download:
@@ -141,40 +164,74 @@ class GpuStages:
         path.release(slot)
         return Composite(_on_host(frame, planes), alpha, None)
 
-    def warm_up(self, frame: Frame) -> None:
-        """A frame that is only to be followed."""
-        path, slot = self.begin(frame)
-        assert slot.done is not None
+    def drop(self, matted: Matted) -> None:
+        path, slot = self._done(matted)
+        path.release(slot)
+
+    def pause(self) -> None:
+        """Hands the temporal state back to ``matter``: others matte the next frames."""
+        with self._current():
+            if self._made_for is not None:
+                self._paths[-1].hand_over()
+        self._made_for = None
+
+    def _blended(self, ready: list[Matted]) -> list[Matted]:
+        """Starts the composites of frames whose mattes are as they shall be."""
+        for matted in ready:
+            path, slot = matted.slot
+            assert matted.matte is not None
+            path.blend(slot, matted.matte.alpha)
+        return ready
+
+    def _done(self, matted: Matted) -> tuple[FramePath, Slot]:
+        """Waits for the work on a frame."""
+        path, slot = matted.slot
         with self._current():
             slot.done.synchronize()
-        path.release(slot)
+        return path, slot
 
     def close(self) -> None:
         """Hands the temporal state back and frees the device's memory: after the encoder."""
+        self.pause()
         with self._current():
-            if self._paths:
-                self._paths[-1].hand_over()
             for path in self._paths:
                 path.close()
         self._paths.clear()
 
-    def _open(self, frame: Frame) -> None:
-        if self._paths:
-            log.warning("from %.3f s on the decoder works on the CPU", float(frame.time))
-            self._paths[-1].hand_over()
+    def _path_for(self, frame: Frame) -> FramePath:
+        """The path of frames like this one."""
+        shape = frame.height, frame.width, frame.format, frame.color, frame.aspect
+        wanted = type(frame), shape, self.matter.scale, self.matter, self.background
+        if wanted != self._made_for:
+            if self._made_for is not None:
+                if self._made_for[0] is DeviceFrame and not isinstance(frame, DeviceFrame):
+                    at = float(frame.time)
+                    log.warning("from %.3f s on the decoder works on the CPU", at)
+                self.pause()
+            self._paths.append(self._new_path(frame))
+            self._made_for = wanted
+            self._close_idle()
+        return self._paths[-1]
+
+    def _close_idle(self) -> None:
+        """Frees the paths of before that no frame is on any more."""
+        for path in [path for path in self._paths[:-1] if path.is_idle]:
+            path.close()
+            self._paths.remove(path)
+
+    def _new_path(self, frame: Frame) -> FramePath:
         device, intake = self._drivers
-        path = FramePath(
+        return FramePath(
             device=device,
             intake=intake,
             network=self._network,
-            matter=self._matter,
-            background=self._background,
+            matter=self.matter,
+            background=self.background,
             like=frame,
             download=not (self._keep and isinstance(frame, DeviceFrame)),
-            with_alpha=self._with_alpha,
+            with_alpha=self.options.with_alpha,
+            with_mattes=self.options.needs_mattes,
         )
-        self._paths.append(path)
-        self._kind = type(frame)
 
     def _lend(self, path: FramePath, slot: Slot, frame: Frame) -> DeviceFrame:
         """The composite where it is; its slot is free when the encoder is done with it."""
@@ -208,17 +265,37 @@ def take_gpu(
     reopen: Callable[[HWAccel], Reader],
     matter: Matter,
     background: Background,
-    wishes: Wishes,
+    options: StageOptions,
+    encoding: Encoding,
+    observe: Observe | None = None,
 ) -> OnGpu | None:
     """What keeps a job's frames on the GPU, closed with ``stack``; None, which is told, where its
     network alone runs there, or not even that."""
     if not isinstance(matter.backend, TensorRtBackend):
         return None
-    if reason := why_not(reader, matter, background, wishes):
+    if reason := why_not(reader.info, background, options):
         log.warning("frames are worked on by the CPU, the network alone by the GPU: %s", reason)
         return None
     reader = stack.enter_context(_decoding_on_gpu(reader, reopen))
-    encoder = nvenc_for(reader, wishes.codec, wishes.pixel_format)
+    encoder = nvenc_for(reader.info, encoding)
+    stages = open_gpu_stages(
+        stack, matter, background, options, keep=encoder is not None, observe=observe
+    )
+    log.info("frames stay on %s from the decoder to the composite", matter.backend.device)
+    return OnGpu(reader, stages, encoder)
+
+
+def open_gpu_stages(
+    stack: ExitStack,
+    matter: Matter,
+    background: Background,
+    options: StageOptions,
+    *,
+    keep: bool = False,
+    observe: Observe | None = None,
+) -> GpuStages:
+    """The stages on the GPU of a matter whose backend is TensorRT, closed with ``stack``."""
+    assert isinstance(matter.backend, TensorRtBackend)
     drivers = stack.enter_context(closing(CudaDriver())), stack.enter_context(closing(CudaDriver()))
     stages = GpuStages(
         matter.backend.network,
@@ -226,11 +303,11 @@ def take_gpu(
         drivers[0].current,
         matter,
         background,
-        keep=encoder is not None,
-        with_alpha=wishes.alpha,
+        options,
+        keep=keep,
+        observe=observe,
     )
-    log.info("frames stay on %s from the decoder to the composite", matter.backend.device)
-    return OnGpu(reader, stack.enter_context(closing(stages)), encoder)
+    return stack.enter_context(closing(stages))
 
 
 def _decoding_on_gpu(reader: Reader, reopen: Callable[[HWAccel], Reader]) -> Reader:

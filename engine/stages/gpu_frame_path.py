@@ -1,7 +1,7 @@
 """What happens to a frame on the device, as one sequence of launches on one stream.
 
 The numbers are those of ``Matter``, ``refine`` and ``compose``: the network's input by area means,
-the guided filter at the network's resolution, the people's colour at half of it, one pass over the
+the guided filter at the network's resolution, the person's colour at half of it, one pass over the
 picture's own planes.
 """
 
@@ -29,14 +29,12 @@ from fusematte.engine.frame import Frame, Map, Matte, Plane, Planes
 from fusematte.engine.matting.continuity import COARSE
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.pixels.color import enlarge
 
 ALIGNMENT = 256
 """Bytes to whose multiples the maps of a plan are laid: the allocator's own."""
 
 Bytes = NDArray[np.uint8]
-
-_NO_MATTE = cast(Matte, None)
-"""For the backgrounds that are not made from the frame: they have no use for one."""
 
 
 class Event(Protocol):
@@ -125,7 +123,7 @@ class Blur(NamedTuple):
 def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
     """What ``BlurBackground.behind`` and OpenCV's GaussianBlur make of a network size."""
     height, width = size
-    sigma = background._sigma * min(size) / 720
+    sigma = background.sigma * min(size) / 720
     factor = max(1, int(sigma / FINEST_BLUR))
     small = max(1, height // factor), max(1, width // factor)
     sigma /= factor
@@ -141,12 +139,16 @@ def plan_maps(size: tuple[int, int], blur: tuple[int, int, int] | None) -> Plan:
     maps = {"rgb": (3, *size), "color": (3, *size), "previous": whole}
     maps |= dict.fromkeys(Maps._fields, whole)
     maps |= dict.fromkeys(("slope", "unused_offset", "offset"), whole)
-    maps |= dict.fromkeys(("half_color", "people", "room", "shift"), (3, *half))
+    maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
     maps |= {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
     if blur is not None:
         small, taps = blur[:2], blur[2]
-        maps |= {"far_color": (3, *small), "far_alpha": (1, *small), "behind": (3, *small)}
+        maps |= {
+            "background_color": (3, *small),
+            "background_alpha": (1, *small),
+            "behind": (3, *small),
+        }
         maps |= {"taps": (1, 1, taps)}
     return Plan(maps)
 
@@ -167,8 +169,10 @@ class Slot:
     alpha_host: Bytes
     coarse_host: Map
     job: cuda.CompositeJob
-    graph: Graph | None = None
-    ran: bool = False
+    maps_host: dict[str, Map]
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+    follows: bool = False
     frame: Frame | None = None
     done: Event | None = None
 
@@ -181,6 +185,8 @@ class FramePath:
 
     download: whether composites are brought to the host; they stay on the device else.
     with_alpha: whether the alpha is brought to the host.
+    with_mattes: mattes come to the host (``matte_of``) and go back, smoothed, with ``blend``; then
+    ``begin`` does the network's part alone.
     """
 
     device: Device
@@ -191,6 +197,7 @@ class FramePath:
     like: Frame
     download: bool
     with_alpha: bool
+    with_mattes: bool = False
     _slots: list[Slot] = field(default_factory=list)
     _free: list[Slot] = field(default_factory=list)
     _shown: object = None
@@ -210,9 +217,12 @@ class FramePath:
         self.device.clear(base, self.plan.size)
         self._prepare_background()
         memory = self.matter.memory
-        self._follows = memory is not None and memory.alpha.shape == self.size
-        if memory is not None and self._follows:
-            self.device.upload(np.ascontiguousarray(memory.alpha), self._at["previous"])
+        self._follows = memory is not None
+        if memory is not None:
+            previous = memory.alpha
+            if previous.shape != self.size:  # the scale has changed
+                previous = enlarge(previous, *self.size)
+            self.device.upload(np.ascontiguousarray(previous), self._at["previous"])
         self.device.wait()
 
     def begin(self, frame: Frame) -> Slot:
@@ -222,27 +232,71 @@ class FramePath:
         self._take_in(slot, frame)
         self.intake.mark().synchronize()
         anew = self.matter.starts_anew(frame, slot.coarse_host[0])
-        self._update_background(frame)
-        if anew or not self._follows:
+        slot.follows = self._follows and not anew
+        if not slot.follows:
             self._restart(slot)
         self._follows = True
-        self.run(slot)
+        if self.with_mattes:
+            self._run(slot, "network", self._launch_network)
+            for name, host in slot.maps_host.items():
+                self.device.download(self._at[name], host)
+        else:
+            self._update_background(frame)
+            self._run(slot, "all", self._launch)
+            self._bring(slot)
+        slot.done = self.device.mark()
+        return slot
+
+    def matte_of(self, slot: Slot) -> Matte:
+        """Waits for the network; its matte of a frame, the caller's to keep."""
+        assert slot.frame is not None and slot.done is not None
+        slot.done.synchronize()
+        maps = {name: host.copy() for name, host in slot.maps_host.items()}
+        color = maps.pop("color")
+        flat = {name: plane[0] for name, plane in maps.items()}
+        frame = slot.frame
+        return Matte(color=color, pts=frame.pts, time_base=frame.time_base, **flat)
+
+    def blend(self, slot: Slot, alpha: Map) -> None:
+        """Puts the composite of a frame with this alpha, its matte's or a smoothed one, on the
+        stream; ``slot.done`` tells when it is there."""
+        assert slot.frame is not None
+        self._update_background(slot.frame)
+        slot.maps_host["alpha"][0] = alpha
+        self.device.upload(slot.maps_host["alpha"], self._at["alpha"])
+        self._run(slot, "composite", self._launch_composite)
+        self._bring(slot)
+        slot.done = self.device.mark()
+
+    def run(self, slot: Slot) -> None:
+        """All launches for the slot's picture."""
+        self._run(slot, "all", self._launch)
+
+    def _run(self, slot: Slot, name: str, launch: Callable[[Slot], None]) -> None:
+        """Launches one by one at first, then as a graph."""
+        if name not in slot.graphs and name in slot.ran and self.network.captures:
+            slot.graphs[name] = self.device.capture(lambda: launch(slot))
+        if name in slot.graphs:
+            slot.graphs[name].launch()
+        else:
+            launch(slot)
+        slot.ran.add(name)
+
+    def _bring(self, slot: Slot) -> None:
+        """Downloads what is wanted on the host."""
         if self.download:
             self.device.download(slot.result.data[0], slot.result_host)
         if self.with_alpha:
             self.device.download(slot.alpha, slot.alpha_host)
-        slot.done = self.device.mark()
-        return slot
 
-    def run(self, slot: Slot) -> None:
-        """The launches for the slot's picture: one by one at first, then as a graph."""
-        if slot.graph is None and slot.ran and self.network.captures:
-            slot.graph = self.device.capture(lambda: self._launch(slot))
-        if slot.graph is None:
-            self._launch(slot)
-        else:
-            slot.graph.launch()
-        slot.ran = True
+    @property
+    def is_idle(self) -> bool:
+        """Whether no frame is under way."""
+        return len(self._free) == len(self._slots)
+
+    def forget(self) -> None:
+        """The next frame does not go on from the last one."""
+        self._follows = False
 
     def release(self, slot: Slot) -> None:
         """The slot's memory may be used again."""
@@ -268,8 +322,8 @@ class FramePath:
         """Waits for the work and frees the memory."""
         self.device.wait()
         for slot in self._slots:
-            if slot.graph is not None:
-                slot.graph.close()
+            for graph in slot.graphs.values():
+                graph.close()
             slot.device.clear()
         self._slots.clear()
         self._free.clear()
@@ -280,21 +334,27 @@ class FramePath:
         alpha_size = layout.height * layout.pitches[0] * self.with_alpha
         blocks = [self.device.allocate(size) for size in (layout.size, layout.size, alpha_size)]
         picture, result = (layout.planes_at(int(block)) for block in blocks[:2])
-        alpha, planes = int(blocks[2]) * self.with_alpha, self._far_planes()
+        alpha, planes = int(blocks[2]) * self.with_alpha, self._background_planes()
         coarse = self.device.pinned(self.plan.maps["coarse"], np.float32)
         sizes = layout.size, layout.size * self.download, alpha_size
         hosts = [self.device.pinned((size,), np.uint8) for size in sizes]
         job = cuda.CompositeJob(
-            layout.kernel_layout(), picture, planes, self._far_grid(), result, alpha or None,
+            layout.kernel_layout(), picture, planes, self._background_grid(), result, alpha or None,
             layout.pitches[0], self._levels, self._grid("slope"), self._grid("offset"),
             self._grid("shift"), True,
         )  # fmt: skip
         slot = Slot(
             device=blocks, picture=picture, result=result, alpha=alpha, staging=hosts[0],
             result_host=hosts[1], alpha_host=hosts[2], coarse_host=coarse, job=job,
+            maps_host=self._maps_on_host(),
         )  # fmt: skip
         self._slots.append(slot)
         return slot
+
+    def _maps_on_host(self) -> dict[str, Map]:
+        """Pinned memory for what makes a matte."""
+        names = ("color", *Maps._fields) if self.with_mattes else ()
+        return {name: self.device.pinned(self.plan.maps[name], np.float32) for name in names}
 
     def _take_in(self, slot: Slot, frame: Frame) -> None:
         """Brings the picture into the slot, and a coarse luma of it to the host."""
@@ -330,29 +390,55 @@ class FramePath:
             self.device.copy(self._at["alpha"], self._at["previous"], size)
 
     def _launch(self, slot: Slot) -> None:
-        device, at, size = self.device, self._at, self.size
-        half = self.plan.maps["half_color"][1:]
-        device.begin_frame()
-        self._resize(device, slot, "rgb", "color")
+        self.device.begin_frame()
+        self._resize(self.device, slot, "rgb", "color")
         self._infer()
         if not self.network.takes_guide:
             self._filter()
+        self._composite(slot)
+        self._remember()
+
+    def _launch_network(self, slot: Slot) -> None:
+        self.device.begin_frame()
+        self._resize(self.device, slot, "rgb", "color")
+        self._infer()
+        self._remember()
+
+    def _launch_composite(self, slot: Slot) -> None:
+        """With the alpha that was uploaded; other frames have used the maps in between."""
+        self.device.begin_frame()
+        self._resize(self.device, slot, "rgb", "color")
+        self._filter()
+        self._composite(slot)
+
+    def _remember(self) -> None:
+        """Keeps the network's alpha for the next frame."""
+        size = 4 * self.size[0] * self.size[1]
+        self.device.copy(self._at["alpha"], self._at["previous"], size)
+
+    def _composite(self, slot: Slot) -> None:
+        """What comes behind slope and offset."""
+        device, at, size = self.device, self._at, self.size
+        half = self.plan.maps["half_color"][1:]
         cuda.shrink(device, at["color"], (3, *size), at["half_color"], half)
         cuda.shrink(device, at["alpha"], (1, *size), at["half_alpha"], half)
         lower, upper = ((ctypes.c_float * 3)(*limits) for limits in zip(*YCBCR_BOUNDS, strict=True))
-        colors = (at[name] for name in ("half_color", "half_alpha", "people", "room"))
+        colors = (
+            at[name] for name in ("half_color", "half_alpha", "foreground_color", "old_color")
+        )
         job = cuda.ForegroundJob(*half, None, 0, lower, upper, *colors)
         cuda.estimate_foreground(device, job, [min(r, *half) for r in FOREGROUND_RADII])
-        cuda.color_shift(device, at["people"], at["half_color"], self._levels, at["shift"], half)
+        cuda.color_shift(
+            device, at["foreground_color"], at["half_color"], self._levels, at["shift"], half
+        )
         if isinstance(self.background, BlurBackground):
             self._blur()
         cuda.composite(device, slot.job)
-        device.copy(at["alpha"], at["previous"], 4 * size[0] * size[1])
 
     def _filter(self) -> None:
         at, size = self._at, self.size
         pointers = at["color"], at["alpha"], at["slope"], at["unused_offset"]
-        job = cuda.GuidedJob(1, *size, RADIUS, EPSILON, *pointers)
+        job = cuda.GuidedJob(*size, RADIUS, EPSILON, *pointers)
         cuda.guided_coefficients(self.device, job)
         cuda.refine_offset(self.device, at["alpha"], at["slope"], at["color"], at["offset"], size)
 
@@ -365,12 +451,12 @@ class FramePath:
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size
         _, height, width = self.plan.maps["behind"]
-        cuda.shrink(device, at["color"], (3, *size), at["far_color"], (height, width))
-        cuda.shrink(device, at["alpha"], (1, *size), at["far_alpha"], (height, width))
+        cuda.shrink(device, at["color"], (3, *size), at["background_color"], (height, width))
+        cuda.shrink(device, at["alpha"], (1, *size), at["background_alpha"], (height, width))
         radius = self.plan.maps["taps"][2] // 2
         job = cuda.BlurJob(
-            height, width, radius, at["taps"], at["far_color"], at["far_alpha"], at["behind"],
-            self._levels,
+            height, width, radius, at["taps"], at["background_color"], at["background_alpha"],
+            at["behind"], self._levels,
         )  # fmt: skip
         cuda.blur_background(device, job)
 
@@ -378,7 +464,7 @@ class FramePath:
         if isinstance(self.background, BlurBackground):
             self.device.upload(blur_of(self.background, self.size).taps, self._at["taps"])
             return
-        behind = self.background.behind(self.like, _NO_MATTE)
+        behind = self.background.behind(self.like, None)
         if isinstance(behind[0], int):
             flat = np.array(behind, np.float32)
             self.device.upload(flat, self._at["flat"])
@@ -390,18 +476,18 @@ class FramePath:
         """Uploads another picture of the background; it waits for the frames that see the last."""
         if self._behind_memory is None:
             return
-        behind = cast(Planes, self.background.behind(frame, _NO_MATTE))
+        behind = cast(Planes, self.background.behind(frame, None))
         if behind is not self._shown:
             self.layout.pack(behind, self._behind_host)
             self.device.upload(self._behind_host, int(self._behind_memory))
             self._shown = behind
 
-    def _far_planes(self) -> cuda.Planes:
+    def _background_planes(self) -> cuda.Planes:
         if self._behind_memory is None:
             return cuda.Planes()
         return self.layout.planes_at(int(self._behind_memory))
 
-    def _far_grid(self) -> cuda.Grid:
+    def _background_grid(self) -> cuda.Grid:
         if self._behind_memory is not None:
             return cuda.Grid()
         return self._grid("behind" if isinstance(self.background, BlurBackground) else "flat")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusematte.engine.compositing.composite import composite
     from fusematte.engine.errors import FuseMatteError
     from fusematte.engine.frame import Frame, Matte
-    from fusematte.engine.jobs.segmented import run
+    from fusematte.engine.jobs.run import run
     from fusematte.engine.jobs.single import Report
     from fusematte.engine.live.session import Result, Session
     from fusematte.engine.matting.matter import Matter
@@ -61,7 +61,7 @@ _HOMES = {
     "composite": ("compositing.composite", "composite"),
     "open": ("media.reader", "Reader"),
     "refine": ("matting.refine", "refine"),
-    "run": ("jobs.segmented", "run"),
+    "run": ("jobs.run", "run"),
 }
 
 

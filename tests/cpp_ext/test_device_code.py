@@ -108,23 +108,21 @@ def test_resize_to_tensor(device: ArrayDevice, case: Case, matrix: tuple[float, 
 
 @relaxed
 @given(
-    channels=st.sampled_from([1, 3]),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     seed=st.integers(0, 2**16),
     data=st.data(),
 )
 def test_guided_coefficients(
-    device: ArrayDevice, channels: int, height: int, width: int, seed: int, data: st.DataObject
+    device: ArrayDevice, height: int, width: int, seed: int, data: st.DataObject
 ) -> None:
     radius = data.draw(st.integers(1, min(height, width)))
     random = np.random.default_rng(seed)
-    guide = random.random((channels, height, width), np.float32)
-    guide = guide if channels == 3 else guide[0]
+    guide = random.random((height, width), np.float32)
     alpha = random.random((height, width), np.float32)
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
     pointers = (device.place(array)[0] for array in (guide, alpha, slope, offset))
-    job = cuda.GuidedJob(channels, height, width, radius, 1e-4, *pointers)
+    job = cuda.GuidedJob(height, width, radius, 1e-4, *pointers)
     cuda.guided_coefficients(device, job)
     device.fetch(slope, job.slope)
     device.fetch(offset, job.offset)

@@ -59,72 +59,78 @@ def _creator(library: Any) -> Any:  # noqa: ANN401
 
 
 def _plugin_class(library: Any) -> Any:  # noqa: ANN401
+    """The layer as a class of this flavour's interfaces."""
     bases = (
         library.IPluginV3,
         library.IPluginV3OneCore,
         library.IPluginV3OneBuild,
         library.IPluginV3OneRuntime,
     )
+    return type("GuidedFilter", (_GuidedFilter, *bases), {"library": library, "bases": bases})
 
-    class GuidedFilter(*bases):  # type: ignore[misc]
-        def __init__(self, radius: int, epsilon: float) -> None:
-            for base in bases:
-                base.__init__(self)
-            self.radius, self.epsilon = radius, epsilon
-            self.name, self.plugin_version, self.plugin_namespace = PLUGIN
-            self.plugin_name = PLUGIN.name
-            self.num_outputs = 1
 
-        def get_capability_interface(self, kind: Any) -> Any:  # noqa: ANN401, ARG002
-            return self
+class _GuidedFilter:
+    """What the layer says and does, in any flavour."""
 
-        def clone(self) -> Any:  # noqa: ANN401
-            return GuidedFilter(self.radius, self.epsilon)
+    library: Any
+    bases: tuple[Any, ...]
 
-        def get_output_data_types(self, types: Any) -> Any:  # noqa: ANN401
-            return [types[1]]
+    def __init__(self, radius: int, epsilon: float) -> None:
+        for base in self.bases:
+            base.__init__(self)
+        self.radius, self.epsilon = radius, epsilon
+        self.name, self.plugin_version, self.plugin_namespace = PLUGIN
+        self.plugin_name = PLUGIN.name
+        self.num_outputs = 1
 
-        def get_output_shapes(self, inputs: Any, shapes: Any, builder: Any) -> Any:  # noqa: ANN401, ARG002
-            return [library.DimsExprs(inputs[1])]
+    def get_capability_interface(self, kind: Any) -> Any:  # noqa: ANN401, ARG002
+        return self
 
-        def supports_format_combination(self, index: int, described: Any, inputs: int) -> bool:  # noqa: ANN401, ARG002
-            tensor = described[index].desc
-            return bool(
-                tensor.type == library.DataType.FLOAT
-                and tensor.format == library.TensorFormat.LINEAR
-            )
+    def clone(self) -> Any:  # noqa: ANN401
+        return type(self)(self.radius, self.epsilon)
 
-        def configure_plugin(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
-            pass
+    def get_output_data_types(self, types: Any) -> Any:  # noqa: ANN401
+        return [types[1]]
 
-        def on_shape_change(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
-            pass
+    def get_output_shapes(self, inputs: Any, shapes: Any, builder: Any) -> Any:  # noqa: ANN401, ARG002
+        return [self.library.DimsExprs(inputs[1])]
 
-        def attach_to_context(self, context: Any) -> Any:  # noqa: ANN401, ARG002
-            return self.clone()
+    def supports_format_combination(self, index: int, described: Any, inputs: int) -> bool:  # noqa: ANN401, ARG002
+        tensor = described[index].desc
+        return bool(
+            tensor.type == self.library.DataType.FLOAT
+            and tensor.format == self.library.TensorFormat.LINEAR
+        )
 
-        def get_fields_to_serialize(self) -> Any:  # noqa: ANN401
-            kinds = library.PluginFieldType
-            return library.PluginFieldCollection(
-                [
-                    library.PluginField("radius", np.array([self.radius], np.int32), kinds.INT32),
-                    library.PluginField(
-                        "epsilon", np.array([self.epsilon], np.float32), kinds.FLOAT32
-                    ),
-                ]
-            )
+    def configure_plugin(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
+        pass
 
-        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:  # noqa: ANN401, ARG002
-            return 0
+    def on_shape_change(self, inputs: Any, outputs: Any) -> None:  # noqa: ANN401
+        pass
 
-        def enqueue(self, described: Any, _: Any, *addresses: Any) -> None:  # noqa: ANN401
-            inputs, outputs, _workspace, stream = addresses
-            device = device_of(int(stream))
-            device.begin_frame()
-            shape = described[0].dims
-            run_plugin(device, self.radius, self.epsilon, shape, inputs, outputs[0])
+    def attach_to_context(self, context: Any) -> Any:  # noqa: ANN401, ARG002
+        return self.clone()
 
-    return GuidedFilter
+    def get_fields_to_serialize(self) -> Any:  # noqa: ANN401
+        kinds = self.library.PluginFieldType
+        return self.library.PluginFieldCollection(
+            [
+                self.library.PluginField("radius", np.array([self.radius], np.int32), kinds.INT32),
+                self.library.PluginField(
+                    "epsilon", np.array([self.epsilon], np.float32), kinds.FLOAT32
+                ),
+            ]
+        )
+
+    def get_workspace_size(self, inputs: Any, outputs: Any) -> int:  # noqa: ANN401, ARG002
+        return 0
+
+    def enqueue(self, described: Any, _: Any, *addresses: Any) -> None:  # noqa: ANN401
+        inputs, outputs, _workspace, stream = addresses
+        device = device_of(int(stream))
+        device.begin_frame()
+        shape = described[0].dims
+        run_plugin(device, self.radius, self.epsilon, shape, inputs, outputs[0])
 
 
 def run_plugin(
@@ -142,6 +148,6 @@ def run_plugin(
         guide, alpha = (address + index * area for address in inputs)
         offset = device.scratch(area)  # the published offset, which nobody here wants
         job = cuda.GuidedJob(
-            1, height, width, radius, epsilon, guide, alpha, slope + index * area, offset
+            height, width, radius, epsilon, guide, alpha, slope + index * area, offset
         )
         cuda.guided_coefficients(device, job)

@@ -72,7 +72,7 @@ def test_an_error_nobody_thought_of_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise TypeError("first line\nand an array")
 
-    monkeypatch.setattr(batch, "run", fail)
+    monkeypatch.setattr(batch, "run_job", fail)
     assert main(["batch", "-q", str(folder), "-o", str(tmp_path / "out")]) == 1
     assert str(report_of(tmp_path / "out")["a.mp4"]["error"]).endswith("TypeError: first line")
 
@@ -144,6 +144,6 @@ def test_errors_are_one_line(
 def test_a_bad_option_is_each_files_own_error(folder: Path, tmp_path: Path) -> None:
     (folder / "list.txt").write_text('{"input": "a.mp4", "crf": "low"}\n{"input": "more/c.mkv"}\n')
     output = tmp_path / "out"
-    assert main(["batch", "-q", str(folder / "list.txt"), "-o", str(output)]) == 1
+    assert main(["batch", "-q", str(folder / "list.txt"), "-o", str(output)]) == 2
     assert report_of(output)["a.mp4"]["status"] == "failed"
     assert report_of(output)["c.mkv"]["status"] == "done"

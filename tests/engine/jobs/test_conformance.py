@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import ROUNDING, make_clip
+from tests.helpers import ROUNDING, make_clip, run_whole
 from tests.peers import EdgeMatter, packets, pixels, planes, probe, run_tool, times
 
 from fusematte.engine.compositing.backgrounds import open_background
-from fusematte.engine.jobs.single import Report, run
-from fusematte.engine.stages.contract import Tools
+from fusematte.engine.jobs.single import Report, Tools
 
 WIDTH, HEIGHT = SIZE = 64, 48
 MILLISECOND = Fraction(1, 1000)
@@ -41,7 +40,7 @@ def job(
 ) -> Report:
     """The whole job but for the network."""
     tools = Tools(EdgeMatter(), open_background(background))  # type: ignore[arg-type]
-    return run(source, output, background=background, tools=tools, **options)
+    return run_whole(source, output, background=background, tools=tools, **options)
 
 
 def video(path: Path) -> dict[str, Any]:

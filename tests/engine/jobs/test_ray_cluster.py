@@ -17,7 +17,7 @@ from tests.helpers import content, make_clip, pictures_of
 from fusematte.cli import main
 from fusematte.engine.errors import BackendError, InputError
 from fusematte.engine.jobs.ray_cluster import Cluster
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.jobs.run import run
 from fusematte.engine.media import segments
 
 OPTIONS = {"g": "8", "keyint_min": "8"}
@@ -38,7 +38,7 @@ def address() -> Iterator[str]:
 
 
 class Killer(threading.Thread):
-    """Kills the first process that it finds at work on a stretch."""
+    """Kills the first process that it finds at work on a segment."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -52,7 +52,7 @@ def test_the_worst_are_kept_in_order() -> None:
     assert found[0].frame > 3000
 
 
-def test_measures_of_a_stretch_know_the_frame_before(tmp_path: Path) -> None:
+def test_measures_of_a_segment_know_the_frame_before(tmp_path: Path) -> None:
     from fusematte.engine.media.reader import Reader
 
     with Reader(make_clip(tmp_path / "in.mp4", frames=3)) as reader:
@@ -69,11 +69,11 @@ def test_measures_of_a_stretch_know_the_frame_before(tmp_path: Path) -> None:
     assert whole.rows[1].motion > 0
 
 
-@pytest.mark.parametrize("stretch", [6, 600])
+@pytest.mark.parametrize("segment", [6, 600])
 def test_the_page_stands_alone(
-    tmp_path: Path, stretch: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, segment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "FRAMES", stretch)
+    monkeypatch.setattr(segments, "FRAMES", segment)
     clip = make_clip(tmp_path / "in.mp4", frames=14, options={"g": "6", "keyint_min": "6"})
     folder = tmp_path / "report"
     command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "-b", "blur"]

@@ -1,4 +1,4 @@
-"""Long jobs: in stretches they are what they are in one piece, whatever breaks them off."""
+"""Long jobs: in segments they are what they are in one piece, whatever breaks them off."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import content, cut, make_clip
+from tests.helpers import content, cut, make_clip, run_whole
 
 from fusematte.cli import main
 from fusematte.engine.errors import OutputError, TruncatedInputError, UsageError
 from fusematte.engine.jobs import segmented
-from fusematte.engine.jobs.segmented import run, segments_of
-from fusematte.engine.jobs.single import run as run_once
+from fusematte.engine.jobs.run import run
+from fusematte.engine.jobs.segmented import segments_of
 from fusematte.engine.media import segments
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
@@ -29,7 +29,7 @@ FRAMES, STRETCH = 30, 10
 
 
 @pytest.fixture(autouse=True)
-def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "FRAMES", STRETCH)
 
 
@@ -69,7 +69,7 @@ def lossless(path: Path) -> list[NDArray[np.uint8]]:
         return [frame.to_ndarray(format="rgba") for frame in container.decode(video=0)]
 
 
-def test_in_stretches_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
+def test_in_segments_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
     output, alpha = tmp_path / "out.mp4", tmp_path / "alpha.mp4"
     seen: list[int] = []
     report = run(
@@ -79,7 +79,7 @@ def test_in_stretches_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
         background="blur",
         progress=lambda frames, reader, statistics: seen.append(frames),  # noqa: ARG005
     )
-    run_once(clip, tmp_path / "whole.mp4", background="blur")
+    run_whole(clip, tmp_path / "whole.mp4", background="blur")
     assert report.frames == FRAMES
     assert seen == list(range(1, FRAMES + 1))
     assert {"decode", "network", "composite"} <= set(report.busy)
@@ -93,14 +93,14 @@ def test_in_stretches_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
 def test_the_network_follows_over_the_joints(people: Path, tmp_path: Path) -> None:
     """Also where one falls on a cut, which it must notice."""
     run(people, tmp_path / "out.mkv", background="transparent")
-    run_once(people, tmp_path / "whole.mkv", background="transparent")
+    run_whole(people, tmp_path / "whole.mkv", background="transparent")
     found, whole = lossless(tmp_path / "out.mkv"), lossless(tmp_path / "whole.mkv")
     assert np.mean([picture[..., 3] for picture in whole]) > 20  # somebody is seen
     np.testing.assert_array_equal(found, whole)
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
-    """The command line in a process of its own, with short stretches."""
+    """The command line in a process of its own, with short segments."""
     code = (
         "import sys; from fusematte.engine.media import segments; from fusematte.cli import main; "
         f"segments.FRAMES = {STRETCH}; sys.exit(main(sys.argv[1:]))"
@@ -117,11 +117,11 @@ def test_killed_again_and_again(people: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mkv"
     run(people, tmp_path / "unbroken.mkv", background="transparent")
     made = set()
-    for stretches in (1, 2):
-        resume = ["--resume"] * (stretches > 1)
+    for count in (1, 2):
+        resume = ["--resume"] * (count > 1)
         process = start("run", "-q", people, output, "-b", "transparent", *resume)
         deadline = time.monotonic() + 120
-        while lines(output) < 1 + stretches:
+        while lines(output) < 1 + count:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -165,7 +165,7 @@ def test_an_interrupt_at_once_leaves_nothing(clip: Path, tmp_path: Path) -> None
         assert content(tmp_path / "out.mp4.part").times
 
 
-def test_no_room_for_the_whole_keeps_the_stretches(tmp_path: Path) -> None:
+def test_no_room_for_the_whole_keeps_the_segments(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=320, height=240, frames=FRAMES, options={"g": "5"})
     code = (
         "import resource, signal, sys; from fusematte.engine.media import segments; "
@@ -264,7 +264,7 @@ def test_a_torn_journal_is_read_up_to_its_last_whole_line(clip: Path, tmp_path: 
     broken_job(clip, output)
     journal = segments_of(output) / "journal.jsonl"
     with journal.open("a") as file:
-        file.write('{"stretch": 1, "fra')
+        file.write('{"segment": 1, "fra')
     run(clip, output, resume=True)
     assert content(output).times == content(clip).times
 
@@ -292,7 +292,7 @@ def test_unwritable_folder(clip: Path, tmp_path: Path) -> None:
 def test_warnings_of_a_video_are_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many stretches, a check before, a join and a page after it open it again."""
+    """However many segments, a check before, a join and a page after it open it again."""
     clip = make_clip(
         tmp_path / "in.mkv", frames=FRAMES, pixel_format="yuv420p10le",
         options={"g": "5", "keyint_min": "5", "flags": "+ildct", "x264-params": "tff=1"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.helpers import content, cut, first_frame, make_clip
+from tests.helpers import content, cut, first_frame, make_clip, run_whole
 
 import fusematte as fm
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
@@ -22,7 +22,8 @@ from fusematte.engine.errors import (
     TruncatedInputError,
     UsageError,
 )
-from fusematte.engine.jobs.single import open_tools, run
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import open_tools
 from fusematte.engine.pipeline import network_threads
 
 CLIPS = ("d20.mp4", "m1.mp4", "s13.mp4")
@@ -34,7 +35,7 @@ def test_a_real_clip_keeps_frames_times_and_audio(
     name: str, shared_clips: Path, tmp_path: Path
 ) -> None:
     output, alpha = tmp_path / "out.mp4", tmp_path / "alpha.mp4"
-    report = run(shared_clips / name, output, background="blur", alpha_output=alpha)
+    report = run_whole(shared_clips / name, output, background="blur", alpha_output=alpha)
     before, after = content(shared_clips / name), content(output)
     assert after.times == before.times
     assert content(alpha).times == before.times
@@ -52,7 +53,7 @@ def test_variable_frame_rate_and_start_offset_survive(tmp_path: Path) -> None:
         time_base=Fraction(1, 600),
         start=1200,
     )
-    run(clip, tmp_path / "out.mp4")
+    run_whole(clip, tmp_path / "out.mp4")
     assert content(tmp_path / "out.mp4").times == content(clip).times
 
 
@@ -62,7 +63,7 @@ def test_odd_and_tiny_sizes_keep_their_size(size: tuple[int, int], tmp_path: Pat
     clip = make_clip(
         tmp_path / "in.mkv", width=width, height=height, codec="ffv1", pixel_format="yuv444p"
     )
-    run(clip, tmp_path / "out.mp4")
+    run_whole(clip, tmp_path / "out.mp4")
     frame = first_frame(tmp_path / "out.mp4")
     assert (frame.width, frame.height) == size
 
@@ -70,7 +71,7 @@ def test_odd_and_tiny_sizes_keep_their_size(size: tuple[int, int], tmp_path: Pat
 def test_ten_bits_stay_ten_bits(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", codec="ffv1", pixel_format="yuv420p10le")
     alpha = tmp_path / "alpha.mp4"
-    run(clip, tmp_path / "out.mp4", background="#ffffff", alpha_output=alpha)
+    run_whole(clip, tmp_path / "out.mp4", background="#ffffff", alpha_output=alpha)
     frame = first_frame(tmp_path / "out.mp4")
     assert frame.format.name == "yuv420p10le"
     # Nobody is in the picture: white, luma 235 * 4 in 10 bits.
@@ -81,7 +82,7 @@ def test_ten_bits_stay_ten_bits(tmp_path: Path) -> None:
 def test_one_pixel_video_works_or_says_why(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mkv", width=1, height=1, codec="ffv1", pixel_format="yuv444p")
     try:
-        run(clip, tmp_path / "out.mp4")
+        run_whole(clip, tmp_path / "out.mp4")
     except (OutputError, UsageError) as error:
         assert "\n" not in str(error)
         assert not (tmp_path / "out.mp4").exists()
@@ -91,7 +92,7 @@ def test_one_pixel_video_works_or_says_why(tmp_path: Path) -> None:
 
 def test_nobody_in_the_picture_leaves_the_background(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=128, height=96, frames=6)
-    run(clip, tmp_path / "out.mp4", background="#ff0000")
+    run_whole(clip, tmp_path / "out.mp4", background="#ff0000")
     rgb = first_frame(tmp_path / "out.mp4").to_ndarray(format="rgb24").astype(int)
     red = (rgb[..., 0] > 200) & (rgb[..., 1] < 60) & (rgb[..., 2] < 60)
     assert red.mean() > 0.8
@@ -101,7 +102,7 @@ def test_a_cut_file_is_processed_as_far_as_it_goes(tmp_path: Path) -> None:
     clip = cut(make_clip(tmp_path / "in.ts", frames=80, audio=True), 0.6)
     whole = content(clip).times
     with pytest.raises(TruncatedInputError):
-        run(make_truncated(tmp_path), tmp_path / "out.mp4")
+        run_whole(make_truncated(tmp_path), tmp_path / "out.mp4")
     assert whole
     assert not (tmp_path / "out.mp4").exists()
     assert len(content(tmp_path / "out.mp4.part").times) > 10
@@ -116,7 +117,7 @@ def test_an_existing_output_survives_a_failed_job(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     output.write_bytes(b"precious")
     with pytest.raises(TruncatedInputError):
-        run(make_truncated(tmp_path), output)
+        run_whole(make_truncated(tmp_path), output)
     assert output.read_bytes() == b"precious"
 
 
@@ -128,32 +129,32 @@ def test_refuses_to_write_over_what_it_reads(tmp_path: Path) -> None:
     data = clip.read_bytes()
     for output in (clip, tmp_path / "." / "in.mp4", tmp_path / "link.mp4"):
         with pytest.raises(UsageError, match="over"):
-            run(clip, output)
+            run_whole(clip, output)
     with pytest.raises(UsageError, match="over"):
-        run(clip, picture, background=picture)
+        run_whole(clip, picture, background=picture)
     with pytest.raises(UsageError, match="both"):
-        run(clip, tmp_path / "o.mp4", alpha_output=tmp_path / "o.mp4")
+        run_whole(clip, tmp_path / "o.mp4", alpha_output=tmp_path / "o.mp4")
     assert clip.read_bytes() == data
 
 
 def test_each_kind_of_mistake_has_its_error(tmp_path: Path) -> None:
     clip, output = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     with pytest.raises(InputError):
-        run(tmp_path / "missing.mp4", output)
+        run_whole(tmp_path / "missing.mp4", output)
     with pytest.raises(BackgroundError, match="pinkish"):
-        run(clip, output, background="pinkish")
+        run_whole(clip, output, background="pinkish")
     with pytest.raises(ModelError, match="huge"):
-        run(clip, output, model="huge")
+        run_whole(clip, output, model="huge")
     with pytest.raises(BackendError, match="abacus"):
-        run(clip, output, backend="abacus")
+        run_whole(clip, output, backend="abacus")
     with pytest.raises(UsageError, match="threads"):
-        run(clip, output, threads=0)
+        run_whole(clip, output, threads=0)
     assert not list(tmp_path.glob("out*"))
 
 
 def test_no_thread_outlives_a_job(tmp_path: Path) -> None:
     with pytest.raises(TruncatedInputError):
-        run(make_truncated(tmp_path), tmp_path / "out.mp4")
+        run_whole(make_truncated(tmp_path), tmp_path / "out.mp4")
     assert not [t for t in threading.enumerate() if t.name.startswith("fusematte")]
 
 
@@ -163,11 +164,11 @@ def test_the_network_leaves_half_of_the_processors_to_others(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
     assert network_threads() == threads
-    with open_tools("green", "edge", "openvino", None) as tools:
+    with open_tools(JobOptions(backend="openvino")) as tools:
         backend = tools.matter._lease.backend
         assert isinstance(backend, OpenVinoBackend)
         assert backend._options["INFERENCE_NUM_THREADS"] == threads
-    with pytest.raises(UsageError, match="threads"), open_tools("green", "edge", "auto", 0):
+    with pytest.raises(UsageError, match="threads"), open_tools(JobOptions(threads=0)):
         pass
 
 
@@ -198,9 +199,11 @@ def test_public_names_are_sorted_and_resolve() -> None:
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     process = psutil.Process()
-    run(make_clip(tmp_path / "warm.mp4", width=320, height=180, frames=40), tmp_path / "w.mp4")
+    run_whole(
+        make_clip(tmp_path / "warm.mp4", width=320, height=180, frames=40), tmp_path / "w.mp4"
+    )
     before = process.memory_info().rss
     long = make_clip(tmp_path / "long.mp4", width=320, height=180, frames=400)
-    run(long, tmp_path / "long-out.mp4")
+    run_whole(long, tmp_path / "long-out.mp4")
     # 400 frames of 86 kB would be 35 MB, their composites as much again.
     assert process.memory_info().rss - before < 40e6

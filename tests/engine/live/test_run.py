@@ -12,19 +12,21 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tests.helpers import content
+from tests.peers import HookedMatter, Infer, poison
 
 from fusematte.engine.backends import Maps
+from fusematte.engine.compositing.backgrounds import BlurBackground, ColorBackground
 from fusematte.engine.errors import BackgroundError, ModelError, OutputError
-from fusematte.engine.frame import Frame
-from fusematte.engine.live import session as session_module
+from fusematte.engine.frame import Frame, Map
 from fusematte.engine.live.cameras import Camera, open_camera
 from fusematte.engine.live.outputs import Outlet
 from fusematte.engine.live.recording import Recording
 from fusematte.engine.live.run import Controls, Live
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.smoothing import Smoother
+from fusematte.engine.stages import cpu
 
 FRAMES, RATE = 20, 20
 
@@ -70,27 +72,34 @@ def run(camera: Camera, session: Session, *outlets: Outlet) -> None:
         Live(camera, session, outlets, ["green"]).run()
 
 
+Sabotage = Callable[[HookedMatter, pytest.MonkeyPatch], None]
+
+
 def record(
-    clip: Path, folder: Path, background: str, sabotage: Callable[[Session, Camera], None]
+    clip: Path, folder: Path, background: str, sabotage: Sabotage, patch: pytest.MonkeyPatch
 ) -> Path:
     """What is recorded of a clip by a session that ``sabotage`` has been at."""
-    camera, session = open_camera(str(clip)), Session(background)
-    sabotage(session, camera)
     output = folder / "out.mkv"
-    run(camera, session, Recording(output, camera.like, camera.rate))
+    with HookedMatter() as matter:
+        camera = open_camera(str(clip))
+        session = Session(background, matter=matter, budget_ms=1e3)
+        sabotage(matter, patch)
+        run(camera, session, Recording(output, camera.like, camera.rate))
     return output
 
 
-def everything_is_people(*_: NDArray[np.float32]) -> Maps:
-    ones = np.ones((320, 448), np.float32)
+def everything_is_people(_: Infer, image: Map, __: Map) -> Maps:
+    ones = np.ones(image.shape[2:], np.float32)
     return Maps(ones, ones, 1 - ones, ones)
 
 
-def test_the_search_for_camera_pixels_finds_them(tmp_path: Path, red_clip: Path) -> None:
-    def sabotage(session: Session, _: Camera) -> None:
-        session._matter._lease.infer = everything_is_people  # type: ignore[method-assign]
+def test_the_search_for_camera_pixels_finds_them(
+    tmp_path: Path, red_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sabotage(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+        matter.hook = everything_is_people
 
-    assert reddest(record(red_clip, tmp_path, "#00ff00", sabotage)) > 200
+    assert reddest(record(red_clip, tmp_path, "#00ff00", sabotage, monkeypatch)) > 200
 
 
 def fail(*_: object, **__: object) -> None:
@@ -102,52 +111,49 @@ def hang(*_: object) -> None:
     raise RuntimeError("injected")
 
 
-def in_network(session: Session, _: Camera) -> None:
-    session._matter._lease.infer = fail  # type: ignore[method-assign, assignment]
+def in_network(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+    matter.hook = fail
 
 
-def in_hanging_network(session: Session, _: Camera) -> None:
-    session._matter._lease.infer = hang  # type: ignore[method-assign, assignment]
+def in_hanging_network(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+    matter.hook = hang
 
 
-def in_network_now_and_then(session: Session, _: Camera) -> None:
-    infer, turn = session._matter._lease.infer, itertools.count()
+def in_network_now_and_then(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+    turn = itertools.count()
 
-    def unsteady(image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
+    def unsteady(network: Infer, image: Map, previous: Map) -> Maps:
         if next(turn) % 3 == 0:
             fail()
-        return infer(image, previous)
+        return network(image, previous)
 
-    session._matter._lease.infer = unsteady  # type: ignore[method-assign]
-
-
-def in_background(session: Session, _: Camera) -> None:
-    session._scene.behind = fail  # type: ignore[method-assign, assignment]
+    matter.hook = unsteady
 
 
-def in_model(session: Session, _: Camera) -> None:
-    session._matter.close()
-    session._matter._lease.infer = None  # type: ignore[method-assign, assignment]
+def in_background(_: HookedMatter, patch: pytest.MonkeyPatch) -> None:
+    for kind in (ColorBackground, BlurBackground):
+        patch.setattr(kind, "behind", fail)
 
 
-def in_alpha(session: Session, _: Camera) -> None:
-    infer = session._matter._lease.infer
-
-    def poisoned(image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
-        maps = infer(image, previous)
-        maps.alpha[0, 0] = np.nan
-        return maps
-
-    session._matter._lease.infer = poisoned  # type: ignore[method-assign]
+def in_model(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+    matter.close()
+    matter.hook = "nothing that can be called"  # type: ignore[assignment]
 
 
-def in_smoothing(session: Session, _: Camera) -> None:
-    session._new_smoother = lambda: fail  # type: ignore[method-assign, assignment, return-value]
-    session._smoother = fail  # type: ignore[assignment]
+def in_alpha(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
+    matter.hook = poison
 
 
-def in_governor(session: Session, _: Camera) -> None:
-    session._scale = fail  # type: ignore[method-assign, assignment]
+def in_smoothing(_: HookedMatter, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Smoother, "__call__", fail)
+
+
+def in_blend(_: HookedMatter, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cpu, "compose", fail)
+
+
+def in_preparation(matter: HookedMatter, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(matter, "prepare", fail)
 
 
 ALWAYS = (
@@ -157,20 +163,24 @@ ALWAYS = (
     in_model,
     in_alpha,
     in_smoothing,
-    in_governor,
+    in_blend,
 )
 
 
 @pytest.mark.parametrize(
     ("sabotage", "background"),
     # The frames that are matted now and then may well show a red wall out of focus.
-    [(in_network_now_and_then, "#00ff00")]
+    [(in_network_now_and_then, "#00ff00"), (in_preparation, "#00ff00")]
     + [(sabotage, background) for sabotage in ALWAYS for background in ("blur", "#00ff00")],
 )
 def test_no_pixel_of_the_camera_comes_out(
-    sabotage: Callable[[Session, Camera], None], background: str, tmp_path: Path, red_clip: Path
+    sabotage: Sabotage,
+    background: str,
+    tmp_path: Path,
+    red_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output = record(red_clip, tmp_path, background, sabotage)
+    output = record(red_clip, tmp_path, background, sabotage, monkeypatch)
     times = content(output).times
     assert len(times) > 3  # something was shown all the same
     assert times == sorted(set(times))
@@ -179,37 +189,35 @@ def test_no_pixel_of_the_camera_comes_out(
 
 
 def test_changes_that_fail_while_it_runs_show_no_camera(tmp_path: Path, red_clip: Path) -> None:
-    failures = []
+    failures, done = [], threading.Event()
 
-    def change(session: Session, _: Camera) -> None:
-        in_network(session, _)
+    def change() -> None:
+        while not done.wait(0.02):
+            try:
+                session.background = tmp_path / "missing.png"
+            except BackgroundError as error:
+                failures.append(error)
+            try:
+                session.model = "missing"
+            except ModelError as error:
+                failures.append(error)
 
-        def run() -> None:
-            while True:
-                try:
-                    session.background = tmp_path / "missing.png"
-                except BackgroundError as error:
-                    failures.append(error)
-                try:
-                    session.model = "missing"
-                except ModelError as error:
-                    failures.append(error)
-                if session._closed:
-                    return
-                time.sleep(0.02)
-
-        threads.append(threading.Thread(target=run))
-        threads[0].start()
-
-    threads: list[threading.Thread] = []
-    assert reddest(record(red_clip, tmp_path, "#00ff00", change)) < 150
-    threads[0].join()
+    output = tmp_path / "out.mkv"
+    with HookedMatter() as matter:
+        matter.hook = fail
+        camera, session = open_camera(str(red_clip)), Session("#00ff00", matter=matter)
+        changer = threading.Thread(target=change)
+        changer.start()
+        run(camera, session, Recording(output, camera.like, camera.rate))
+        done.set()
+        changer.join()
+    assert reddest(output) < 150
     assert {type(error) for error in failures} == {BackgroundError, ModelError}
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise"])
 def test_a_clip_that_cannot_be_decoded_on_shows_no_camera(
-    damage: str, tmp_path: Path, red_clip: Path
+    damage: str, tmp_path: Path, red_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytearray(red_clip.read_bytes())
     middle = len(data) // 2
@@ -219,14 +227,8 @@ def test_a_clip_that_cannot_be_decoded_on_shows_no_camera(
         data[middle : middle + 300] = np.random.default_rng(0).bytes(300)
     broken = tmp_path / "broken.ts"
     broken.write_bytes(data)
-    assert reddest(record(broken, tmp_path, "#00ff00", in_network_now_and_then)) < 150
-
-
-def test_a_fault_in_the_blend_shows_no_camera(
-    tmp_path: Path, red_clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "compose", fail)
-    assert reddest(record(red_clip, tmp_path, "blur", lambda *_: None)) < 150
+    output = record(broken, tmp_path, "#00ff00", in_network_now_and_then, monkeypatch)
+    assert reddest(output) < 150
 
 
 class Collector(Outlet):
@@ -272,10 +274,9 @@ def test_an_unplugged_camera_shows_the_background_and_then_the_error(red_clip: P
         reds = collector.reds()
         return not (any(reds) and not reds[-1])  # until the card has followed a composite
 
-    camera, session = Broken(red_clip, silent), Session("blur")
-    session._matter._lease.infer = everything_is_people  # type: ignore[method-assign]
-    with pytest.raises(OutputError, match="unplugged"):
-        run(camera, session, collector)
+    with HookedMatter() as matter, pytest.raises(OutputError, match="unplugged"):
+        matter.hook = everything_is_people
+        run(Broken(red_clip, silent), Session("blur", matter=matter), collector)
     assert not silent()
 
 
@@ -321,10 +322,9 @@ def test_keys() -> None:
 
 def test_alpha_view_freeze_and_quit(red_clip: Path) -> None:
     camera, collector = open_camera(str(red_clip)), Collector()
-    session = Session("#00ff00")
-    session._matter._lease.infer = everything_is_people  # type: ignore[method-assign]
     keys = iter(["a", "", "", "", "", "f", "", "", "q"])
-    with session:
+    with HookedMatter() as matter, Session("#00ff00", matter=matter) as session:
+        matter.hook = everything_is_people
         Live(camera, session, [collector], ["green"], keys=lambda: next(keys, "")).run()
     last = collector.frames[-1]
     assert (last.planes[0] > 230).all()  # an alpha of 1, white

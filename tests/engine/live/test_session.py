@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.helpers import picture
+from tests.peers import HookedMatter, Infer, poison
 
 import fusematte as fm
 from fusematte.engine.backends import Maps, sharing
+from fusematte.engine.compositing.backgrounds import BlurBackground, ColorBackground
 from fusematte.engine.errors import BackgroundError, ModelError, UsageError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import Frame, Map
 from fusematte.engine.live import session as session_module
 from fusematte.engine.live.session import Result, Session, mirrored
 from fusematte.engine.matting.smoothing import Smoother
+from fusematte.engine.models import DEFAULT_MODEL
+from fusematte.engine.pipeline import network_threads
 from fusematte.engine.pixels.color import frame_from_rgb
+from fusematte.engine.stages import cpu
 
 RED_RGB = (220, 10, 10)
 
@@ -40,6 +45,13 @@ def nothing_is_left(network: fm.Matter) -> Iterator[None]:
     yield
     assert [t.name for t in threading.enumerate() if t.name.startswith("fusematte-")] == []
     assert [shared.users for shared in sharing._pool.values()] == [1], network
+
+
+@pytest.fixture
+def matter() -> Iterator[HookedMatter]:
+    """One that a test may tamper with."""
+    with HookedMatter() as made:
+        yield made
 
 
 def red(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -132,24 +144,19 @@ def test_bad_arguments(tmp_path: Path) -> None:
 class Gate:
     """Holds the network up until it is opened."""
 
-    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.entered, self.open = threading.Event(), threading.Event()
-        infer = session._matter._lease.infer
 
-        def held(*arguments: NDArray[np.float32]) -> Maps:
-            self.entered.set()
-            assert self.open.wait(30)
-            return infer(*arguments)
-
-        monkeypatch.setattr(session._matter._lease, "infer", held)
+    def __call__(self, network: Infer, image: Map, previous: Map) -> Maps:
+        self.entered.set()
+        assert self.open.wait(30)
+        return network(image, previous)
 
 
 @pytest.mark.parametrize("pending", [1, 3])
-def test_old_frames_are_dropped_and_never_queued(
-    pending: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Session("green", max_pending=pending) as session:
-        gate = Gate(session, monkeypatch)
+def test_old_frames_are_dropped_and_never_queued(pending: int, matter: HookedMatter) -> None:
+    matter.hook = gate = Gate()
+    with Session("green", max_pending=pending, matter=matter) as session:
         session.push(red(), pts=0)
         assert gate.entered.wait(30)
         for index in range(1, 8):
@@ -165,16 +172,14 @@ def test_old_frames_are_dropped_and_never_queued(
         assert session.statistics.frames == len(expected)
 
 
-def test_lookahead_delays_and_a_fault_lets_go_what_was_held(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with Session("green", lookahead=2, max_pending=5) as session:
+def test_lookahead_delays_and_a_fault_lets_go_what_was_held(matter: HookedMatter) -> None:
+    with Session("green", lookahead=2, max_pending=5, matter=matter) as session:
         for index in range(3):
             session.push(red(), pts=index)
             time.sleep(0.3)
         assert session.get(60).pts == 0
         assert not session.busy
-        monkeypatch.setattr(session._matter._lease, "infer", fault)
+        matter.hook = fault
         session.push(red(), pts=3)
         seen = [session.get(60) for _ in range(3)]
     assert [result.pts for result in seen] == [1, 2, 3]
@@ -247,11 +252,30 @@ def test_model_changes_and_a_bad_one_leaves_the_old() -> None:
         session.get(60)
         with pytest.raises(ModelError):
             session.model = "missing"
-        before = session._matter
         session.model = "edge"
-        assert session._matter is not before
         session.push(red())
         assert session.get(60).error is None
+
+
+def test_a_lent_matter_is_used_and_left_to_its_owner(matter: HookedMatter) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def look(network: Infer, image: Map, previous: Map) -> Maps:
+        seen.append(image.shape)
+        return network(image, previous)
+
+    matter.hook = look
+    with Session("green", matter=matter) as session:
+        session.push(red())
+        assert session.get(60).error is None
+        count = len(seen)
+        assert count
+        session.model = "edge"  # from here on it has one of its own
+        session.push(red())
+        assert session.get(60).error is None
+        assert len(seen) == count
+    matter(frame_from_rgb(picture(64, 48, 0)))  # it is still open
+    assert len(seen) > count
 
 
 def test_a_closed_session_takes_nothing_more() -> None:
@@ -264,8 +288,14 @@ def test_a_closed_session_takes_nothing_more() -> None:
 
 
 def test_sessions_share_one_compiled_network() -> None:
-    with Session("green") as one, Session("green") as two, Session("green", threads=3) as other:
-        assert one._matter.backend is two._matter.backend is not other._matter.backend
+    threads = network_threads()
+    with (
+        Session("green") as one,
+        Session("green", threads=threads) as two,
+        Session("green", threads=3),
+    ):
+        users = [shared.users for shared in sharing._pool.values()]
+        assert sorted(users) == [1, 3]  # None is one number of threads, for whoever asks
         one.push(red(), pts=1)
         two.push(red(), pts=2)
         assert (one.get(60).pts, two.get(60).pts) == (1, 2)
@@ -319,41 +349,30 @@ def fault(*_: object, **__: object) -> None:
     raise RuntimeError("injected")
 
 
-def poisoned(session: Session) -> Callable[..., Maps]:
-    """The network, but for one pixel that is no number."""
-    infer = session._matter._lease.infer
-
-    def run(*arguments: NDArray[np.float32]) -> Maps:
-        maps = infer(*arguments)
-        maps.alpha[7, 9] = np.nan
-        return maps
-
-    return run
-
-
 @pytest.mark.parametrize("background", ["blur", "#00ff00"])
 @pytest.mark.parametrize(
     "place", ["infer", "poison", "matter", "smooth", "compose", "background", "mirror"]
 )
 def test_a_fault_anywhere_never_shows_the_camera(
-    place: str, background: str, monkeypatch: pytest.MonkeyPatch
+    place: str, background: str, matter: HookedMatter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Session(background, mirror=place == "mirror") as session:
+    with Session(background, mirror=place == "mirror", matter=matter) as session:
         with monkeypatch.context() as patch:
             if place == "infer":
-                patch.setattr(session._matter._lease, "infer", fault)
+                patch.setattr(matter, "hook", fault)
             elif place == "poison":
-                patch.setattr(session._matter._lease, "infer", poisoned(session))
+                patch.setattr(matter, "hook", poison)
             elif place == "matter":
-                patch.setattr(session._matter, "size_for", fault)
+                patch.setattr(matter, "size_for", fault)
             elif place == "smooth":
                 patch.setattr(Smoother, "__call__", fault)
             elif place == "compose":
-                patch.setattr(session_module, "compose", fault)
+                patch.setattr(cpu, "compose", fault)
             elif place == "mirror":
                 patch.setattr(session_module, "mirrored", fault)
             else:
-                patch.setattr(session._scene, "behind", fault)
+                for kind in (ColorBackground, BlurBackground):
+                    patch.setattr(kind, "behind", fault)
             session.push(red(), pts=5)
             result = session.get(60)
             assert result.error and result.matte is None
@@ -372,12 +391,11 @@ def test_a_model_that_fails_as_it_is_taken_in_leaves_the_old_and_nothing_else(
     with Session("#00ff00") as session:
         session.push(red())
         session.get(60)
-        before = session._matter
         with monkeypatch.context() as patch:
             patch.setattr(fm.Matter, "prepare", fault)
             with pytest.raises(RuntimeError, match="injected"):
                 session.model = "edge"
-        assert session._matter is before
+        assert session.model == DEFAULT_MODEL
         session.push(red())
         assert session.get(60).error is None  # and nothing_is_left sees to its network
 
@@ -389,12 +407,12 @@ def digest(frame: Frame) -> list[bytes]:
     return [plane.tobytes() for plane in frame.planes]
 
 
-def test_an_array_is_the_callers_again_when_push_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_is_the_callers_again_when_push_returns(matter: HookedMatter) -> None:
     shown = picture(64, 48, 0)
-    with Session("green") as session:
+    with Session("green", matter=matter) as session:
         session.push(shown.copy(), pts=0)
         expected = digest(session.get(60).source)
-        gate = Gate(session, monkeypatch)
+        matter.hook = gate = Gate()
         array = shown.copy()
         session.push(array, pts=1)
         assert gate.entered.wait(30)

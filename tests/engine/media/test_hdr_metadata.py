@@ -11,9 +11,10 @@ import pytest
 from tests.helpers import make_clip
 from tests.peers import run_tool
 
-from fusematte.engine.jobs.segmented import run
+from fusematte.engine.frame import Mastering
+from fusematte.engine.jobs.run import run
 from fusematte.engine.media import segments
-from fusematte.engine.media.hdr_metadata import Mastering, mastering_options
+from fusematte.engine.media.hdr_metadata import mastering_options
 from fusematte.engine.media.reader import Reader
 
 DISPLAY = (34000, 16000, 13250, 34500, 7500, 3000, 15635, 16450)

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.helpers import content, make_clip, matte_of
+from tests.helpers import content, make_clip, matte_of, run_whole
 from tests.peers import EdgeMatter
 
 from fusematte.cli import main
@@ -20,11 +20,10 @@ from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.composite import composite
 from fusematte.engine.errors import BackgroundError, FuseMatteError, InputError, UsageError
 from fusematte.engine.frame import Frame
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs.single import Tools
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.outputs import open_output
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.stages.contract import Tools
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ def test_bitrate_and_pixel_format_reach_the_encoder(tmp_path: Path) -> None:
     tools = Tools(EdgeMatter(), open_background("green"))  # type: ignore[arg-type]
     for bitrate in (100_000, 2_000_000):
         path = tmp_path / f"{bitrate}.mp4"
-        run(source, path, bitrate=bitrate, pixel_format="yuv444p", tools=tools)
+        run_whole(source, path, bitrate=bitrate, pixel_format="yuv444p", tools=tools)
         sizes.append(path.stat().st_size)
         with Reader(path) as reader:
             assert reader.format.name == "yuv444p"
@@ -188,7 +187,7 @@ def test_pictures_that_make_no_sequence(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"several kinds \(\.jpg, \.png\)"):
         Reader(pictures)
     with pytest.raises(UsageError, match="over what it is made from"):
-        run(pictures, pictures / "out_%d.png")
+        run_whole(pictures, pictures / "out_%d.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="without pictures"):
         Reader(tmp_path / "empty")
@@ -239,7 +238,7 @@ def test_the_alpha_of_the_input_counts(
     clip: Path, tmp_path: Path, name: str, options: dict[str, int]
 ) -> None:
     tools = Tools(EdgeMatter(), open_background("transparent"))  # type: ignore[arg-type]
-    run(clip, tmp_path / name, tools=tools, **options)  # type: ignore[arg-type]
+    run_whole(clip, tmp_path / name, background="transparent", tools=tools, **options)
     given = name.replace("%d", "%d.straight")
     frame = read(tmp_path / given)[0]
     assert frame.alpha is not None

@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip, pictures_of, transcode
+from tests.helpers import content, cut, make_clip, pictures_of, run_whole, transcode
 
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import Frame
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, join, plan
 from fusematte.engine.media.writer import Writer
@@ -167,13 +167,13 @@ def test_run_by_spans_equals_run(tmp_path: Path) -> None:
     clip = clip_of(tmp_path, ".mp4", frames=24)
     output, alpha = tmp_path / "out.mp4", tmp_path / "alpha.mkv"
     scene = make_clip(tmp_path / "scene.mp4", frames=7, rate=10)
-    whole = run(clip, tmp_path / "whole.mp4", background=scene)
+    whole = run_whole(clip, tmp_path / "whole.mp4", background=scene)
     spans, _ = cut_up(clip, 10)
     seen: list[int] = []
     parts: dict[Path, list[Path]] = {output: [], alpha: []}
     for index, span in enumerate(spans):
         names = tmp_path / f"c{index}.mp4", tmp_path / f"a{index}.mkv"
-        run(
+        run_whole(
             clip,
             names[0],
             alpha_output=names[1],
@@ -184,8 +184,8 @@ def test_run_by_spans_equals_run(tmp_path: Path) -> None:
         for files, name in zip(parts.values(), names, strict=True):
             files.append(name)
     assert len(seen) == 16 + 24  # the second span's warm-up is all of the first
-    report = run(clip, output, alpha_output=alpha, background=scene, parts=Parts(parts))
-    assert report.frames == whole.frames == 24
+    options = JobOptions(alpha_output=alpha, background=scene)
+    assert join(clip, output, options, Parts(parts)) == whole.frames == 24
     assert content(output).times == content(alpha).times == content(clip).times
     assert content(output).packets == content(tmp_path / "whole.mp4").packets
     # The second span's network has seen all that the whole job's had: the pictures are alike.
@@ -203,7 +203,7 @@ def test_damage_within_a_span_is_told(tmp_path: Path) -> None:
     clip.write_bytes(data)
     spans, _ = cut_up(clip, 16)
     with pytest.raises(TruncatedInputError):
-        run(clip, tmp_path / "out.mp4", span=spans[0])
+        run_whole(clip, tmp_path / "out.mp4", span=spans[0])
     assert (tmp_path / "out.mp4.part").exists()
 
 
@@ -211,4 +211,4 @@ def test_a_cut_file_ends_where_it_is_cut(tmp_path: Path) -> None:
     clip = cut(clip_of(tmp_path, ".mkv", frames=60, width=160, height=120), 0.5)
     spans, _ = cut_up(clip, 16)
     with pytest.raises(TruncatedInputError):
-        run(clip, tmp_path / "out.mp4", span=spans[-1])
+        run_whole(clip, tmp_path / "out.mp4", span=spans[-1])

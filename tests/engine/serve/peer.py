@@ -15,7 +15,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, V
 from aiortc.mediastreams import MediaStreamError
 from tests.helpers import picture
 
-from fusematte.engine.serve.camera import keep_local
+from fusematte.engine.serve.camera import set_up_aiortc, stay_local
 
 
 class Pattern(VideoStreamTrack):
@@ -67,7 +67,8 @@ async def live_peer(
     **options: Any,  # noqa: ANN401
 ) -> AsyncIterator[Peer]:
     """A peer that has got its first picture back."""
-    keep_local()
+    set_up_aiortc()
+    stay_local()
     async with aiohttp.ClientSession(url) as http, http.ws_connect("live", **options) as socket:
         connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         try:

@@ -113,7 +113,8 @@ async def leaves_while_the_model_loads(server: Server) -> None:
     """The page is closed between offer and answer."""
     from aiortc import RTCConfiguration, RTCPeerConnection
 
-    live.keep_local()
+    live.set_up_aiortc()
+    live.stay_local()
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     connection.addTrack(Pattern())
     await connection.setLocalDescription(await connection.createOffer())

@@ -9,10 +9,11 @@ import ctypes
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import av
@@ -20,11 +21,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.device import HostDevice, compiled_for_the_host
-from tests.helpers import content, make_clip
+from tests.helpers import content, make_clip, run_whole
 
 from fusematte.engine.backends import Maps, sharing
 from fusematte.engine.compositing.backgrounds import open_background
-from fusematte.engine.compositing.composite import compose
+from fusematte.engine.compositing.composite import Composite, compose
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.cuda import dlpack
 from fusematte.engine.cuda.device_pictures import (
@@ -34,17 +35,29 @@ from fusematte.engine.cuda.device_pictures import (
     PictureLayout,
     stand_ins,
 )
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map, Matte, VideoInfo
+from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
+from fusematte.engine.stages import chosen
 from fusematte.engine.stages import gpu as stages
-from fusematte.engine.stages.contract import Wishes
+from fusematte.engine.stages.contract import StageOptions, Stages
+from fusematte.engine.stages.cpu import CpuStages
 from fusematte.engine.stages.gpu import GpuStages, nvdec_for, nvenc_for, take_gpu, why_not
 from fusematte.engine.stages.gpu_frame_path import plan_maps
 
 HEIGHT, WIDTH = 96, 160
-PLAIN = Wishes(False, False, Look(), False, None, None)
+PLAIN = StageOptions()
+HD = VideoInfo(
+    name="clip.mp4",
+    container_name="mp4",
+    width=1920,
+    height=1080,
+    format=PIXEL_FORMATS["yuv420p"],
+    on_device=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +113,8 @@ class HostMatter(Matter):
         self.opened.append(self)
         self.bundle = replace(self.bundle, default_size=(64, 96))
 
-    def _infer(self, image: Map) -> Maps:
-        if self._previous is None:
-            self._previous = network_of(image, np.zeros_like(image[:, :1])).alpha
-        return network_of(image, self._previous[None, None])
+    def infer(self, image: Map, previous: Map) -> Maps:
+        return network_of(image, previous)
 
 
 @pytest.fixture(autouse=True)
@@ -174,9 +185,15 @@ def gpu_stages(
         nullcontext,
         matter,
         open_background(background),
+        StageOptions(with_alpha=alpha),
         keep=keep,
-        with_alpha=alpha,
     )
+
+
+def through(stages: Stages, frame: Frame) -> Composite:
+    """A frame's way through stages that hold none back."""
+    (matted,) = stages.begin(frame)
+    return stages.finish(matted)
 
 
 @pytest.fixture
@@ -208,7 +225,7 @@ def test_it_is_what_compose_makes(
     reference = HostMatter()
     for frame in frames:
         given = on_device(frame) if layout in engines else frame
-        got = work.finish(work.begin(given))
+        got = through(work, given)
         expected = compose(frame, reference(frame), scene, with_alpha=True)
         assert type(got.frame) is Frame
         assert (got.frame.pts, got.frame.format) == (frame.pts, frame.format)
@@ -240,7 +257,7 @@ def test_launches_are_captured_and_replayed(device: HostDevice, matter: HostMatt
     counts = []
     for frame in pictures("yuv420p"):
         launched = len(device.launched)
-        work.finish(work.begin(frame))
+        through(work, frame)
         counts.append(len(device.launched) - launched)
     assert device.captured == before + 1  # one slot, which is free again each time
     kernels = device.launched[-counts[-1] :]
@@ -257,7 +274,7 @@ def test_a_cut_starts_anew(device: HostDevice, matter: HostMatter) -> None:
     runs = []
     for frame in pictures("yuv420p", 6, cut=True):
         before = network.runs
-        work.finish(work.begin(frame))
+        through(work, frame)
         runs.append(network.runs - before)
     assert runs == [2, 1, 1, 2, 1, 1]
     work.close()
@@ -266,14 +283,14 @@ def test_a_cut_starts_anew(device: HostDevice, matter: HostMatter) -> None:
 def test_it_goes_on_where_another_job_stopped(device: HostDevice, matter: HostMatter) -> None:
     first, *rest = pictures("yuv420p", 3)
     work = gpu_stages(device, matter, "#2050a0")
-    work.warm_up(first)
+    work.drop(*work.begin(first))
     work.close()
     assert matter.memory is not None
     work = gpu_stages(device, matter, "#2050a0")
     network = work._network
     assert isinstance(network, HostNetwork)
     for frame in rest:
-        work.finish(work.begin(frame))
+        through(work, frame)
     assert network.runs == 2
     work.close()
 
@@ -281,8 +298,8 @@ def test_it_goes_on_where_another_job_stopped(device: HostDevice, matter: HostMa
 def test_frames_under_way_have_memory_of_their_own(device: HostDevice) -> None:
     frames = pictures("yuv420p", 5)
     one_by_one, at_once = (gpu_stages(device, HostMatter(), "#2050a0") for _ in range(2))
-    expected = [one_by_one.finish(one_by_one.begin(frame)) for frame in frames]
-    started = [at_once.begin(frame) for frame in frames]
+    expected = [through(one_by_one, frame) for frame in frames]
+    started = [matted for frame in frames for matted in at_once.begin(frame)]
     for got, wanted in zip(map(at_once.finish, started), expected, strict=True):
         np.testing.assert_array_equal(got.frame.planes[0], wanted.frame.planes[0])
     assert len(at_once._paths[0]._slots) == 5 > len(one_by_one._paths[0]._slots) == 1
@@ -297,13 +314,13 @@ def test_two_videos_share_one_network(device: HostDevice) -> None:
     together[1]._network = together[0]._network
     for index in range(3):
         for work, video, expected in zip(together, frames, alone, strict=True):
-            got = work.finish(work.begin(video[index])).frame
+            got = through(work, video[index]).frame
             np.testing.assert_array_equal(got.planes[0], expected[index])
 
 
 def run_alone(device: HostDevice, frames: list[Frame]) -> list[NDArray[Any]]:
     work = gpu_stages(device, HostMatter(), "#2050a0")
-    return [work.finish(work.begin(frame)).frame.planes[0] for frame in frames]
+    return [through(work, frame).frame.planes[0] for frame in frames]
 
 
 def test_an_encoder_reads_composites_where_they_are(device: HostDevice, tmp_path: Path) -> None:
@@ -314,8 +331,8 @@ def test_an_encoder_reads_composites_where_they_are(device: HostDevice, tmp_path
     )
     with Reader(clip) as like, Writer(tmp_path / "b.mkv", like, codec="ffv1") as out:
         for frame in map(on_device, pictures("yuv420p")):
-            expected = brought.finish(brought.begin(frame)).frame
-            got = kept.finish(kept.begin(frame)).frame
+            expected = through(brought, frame).frame
+            got = through(kept, frame).frame
             assert isinstance(got, DeviceFrame)
             assert got.picture.format.name == "nv12"
             assert not kept._paths[0]._free
@@ -338,9 +355,92 @@ def test_a_decoder_that_falls_back_is_told_of(
     work = gpu_stages(device, matter, "#2050a0")
     given = [on_device(frame) for frame in frames[:2]] + frames[2:]
     for frame, wanted in zip(given, expected, strict=True):
-        np.testing.assert_array_equal(work.finish(work.begin(frame)).frame.planes[0], wanted)
+        np.testing.assert_array_equal(through(work, frame).frame.planes[0], wanted)
     assert "from 0.080 s on the decoder works on the CPU" in caplog.text
     work.close()
+
+
+# --- mattes and smoothing -------------------------------------------------------------------------
+
+
+def all_of(stages: Stages, frames: list[Frame]) -> list[Composite]:
+    ready = [matted for frame in frames for matted in stages.begin(frame)]
+    return [stages.finish(matted) for matted in [*ready, *stages.drain()]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [StageOptions(smoothing=True), StageOptions(lookahead=2), StageOptions(with_mattes=True)],
+    ids=["smoothing", "lookahead", "mattes"],
+)
+@pytest.mark.parametrize("background", ["#2050a0", "blur"])
+def test_smoothed_frames_are_those_of_the_cpu(
+    device: HostDevice, options: StageOptions, background: str
+) -> None:
+    frames = pictures("yuv420p", 7, cut=True)
+    seen: list[Matte] = []
+    work = GpuStages(
+        HostNetwork(), (device, device), nullcontext, HostMatter(), open_background(background),
+        options, observe=seen.append,
+    )  # fmt: skip
+    expected: list[Matte] = []
+    reference = CpuStages(HostMatter(), open_background(background), options, expected.append)
+    composites = zip(all_of(work, frames), all_of(reference, frames), strict=True)
+    for (got, wanted), frame in zip(composites, frames, strict=True):
+        assert got.frame.pts == wanted.frame.pts == frame.pts
+        for ours, theirs in zip(got.frame.planes, wanted.frame.planes, strict=True):
+            assert_alike(ours, theirs)
+    for one, other in zip(seen, expected, strict=True):
+        for name in ("alpha", "foreground", "background", "color"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=2e-3)
+    work.close()
+
+
+def test_another_size_of_the_network_or_background_takes_another_path(device: HostDevice) -> None:
+    work = gpu_stages(device, HostMatter(), "#2050a0")
+    reference = CpuStages(HostMatter(), open_background("#2050a0"), StageOptions(with_alpha=True))
+    for index, frame in enumerate(pictures("yuv420p", 6)):
+        for one in (work, reference):
+            one.matter.scale = 0.5 if index in (2, 3) else 1.0
+            if index == 4:
+                one.background = open_background("#a02050")
+        got, wanted = through(work, frame), through(reference, frame)
+        for ours, theirs in zip(got.frame.planes, wanted.frame.planes, strict=True):
+            assert_alike(ours, theirs)
+    assert len(work._paths) == 1  # those of before are freed
+    work.close()
+
+
+def test_a_live_sessions_frames_stay_on_the_device(
+    device: HostDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostMatter, "backend", HostBackend(), raising=False)
+    monkeypatch.setattr(stages, "TensorRtBackend", HostBackend)
+    monkeypatch.setattr(chosen, "TensorRtBackend", HostBackend)
+    monkeypatch.setattr(stages, "CudaDriver", HostDriver)
+    monkeypatch.setattr(HostDriver, "device", device, raising=False)
+    monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
+    frames = pictures("yuv420p", 6)
+    reference = CpuStages(HostMatter(), open_background("#2050a0"), StageOptions(smoothing=True))
+    expected = all_of(reference, frames)
+    launched = device.launched.count("composite_8")
+    with Session("#2050a0", matter=HostMatter(), max_pending=6, on_result=None) as session:
+        for frame, wanted in zip(frames, expected, strict=True):
+            session.push(frame)
+            result = session.get(60)
+            assert result.error is None and result.matte is not None
+            assert result.pts == frame.pts
+            for ours, theirs in zip(result.composite.planes, wanted.frame.planes, strict=True):
+                assert_alike(ours, theirs)
+        assert device.launched.count("composite_8") == launched + 6
+        turned = replace(frames[0], rotation=90, pts=9)  # what the GPU cannot do, the CPU does
+        session.push(turned)
+        assert session.get(60).error is None
+        assert device.launched.count("composite_8") == launched + 6
+        session.background = "#a02050"
+        session.push(replace(frames[1], pts=10))
+        assert session.get(60).error is None
+        assert device.launched.count("composite_8") == launched + 7
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -397,22 +497,15 @@ def test_lent_memory_comes_back_when_nobody_reads_it() -> None:
     assert len(dlpack._lent) == lent
 
 
+def test_the_planes_of_a_device_frame_are_not_read() -> None:
+    planes = stand_ins(PIXEL_FORMATS["yuv420p10le"], 6, 8)
+    assert [plane.shape for plane in planes] == [(6, 8), (3, 4), (3, 4)]
+    assert planes[0].dtype == np.uint16
+    with pytest.raises(TypeError, match="in the GPU's memory"):
+        np.asarray(planes[0])
+
+
 # --- whether it is taken --------------------------------------------------------------------------
-
-
-class Described:
-    """A reader, as far as the choice looks at it."""
-
-    name = "clip.mp4"
-    rotation = 0
-    has_alpha = False
-    on_device = True
-    color = Color()
-    format = PIXEL_FORMATS["yuv420p"]
-    height, width = 1080, 1920
-
-    def __init__(self, **other: object) -> None:
-        vars(self).update(other)
 
 
 @pytest.mark.parametrize(
@@ -422,27 +515,24 @@ class Described:
         ({"color": Color(9, 9, 16)}, {}, "green", "HDR"),
         ({"has_alpha": True}, {}, "green", "alpha of its own"),
         ({}, {}, "transparent", "transparent"),
-        ({}, {"foreground": True}, "green", "own colours"),
+        ({}, {"with_foreground": True}, "green", "own colours"),
         ({}, {"look": Look(despill=0.5)}, "green", "despill"),
-        ({}, {"mattes": True}, "green", "report"),
     ],
 )
 def test_what_it_cannot_do_is_said(
     monkeypatch: pytest.MonkeyPatch,
-    matter: HostMatter,
     reader: dict[str, Any],
     wishes: dict[str, Any],
     background: str,
     reason: str,
 ) -> None:
     scene = open_background(background)
-    described: Any = Described(**reader)
-    asked = PLAIN._replace(**wishes)
+    described, asked = replace(HD, **reader), replace(PLAIN, **wishes)
     monkeypatch.setattr(stages.cuda, "fatbin", lambda: None)
-    assert "FUSEMATTE_CUDA=1" in str(why_not(Described(), matter, scene, asked))  # type: ignore[arg-type]
+    assert "FUSEMATTE_CUDA=1" in str(why_not(HD, scene, asked))
     monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
-    assert reason in str(why_not(described, matter, scene, asked))
-    assert why_not(Described(), matter, open_background("blur"), PLAIN) is None  # type: ignore[arg-type]
+    assert reason in str(why_not(described, scene, asked))
+    assert why_not(HD, open_background("blur"), PLAIN) is None
 
 
 @pytest.mark.parametrize(
@@ -464,9 +554,10 @@ def test_why_composites_come_to_the_cpu(
     reason: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert nvenc_for(Described(**reader), codec, pixel_format) is None  # type: ignore[arg-type]
+    encoding = Encoding(codec=codec, pixel_format=pixel_format)
+    assert nvenc_for(replace(HD, **reader), encoding) is None
     assert reason in caplog.text
-    assert nvenc_for(Described(), "hevc_nvenc", None) is not None  # type: ignore[arg-type]
+    assert nvenc_for(HD, Encoding(codec="hevc_nvenc")) is not None
 
 
 def test_what_nvdec_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -478,6 +569,21 @@ def test_what_nvdec_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     for name in ("-", "rtsp://camera/1", tmp_path):
         assert nvdec_for(name) is None
     assert caplog.text.count("only files are decoded on the GPU") == 3
+
+
+class HostDriver:
+    """In the place of ``CudaDriver``: the host's device, which nobody closes."""
+
+    device: ClassVar[HostDevice]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.device, name)
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def close(self) -> None:
+        pass
 
 
 class HostBackend:
@@ -496,8 +602,8 @@ def test_a_whole_job(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Through reader, stages, writers: as on a machine with a GPU whose NVDEC does not work."""
-    from fusematte.engine.jobs.single import run
-    from fusematte.engine.stages.contract import Tools
+
+    from fusematte.engine.jobs.single import Tools
 
     caplog.set_level(logging.INFO)
     clip = make_clip(tmp_path / "a.mp4", width=WIDTH, height=HEIGHT, frames=6, audio=True)
@@ -507,7 +613,7 @@ def test_a_whole_job(
             matter = stack.enter_context(HostMatter())
             tools = Tools(matter, open_background("blur"))
             out, alpha = tmp_path / f"{name}.mkv", tmp_path / f"{name}-alpha.mkv"
-            run(clip, out, tools=tools, codec="ffv1", alpha_output=alpha)
+            run_whole(clip, out, tools=tools, codec="ffv1", alpha_output=alpha)
             assert matter.memory is not None
         return out
 
@@ -538,7 +644,8 @@ def planes_in(path: Path) -> list[NDArray[Any]]:
 def test_another_backends_jobs_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with Matter(backend="openvino", threads=1) as matter, ExitStack() as stack:
-        described: Any = Described()
+        reader: Any = SimpleNamespace(info=HD)
         scene = open_background("green")
-        assert take_gpu(stack, described, lambda _: described, matter, scene, PLAIN) is None
+        opened = take_gpu(stack, reader, lambda _: reader, matter, scene, PLAIN, Encoding())
+    assert opened is None
     assert "GPU" not in caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import content, make_clip
+from tests.helpers import content, make_clip, run_whole
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends import sharing
@@ -27,13 +27,14 @@ from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.diagnostics.doctor import report
 from fusematte.engine.errors import BackendError
 from fusematte.engine.frame import Frame
-from fusematte.engine.jobs.single import run
+from fusematte.engine.jobs import single
+from fusematte.engine.jobs.single import Tools
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import load_bundle
 from fusematte.engine.pixels.color import frame_from_rgb
-from fusematte.engine.stages.contract import Tools
+from fusematte.engine.stages.contract import StageOptions
 from fusematte.engine.stages.gpu import GpuStages
 from fusematte.export.exporter import Request, export
 
@@ -76,6 +77,14 @@ def pictures(path: Path) -> list[NDArray[Any]]:
         return [frame.to_ndarray() for frame in container.decode(video=0)]
 
 
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Frames are worked on by the CPU, the network alone by the GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single, "take_gpu", lambda *_: None)
+        yield
+
+
 def jobs_of(
     matter: Matter,
     clip: Path,
@@ -84,13 +93,12 @@ def jobs_of(
 ) -> tuple[Path, Path]:
     """The same job with its frames on the device, and frame by frame over the CPU."""
     paths = []
-    mattes: list[object] = []  # who looks at mattes gets the CPU's frames
-    for name, observe in (("gpu", None), ("cpu", mattes.append)):
+    for name, where in (("gpu", nullcontext()), ("cpu", on_the_cpu())):
         matter.reset()
         paths.append(clip.with_name(f"{name}.mkv"))
         tools = Tools(matter, background)
-        run(clip, paths[-1], tools=tools, codec="ffv1", observe=observe, **wishes)
-    assert mattes
+        with where:
+            run_whole(clip, paths[-1], tools=tools, codec="ffv1", **wishes)
     return paths[0], paths[1]
 
 
@@ -219,11 +227,11 @@ def test_frames_of_the_device_stay_there(matter: Matter, tmp_path: Path) -> None
         matter.reset()
         stages = GpuStages(
             matter.backend.network, (drivers[0], drivers[1]), drivers[0].current, matter,
-            background, keep=True, with_alpha=False,
+            background, StageOptions(), keep=True,
         )  # fmt: skip
         stack.enter_context(closing(stages))
         for frame, theirs in zip(frames, expected, strict=True):
-            got = stages.finish(stages.begin(on_device(frame, drivers[0]))).frame
+            got = stages.finish(*stages.begin(on_device(frame, drivers[0]))).frame
             assert isinstance(got, DeviceFrame)
             assert got.picture.format.name == "cuda"
             shown = got.picture.reformat(format="nv12").to_ndarray()
@@ -270,12 +278,14 @@ def test_two_videos_at_once_share_one_engine(matter: Matter, tmp_path: Path) -> 
         clip_of(folder / "a.mkv")
     alone = folders[0] / "alone.mkv"
     matter.reset()
-    run(folders[0] / "a.mkv", alone, tools=Tools(matter, open_background("green")), codec="ffv1")
+    run_whole(
+        folders[0] / "a.mkv", alone, tools=Tools(matter, open_background("green")), codec="ffv1"
+    )
 
     def work(folder: Path) -> None:
         with Matter(backend="tensorrt") as own:
             tools = Tools(own, open_background("green"))
-            run(folder / "a.mkv", folder / "out.mkv", tools=tools, codec="ffv1")
+            run_whole(folder / "a.mkv", folder / "out.mkv", tools=tools, codec="ffv1")
 
     threads = [Thread(target=work, args=(folder,)) for folder in folders]
     for thread in threads:
@@ -294,19 +304,21 @@ def test_encoded_where_it_is(matter: Matter, tmp_path: Path, encoder: str) -> No
     tools = Tools(matter, open_background("green"))
     matter.reset()
     try:
-        run(clip, tmp_path / "gpu.mp4", tools=tools, codec=encoder)
+        run_whole(clip, tmp_path / "gpu.mp4", tools=tools, codec=encoder)
     except Exception as error:
         pytest.skip(f"no {encoder} here: {error}")
     matter.reset()
-    run(clip, tmp_path / "cpu.mp4", tools=tools, observe=lambda _: None)
+    with on_the_cpu():
+        run_whole(clip, tmp_path / "cpu.mp4", tools=tools)
     for one, other in zip(
         pictures(tmp_path / "gpu.mp4"), pictures(tmp_path / "cpu.mp4"), strict=True
     ):
         assert np.abs(one.astype(int) - other).mean() < 3
 
 
-def test_a_live_session(matter: Matter) -> None:
-    """Frames of a camera, at sizes that a governor changes."""
+def test_a_live_session(matter: Matter, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames of a camera stay on the GPU, smoothed, at sizes that a governor changes."""
+    caplog.set_level(logging.INFO)
     assert matter is not None  # its engine is shared
     with Session("green", backend="tensorrt", budget_ms=2000) as session:
         for index in range(4):
@@ -317,6 +329,7 @@ def test_a_live_session(matter: Matter) -> None:
             assert result.error is None
             alpha = result.alpha()
             assert alpha.mean() > 0.1  # somebody is there
+    assert "frames are worked on by" in caplog.text and "by the CPU" not in caplog.text
 
 
 # --- exported engines -----------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""``fusematte.run``: one video in, its person over another background out."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from os import fspath
+from pathlib import Path
+
+from fusematte.engine.errors import UsageError
+from fusematte.engine.frame import VideoInfo
+from fusematte.engine.jobs.options import JobOptions, StrPath
+from fusematte.engine.jobs.ray_cluster import Cluster
+from fusematte.engine.jobs.review_page import Review, check_folder
+from fusematte.engine.jobs.segmented import SegmentedJob
+from fusematte.engine.jobs.single import Progress, Report
+from fusematte.engine.media import segments
+from fusematte.engine.media.audio import AudioMode
+from fusematte.engine.media.image_sequence import AlphaMode
+from fusematte.engine.media.notices import known
+from fusematte.engine.models import DEFAULT_MODEL
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    input: StrPath,
+    output: StrPath,
+    *,
+    background: StrPath = "green",
+    light_wrap: float = 0.0,
+    despill: float = 0.0,
+    smoothing: bool = False,
+    lookahead: int = 0,
+    alpha_output: StrPath | None = None,
+    foreground_output: StrPath | None = None,
+    rgba_output: StrPath | None = None,
+    codec: str | None = None,
+    pixel_format: str | None = None,
+    crf: int | None = None,
+    bitrate: int | None = None,
+    preset: str | None = None,
+    alpha_mode: AlphaMode | None = None,
+    audio: AudioMode | bool = "convert",
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    frame_rate: Fraction | None = None,
+    model: StrPath = DEFAULT_MODEL,
+    backend: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    cluster: Cluster | str | None = None,
+    report: StrPath | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Replaces the background of a whole video.
+
+    Frames keep their timestamps, size, colour tags and orientation; sound and subtitles are copied.
+    Until it is complete an output is called ``OUTPUT.part``; if the job breaks off, that stays and
+    plays.  Outputs are video files, ``-`` for standard output, or sequences: ``o_%05d.png``.
+
+    Args:
+        input: a video file, a URL, a folder or pattern of pictures, or ``-`` for standard input.
+        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent`` (the person's own
+            colours with their alpha), a picture or a video.
+        light_wrap, despill: see ``engine.compositing.look.Look``; 0 to 1.
+        smoothing, lookahead: damp flicker, also by so many frames that come after; 0 to 30.
+        alpha_output, foreground_output, rgba_output: further outputs: the alpha in gray, the
+            person's own colours with nothing cut out, those colours with the alpha.
+        codec, pixel_format, crf, bitrate, preset: of ``output``; None: as its container wants it.
+        alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
+        audio: "convert" (or True) copies the audio streams and converts those that the container
+            cannot hold, "copy" refuses these, "none" (or False) leaves audio out.
+        start, end: seconds from the video's beginning; what lies between becomes the output.
+        frame_rate: pictures per second of an input of pictures.
+        threads: CPU threads for the network; None takes half of the processors.
+        resume: go on where an interrupted job of the same input, outputs and options stopped.
+        cluster: ``auto`` or the address of a Ray cluster that does the work.
+        report: a folder for the page that shows what to check.
+
+    Raises:
+        FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
+    """
+    options = JobOptions.of(locals())
+    return run_job(
+        input, output, options, resume=resume, cluster=cluster, report=report, progress=progress
+    )
+
+
+def run_job(
+    input: StrPath,
+    output: StrPath,
+    options: JobOptions,
+    *,
+    resume: bool = False,
+    cluster: Cluster | str | None = None,
+    report: StrPath | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """``run`` with the options in one value."""
+    if report is not None and fspath(input).startswith(("-", "pipe:")):
+        raise UsageError(
+            f"--report reads the input again, which {input} does not allow; give a file"
+        )
+    options.stages()  # what cannot be is said first
+    folder = None if report is None else check_folder(report)
+    job = SegmentedJob(input, output, options, measured=folder is not None)
+    done = _run(job, resume, cluster, progress)
+    if folder is not None:
+        settings = {"background": options.background, **options.settings()}
+        model = f"{job.bundle.name} {job.bundle.version}"
+        review = Review(Path(input), Path(output), settings, model, done)
+        with known():
+            review.write(folder, job.measures)
+    return done
+
+
+def _run(
+    job: SegmentedJob, resume: bool, cluster: Cluster | str | None, progress: Progress | None
+) -> Report:
+    if isinstance(cluster, str):
+        with Cluster(cluster) as connected:
+            return _run(job, resume, connected, progress)
+    if job.whole_because is not None:
+        if resume:
+            job.open().close()  # what is wrong with the input matters more
+            raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
+        if cluster is not None:
+            log.warning("not cut up for the cluster but done here: %s", job.whole_because)
+        return job.run_at_once(progress)
+    with job.open() as reader:
+        if cluster is None and is_short(reader.info):
+            return job.run_at_once(progress, reader)
+        plan = job.plan(reader)
+    return job.run(plan, resume, cluster, progress)
+
+
+def is_short(info: VideoInfo) -> bool:
+    """Whether a video is not worth cutting."""
+    return info.frame_count is not None and info.frame_count <= segments.FRAMES
