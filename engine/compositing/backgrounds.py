@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fusematte.engine.errors import BackgroundError, FuseMatteError, TruncatedInputError
 from fusematte.engine.frame import Frame, Map, Matte, Planes
@@ -83,8 +84,9 @@ class ImageBackground(Background):
 
     shows_camera = False
 
-    def __init__(self, path: str) -> None:
-        self._picture = frame_from_rgb(read_image(path))
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        """picture: [H, W, 3], RGB."""
+        self._picture = frame_from_rgb(picture)
         self._fitted: tuple[Frame, Planes] | None = None
 
     def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
@@ -251,7 +253,7 @@ def _open_file(path: str) -> Background:
             "nor a file that exists"
         )
     try:
-        return ImageBackground(path)
+        return ImageBackground(read_image(path))
     except OSError as error:
         reason = error
     try:

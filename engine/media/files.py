@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -20,8 +21,17 @@ def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         OSError: it cannot be read, or is no picture that OpenCV knows.
     """
-    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return decode_image(Path(path).read_bytes())
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """A picture file's bytes as ``read_image`` reads them.
+
+    Raises:
+        OSError: it is no picture that OpenCV knows.
+    """
+    codes = np.frombuffer(data, np.uint8)
+    picture = cv2.imdecode(codes, cv2.IMREAD_COLOR) if codes.size else None
     if picture is None:
         raise OSError("not a picture in a format that can be read")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
@@ -72,17 +82,26 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Writes a gray [H, W] or RGB [H, W, 3] picture, uint8, as ``write_whole`` does.
+    """Writes a gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8, as ``write_whole`` does.
 
     Raises:
         OutputError: it cannot be written.
     """
-    ordered = picture if picture.ndim == 2 else picture[..., ::-1]
-    _, data = cv2.imencode(".png", ordered)
-    write_whole(path, data.tobytes())
+    write_whole(path, encode_image(picture, ".png"))
+
+
+def encode_image(picture: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = ()) -> bytes:
+    """A gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8, as a file's bytes.
+
+    suffix: names the format; parameters: OpenCV's of it.
+    """
+    if picture.ndim == 3:
+        order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        picture = np.asarray(cv2.cvtColor(picture, order), np.uint8)
+    _, data = cv2.imencode(suffix, picture, parameters)
+    return data.tobytes()
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int = 80) -> bytes:
     """An RGB picture [H, W, 3], uint8, as JPEG; quality: 0 to 100."""
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
