@@ -7,13 +7,13 @@ import contextlib
 import errno
 import hmac
 import logging
+import os
 import secrets
 import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import UsageError
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.serve.api import LOCAL, PREFIX, Api
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
 from fusematte.engine.serve.errors import Refusal
@@ -30,6 +31,8 @@ from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
 HOST = "127.0.0.1"
 BUDGET_MS = 1000 / 30
 """One frame of the cameras that the page asks for."""
+KEY_VARIABLE = "FUSEMATTE_API_KEY"
+"""Of the environment: what programs must send."""
 PAGE = Path(__file__).parent / "page"
 VIDEO_LIMIT = 1024 * MEBIBYTE
 BACKGROUND_LIMIT = 64 * MEBIBYTE
@@ -55,42 +58,69 @@ HEADERS = {
 log = logging.getLogger(__name__)
 
 
-def serve(port: int, *, budget_ms: float = BUDGET_MS, **options: Any) -> None:  # noqa: ANN401
+def serve(
+    port: int,
+    *,
+    budget_ms: float = BUDGET_MS,
+    api: bool = False,
+    host: str = HOST,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Serves the page until the process is interrupted or terminated.
 
     budget_ms: the latency that the cameras' sessions are to hold.
+    api: also answer programs, below ``/api``; the environment may hold their key.
+    host: the address to listen on.  Only the API is for other machines, and only with a key; the
+    page is for this one in any case.
     options: ``model``, ``backend`` and ``threads``, as ``fusematte.run`` and ``Session`` take them.
 
     Raises:
-        UsageError: the port cannot be listened on, or there is no such budget.
+        UsageError: the port cannot be listened on, there is no such budget, or a key is missing.
         ModelError, BackendError: the model or the backend cannot be used.
     """
+    key = os.environ.get(KEY_VARIABLE) or None
+    if host not in LOCAL and not (api and key):
+        raise UsageError(
+            f"--host {host}: other machines need --api, and a key for it in {KEY_VARIABLE}"
+        )
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(_serve(port, budget_ms, options))
+        asyncio.run(_serve((host, port), budget_ms, options, _Door(key, host) if api else None))
 
 
-async def _serve(port: int, budget_ms: float, options: dict[str, Any]) -> None:
+class _Door(NamedTuple):
+    """Who gets in to the API: whoever has the key; without one, this machine alone."""
+
+    key: str | None
+    host: str
+
+
+async def _serve(
+    address: tuple[str, int], budget_ms: float, options: dict[str, Any], door: _Door | None
+) -> None:
     task = asyncio.current_task()
     assert task is not None
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
         token = secrets.token_urlsafe()
-        app = make_app(token, Service(Path(folder), budget_ms, options))
+        app = make_app(token, Service(Path(folder), budget_ms, options), door)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
         try:
             await runner.setup()
-            url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
+            port = await _listen(runner, *address)
+            url = f"http://{HOST}:{port}/{token}/"
             print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
+            if door is not None:
+                print(f"programs: http://{address[0]}:{port}{PREFIX}/openapi.json", flush=True)
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, port: int) -> int:
+async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
     """Opens the port; returns its number."""
     try:
-        await web.TCPSite(runner, HOST, port).start()
+        await web.TCPSite(runner, host, port).start()
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "is in use" if in_use else f"cannot be listened on ({error})"
@@ -98,9 +128,10 @@ async def _listen(runner: web.AppRunner, port: int) -> int:
     return int(runner.addresses[0][1])
 
 
-def make_app(token: str, service: Service) -> web.Application:
-    """The application; everything lies below ``/TOKEN/``."""
-    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals, _guard(token)])
+def make_app(token: str, service: Service, door: _Door | None = None) -> web.Application:
+    """The application; everything lies below ``/TOKEN/``, but for the API below ``/api/``."""
+    api = None if door is None else service.api(door)
+    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals, _guard(token, api)])
     app.on_response_prepare.append(_add_headers)
     app.cleanup_ctx.append(service.lifetime)
     app.on_shutdown.append(service.hang_up)
@@ -119,6 +150,9 @@ def make_app(token: str, service: Service) -> web.Application:
             web.static(f"{prefix}/page", PAGE),
         ]
     )
+    if api is not None:
+        app.cleanup_ctx.append(api.lifetime)
+        app.add_routes(api.routes())
     return app
 
 
@@ -148,13 +182,16 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         return Refusal("internal", "the server failed; its terminal tells why").response()
 
 
-def _guard(token: str) -> Middleware:
+def _guard(token: str, api: Api | None) -> Middleware:
     """Lets through only who knows the token and came by this machine's own name."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if api is not None and request.path.startswith(f"{PREFIX}/"):
+            api.admit(request)
+            return await handler(request)
         # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding).
-        if request.url.host not in (HOST, "localhost"):
+        if request.url.host not in LOCAL:
             raise Refusal("forbidden", f"this server answers as {HOST} alone")
         given = request.path.split("/")[1]
         if not hmac.compare_digest(given.encode(), token.encode()):
@@ -181,6 +218,17 @@ class Service:
         if not budget_ms > 0:
             raise UsageError(f"the budget must be above 0 ms, not {budget_ms:g}")
         self._folder, self._budget_ms, self._options = folder, budget_ms, options
+
+    def api(self, door: _Door) -> Api:
+        """The handlers of programs' requests."""
+        local = door.host in LOCAL
+        return Api(
+            lambda: self.jobs,
+            self._options,
+            key=door.key,
+            hosts=LOCAL if local else None,
+            video_limit=VIDEO_LIMIT,
+        )
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Sets up, and takes down after the last request."""
@@ -252,12 +300,7 @@ class Service:
 
     async def result(self, request: web.Request) -> web.FileResponse:
         """The matted video, as a download."""
-        job = self._job(request)
-        if job.result is None:
-            raise Refusal("not_found", f"{job.name}: has no result yet")
-        response = web.FileResponse(job.result)
-        response.headers["Content-Disposition"] = _attachment(job.result_name)
-        return response
+        return self._job(request).download()
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """A websocket: the camera's session."""
@@ -269,7 +312,3 @@ class Service:
 
 def _body(choice: Choice) -> dict[str, str]:
     return {"id": choice.id, "name": choice.name}
-
-
-def _attachment(name: str) -> str:
-    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
