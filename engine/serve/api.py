@@ -39,28 +39,26 @@ from fusematte.engine.media.files import decode_image, encode_image
 from fusematte.engine.serve.backgrounds import BLUR, Choice
 from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs
+from fusematte.engine.serve.limits import (
+    FORMATS,
+    PICTURE_LIMIT,
+    PIXEL_LIMIT,
+    SIZES,
+    TIME_LIMIT,
+    VIDEO_FORMATS,
+)
+from fusematte.engine.serve.openapi import description
 from fusematte.engine.serve.uploads import CHUNK, MEBIBYTE, clean_name, save
 
 PREFIX = "/api"
 LOCAL = ("127.0.0.1", "localhost")
-PICTURE_LIMIT = 20 * MEBIBYTE
-PIXEL_LIMIT = 50_000_000
 FIELD_LIMIT = 1024
 """Bytes of an option."""
 WAITING = 64
 """Pictures in work or in line; the next one is told to come again."""
 WORKERS = 2
 """Pictures decoded, composited and encoded at once; the network takes one at a time."""
-TIME_LIMIT = 60.0
-"""Seconds for a picture, from its first byte to its last."""
 RETRY_AFTER = "2"
-SIZES = range(16, 16_385)
-FORMATS = {
-    "png": ("image/png", [cv2.IMWRITE_PNG_COMPRESSION, 3]),
-    "webp": ("image/webp", [cv2.IMWRITE_WEBP_QUALITY, 92]),
-    "jpeg": ("image/jpeg", [cv2.IMWRITE_JPEG_QUALITY, 92]),
-}
-VIDEO_FORMATS = ("mp4", "mov", "mkv", "webm")
 MASK: dict[str, Callable[[str], Any]] = {"grow": int, "feather": float, "min_alpha": float}
 """Edits of the mask that are numbers, and how each is read."""
 REMBG_ONLY = ("model", "a", "af", "ab", "ae", "ppm")
@@ -189,8 +187,6 @@ class Api:
 
     async def describe(self, _: web.Request) -> web.Response:
         """The OpenAPI description."""
-        from fusematte.engine.serve.openapi import description
-
         return web.json_response(description(self._video_limit, keyed=self._key is not None))
 
     async def matte(self, request: web.Request) -> web.Response:

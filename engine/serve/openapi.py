@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from fusematte.engine.serve.api import FORMATS, PICTURE_LIMIT, SIZES, TIME_LIMIT, VIDEO_FORMATS
 from fusematte.engine.serve.errors import STATUS
+from fusematte.engine.serve.limits import FORMATS, PICTURE_LIMIT, SIZES, TIME_LIMIT, VIDEO_FORMATS
 from fusematte.engine.serve.uploads import MEBIBYTE
 
 BACKGROUND = "green, #rrggbb, blur[:sigma] or transparent"

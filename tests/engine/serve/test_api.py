@@ -24,7 +24,7 @@ from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.stills import compose_picture
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.stills import matte_picture
-from fusematte.engine.serve.api import PICTURE_LIMIT, PIXEL_LIMIT
+from fusematte.engine.serve.limits import PICTURE_LIMIT, PIXEL_LIMIT
 
 KEY = "correct horse battery staple"
 
