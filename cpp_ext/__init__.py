@@ -202,7 +202,7 @@ def composite(
     alpha: Plane | None = None,
     threads: int = 1,
 ) -> list[Plane]:
-    """The people in a frame over another background, in one pass over the frame's own planes.
+    """The person in a frame over another background, in one pass over the frame's own planes.
 
     alpha = slope * luma + offset, clipped to 0..1, with the coefficients interpolated
     bilinearly (half-pixel centres, clamped at the edges) and luma = (Y - black) / luma span;

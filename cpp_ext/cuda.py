@@ -230,7 +230,7 @@ def refine_offset(
 def color_shift(
     device: Device, people: int, color: int, levels: Levels, shift: int, size: tuple[int, int]
 ) -> None:
-    """People's colours less the frame's in code values, [3, *size] each."""
+    """The person's colours less the frame's in code values, [3, *size] each."""
     arguments = [c_void_p(people), c_void_p(color), levels, c_void_p(shift), *map(c_int, size)]
     device.launch("color_shift", _blocks(size[1], size[0]), BLOCK, arguments)
 

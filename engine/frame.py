@@ -180,7 +180,7 @@ class Matte:
     """What the network found in one frame, at the network's resolution, in the frame's orientation.
 
     Shape:
-        alpha: [h, w], float32, 0..1: the opacity of the people.
+        alpha: [h, w], float32, 0..1: the opacity of the person.
         foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
         which bracket alpha between 1 - B and F.
         beta: [h, w], float32, 0..1: the fusion's weight; alpha = beta F + (1 - beta) (1 - B).

@@ -1,4 +1,4 @@
-"""``fusematte live``: a camera in, its people over another background out."""
+"""``fusematte live``: a camera in, the person in it over another background out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fusematte run``: a video in, its people over another background out."""
+"""``fusematte run``: a video in, the person in it over another background out."""
 
 from __future__ import annotations
 

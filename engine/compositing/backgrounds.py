@@ -35,7 +35,7 @@ FINEST_BLUR = 1.8
 
 
 class Background(ABC):
-    """What appears where the people are not.
+    """What appears where the person is not.
 
     shows_camera: it is made from the frame's own pixels, and may not be shown without a matte.
     """
@@ -170,7 +170,7 @@ class VideoBackground(Background):
 
 
 class BlurBackground(Background):
-    """The frame itself, out of focus; the people do not bleed into it.
+    """The frame itself, out of focus; the person does not bleed into it.
 
     sigma: in pixels of a picture 720 lines high.
     """
@@ -184,7 +184,7 @@ class BlurBackground(Background):
         sigma = self.sigma * min(matte.alpha.shape) / 720
         # What is blurred over many pixels does not need them all.
         factor = max(1, int(sigma / FINEST_BLUR))
-        # Averages over the background alone: weighted by what is not people, then normalised.
+        # Averages over the background alone: weighted by what is not the person, then normalised.
         weight = np.clip(1 - shrink(matte.alpha, factor), 1e-3, 1)
         share = 1 / _gaussian(weight, sigma / factor)
         blurred = np.stack(

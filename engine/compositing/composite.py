@@ -34,9 +34,9 @@ YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 class Composite(NamedTuple):
     """What a frame and its matte make.
 
-    frame: the people over the new background; over a transparent one, with an alpha.
+    frame: the person over the new background; over a transparent one, with an alpha.
     alpha: the full-range alpha plane, if wanted.
-    foreground: the people's own colours everywhere, with the alpha, if wanted.
+    foreground: the person's own colours everywhere, with the alpha, if wanted.
     """
 
     frame: Frame
@@ -56,7 +56,7 @@ def compose(
 ) -> Composite:
     """Refines the matte to the frame's size and blends the frame over the background.
 
-    In the edges the people's own colour takes the place of the mixed one, so that hair does not
+    In the edges the person's own colour takes the place of the mixed one, so that hair does not
     carry the old background along.  Where the frame has an alpha of its own, the two multiply.
     Their own colours are without the new background's light.
 
@@ -126,23 +126,23 @@ def _show_through(planes: Planes, behind: Behind, own: Plane, format: PixelForma
 def _foreground_shifts(
     frame: Frame, matte: Matte, behind: Behind | None, look: Look, threads: int
 ) -> tuple[Map, Map]:
-    """What to add to the frame's planes to get the people's own colour, and that colour in the
+    """What to add to the frame's planes to get the person's own colour, and that colour in the
     light of what is behind: [3, h, w], code values."""
     # Colours vary slowly: half the network's resolution is enough, at a quarter of the time.
     color = np.stack([shrink(plane, 2) for plane in matte.color])
     alpha = shrink(matte.alpha, 2)
     radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
-    people, room = kernels.estimate_foreground(
+    foreground, old = kernels.estimate_foreground(
         color, alpha, radii, bounds=YCBCR_BOUNDS, threads=threads
     )
     if look.despill:
-        people = despilled(people, room, alpha, look.despill)
-    lit = people
+        foreground = despilled(foreground, old, alpha, look.despill)
+    lit = foreground
     if look.light_wrap and behind is not None:
-        lit = wrapped(people, _light(behind, frame, alpha.shape), alpha, look.light_wrap)
+        lit = wrapped(foreground, _light(behind, frame, alpha.shape), alpha, look.light_wrap)
     scale = spans(frame)[:, None, None]
-    own_shift = (people - color) * scale
-    return own_shift, own_shift if lit is people else (lit - color) * scale
+    own_shift = (foreground - color) * scale
+    return own_shift, own_shift if lit is foreground else (lit - color) * scale
 
 
 def _light(behind: Behind, frame: Frame, size: tuple[int, int]) -> Map:
@@ -182,9 +182,9 @@ def composite(
     despill: float = 0.0,
     mask: Mask = WHOLE,
 ) -> Frame:
-    """The people of a frame over another background, in the frame's own size and layout.
+    """The person in a frame over another background, in the frame's own size and layout.
 
-    Over ``transparent`` the frame gets an alpha, and its colours are the people's own.
+    Over ``transparent`` the frame gets an alpha, and its colours are the person's own.
 
     A background given by name or path is opened on its first use and kept for the next frames that
     the same Matter has matted.

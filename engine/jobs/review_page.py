@@ -76,7 +76,7 @@ class Review:
             _section("Confidence", _plot([m.confidence for m in measures], UNSURE, found)),
             _section("Change of the matte", _plot([m.change for m in measures], JUMP, found)),
             _section(
-                "Share of the picture that is people",
+                "Share of the picture that is the person",
                 _plot([m.coverage for m in measures], COVERAGE_SPAN),
             ),
             _section(

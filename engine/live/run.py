@@ -1,4 +1,4 @@
-"""The live job: a camera in, its people over another background out, to any number of outputs.
+"""The live job: a camera in, the person over another background out, to any number of outputs.
 
 Whatever happens, what comes out is a composite, the background alone or a still card: the camera's
 own picture never reaches an output.

@@ -47,7 +47,7 @@ KERNEL_THREADS = min(4, os.cpu_count() or 1)
 class Result:
     """One frame, done.
 
-    composite: the people over the background, in the source's size and layout.
+    composite: the person over the background, in the source's size and layout.
     matte: what the network found; None if something failed, and ``error`` says what.  Then the
     composite is the background alone, or a still card, and has no pixel of the camera.
     source: the frame as it was matted (mirrored, if that was asked for).
@@ -257,7 +257,7 @@ class Session:
 
     @property
     def background(self) -> str | PathLike[str]:
-        """What the people are over; assign another to change it from the next frame on.
+        """What the person is over; assign another to change it from the next frame on.
 
         Raises:
             BackgroundError: it is unknown or cannot be read; the old one stays.

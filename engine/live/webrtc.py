@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class MattingTrack(MediaStreamTrack):
-    """A video track whose people come over another background, live.
+    """A video track whose person comes over another background, live.
 
     Frames of ``source`` go through a ``Session`` of the track's own; while one is worked on, newer
     ones replace each other, so that the delay does not grow.  While results fail to come, before

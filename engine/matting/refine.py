@@ -34,7 +34,7 @@ def refine(frame: Frame, matte: Matte) -> Plane:
     """The refined alpha at the frame's size, for a frame and the matte made from it.
 
     Shape:
-        output: [H, W], 0 (background) to 255 (people), uint8; to 1023, uint16, for 10-bit frames.
+        output: [H, W], 0 (background) to 255 (person), uint8; to 1023, uint16, for 10-bit frames.
     """
     alpha = np.empty(frame.planes[0].shape, frame.format.dtype)
     # The kernel applies the coefficients while it composites; what it composites is not wanted.

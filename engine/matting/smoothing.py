@@ -2,7 +2,7 @@
 
 Smoothing works where the two decoders disagree (F + B is far from 1) and the picture stands still:
 there a change of alpha from one frame to the next is the network's doubt and no movement.  Anywhere
-else the network's alpha stays as it is, so that nothing lags behind the people.
+else the network's alpha stays as it is, so that nothing lags behind the person.
 """
 
 from __future__ import annotations

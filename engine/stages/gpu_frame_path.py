@@ -1,7 +1,7 @@
 """What happens to a frame on the device, as one sequence of launches on one stream.
 
 The numbers are those of ``Matter``, ``refine`` and ``compose``: the network's input by area means,
-the guided filter at the network's resolution, the people's colour at half of it, one pass over the
+the guided filter at the network's resolution, the person's colour at half of it, one pass over the
 picture's own planes.
 """
 
@@ -139,12 +139,16 @@ def plan_maps(size: tuple[int, int], blur: tuple[int, int, int] | None) -> Plan:
     maps = {"rgb": (3, *size), "color": (3, *size), "previous": whole}
     maps |= dict.fromkeys(Maps._fields, whole)
     maps |= dict.fromkeys(("slope", "unused_offset", "offset"), whole)
-    maps |= dict.fromkeys(("half_color", "people", "room", "shift"), (3, *half))
+    maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
     maps |= {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
     if blur is not None:
         small, taps = blur[:2], blur[2]
-        maps |= {"far_color": (3, *small), "far_alpha": (1, *small), "behind": (3, *small)}
+        maps |= {
+            "background_color": (3, *small),
+            "background_alpha": (1, *small),
+            "behind": (3, *small),
+        }
         maps |= {"taps": (1, 1, taps)}
     return Plan(maps)
 
@@ -330,12 +334,12 @@ class FramePath:
         alpha_size = layout.height * layout.pitches[0] * self.with_alpha
         blocks = [self.device.allocate(size) for size in (layout.size, layout.size, alpha_size)]
         picture, result = (layout.planes_at(int(block)) for block in blocks[:2])
-        alpha, planes = int(blocks[2]) * self.with_alpha, self._far_planes()
+        alpha, planes = int(blocks[2]) * self.with_alpha, self._background_planes()
         coarse = self.device.pinned(self.plan.maps["coarse"], np.float32)
         sizes = layout.size, layout.size * self.download, alpha_size
         hosts = [self.device.pinned((size,), np.uint8) for size in sizes]
         job = cuda.CompositeJob(
-            layout.kernel_layout(), picture, planes, self._far_grid(), result, alpha or None,
+            layout.kernel_layout(), picture, planes, self._background_grid(), result, alpha or None,
             layout.pitches[0], self._levels, self._grid("slope"), self._grid("offset"),
             self._grid("shift"), True,
         )  # fmt: skip
@@ -419,10 +423,14 @@ class FramePath:
         cuda.shrink(device, at["color"], (3, *size), at["half_color"], half)
         cuda.shrink(device, at["alpha"], (1, *size), at["half_alpha"], half)
         lower, upper = ((ctypes.c_float * 3)(*limits) for limits in zip(*YCBCR_BOUNDS, strict=True))
-        colors = (at[name] for name in ("half_color", "half_alpha", "people", "room"))
+        colors = (
+            at[name] for name in ("half_color", "half_alpha", "foreground_color", "old_color")
+        )
         job = cuda.ForegroundJob(*half, None, 0, lower, upper, *colors)
         cuda.estimate_foreground(device, job, [min(r, *half) for r in FOREGROUND_RADII])
-        cuda.color_shift(device, at["people"], at["half_color"], self._levels, at["shift"], half)
+        cuda.color_shift(
+            device, at["foreground_color"], at["half_color"], self._levels, at["shift"], half
+        )
         if isinstance(self.background, BlurBackground):
             self._blur()
         cuda.composite(device, slot.job)
@@ -443,12 +451,12 @@ class FramePath:
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size
         _, height, width = self.plan.maps["behind"]
-        cuda.shrink(device, at["color"], (3, *size), at["far_color"], (height, width))
-        cuda.shrink(device, at["alpha"], (1, *size), at["far_alpha"], (height, width))
+        cuda.shrink(device, at["color"], (3, *size), at["background_color"], (height, width))
+        cuda.shrink(device, at["alpha"], (1, *size), at["background_alpha"], (height, width))
         radius = self.plan.maps["taps"][2] // 2
         job = cuda.BlurJob(
-            height, width, radius, at["taps"], at["far_color"], at["far_alpha"], at["behind"],
-            self._levels,
+            height, width, radius, at["taps"], at["background_color"], at["background_alpha"],
+            at["behind"], self._levels,
         )  # fmt: skip
         cuda.blur_background(device, job)
 
@@ -474,12 +482,12 @@ class FramePath:
             self.device.upload(self._behind_host, int(self._behind_memory))
             self._shown = behind
 
-    def _far_planes(self) -> cuda.Planes:
+    def _background_planes(self) -> cuda.Planes:
         if self._behind_memory is None:
             return cuda.Planes()
         return self.layout.planes_at(int(self._behind_memory))
 
-    def _far_grid(self) -> cuda.Grid:
+    def _background_grid(self) -> cuda.Grid:
         if self._behind_memory is not None:
             return cuda.Grid()
         return self._grid("behind" if isinstance(self.background, BlurBackground) else "flat")

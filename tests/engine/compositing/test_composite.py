@@ -19,7 +19,7 @@ from tests.helpers import cut, make_clip, matte_of
 from fusematte.engine.compositing.backgrounds import Background, BlurBackground, open_background
 from fusematte.engine.compositing.composite import compose, composite
 from fusematte.engine.errors import BackgroundError
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte, Plane
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte, Plane, Stream
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.engine.pixels.fit import fit_frame
@@ -440,3 +440,23 @@ def test_background_by_name_is_opened_once(tmp_path: Path) -> None:
     shown = [composite(replace(frame, pts=index), flat_matte(frame, 0), path) for index in range(4)]
     for picture, color in zip(shown, [*COLORS, RED], strict=True):
         assert near(picture, color, 8)
+
+
+def test_two_loops_over_one_video_have_a_clock_each(tmp_path: Path) -> None:
+    """Backgrounds are kept by the Matter that made the mattes."""
+    scene = make_clip(tmp_path / "scene.mp4", frames=20, rate=10, width=64, height=48)
+    frame = frame_from_rgb(np.zeros((48, 64, 3), np.uint8))
+    nobody = matte_of(frame, np.zeros((18, 24), np.float32))
+
+    def shown(stream: Stream, index: int) -> NDArray[np.uint8]:
+        now = replace(frame, pts=index, time_base=Fraction(1, 10))
+        return composite(now, replace(nobody, stream=stream), scene).planes[0]
+
+    alone = [shown(Stream(), index).copy() for index in (0,)]
+    one, other = Stream(), Stream()
+    first = [shown(one, index).copy() for index in range(6)]
+    again = [shown(one, 6).copy(), shown(other, 0).copy(), shown(one, 7).copy()]
+    np.testing.assert_array_equal(again[1], alone[0])  # the second loop begins at the beginning
+    np.testing.assert_array_equal(first[0], alone[0])
+    assert np.abs(again[0].astype(int) - first[0]).mean() > 1
+    assert np.abs(again[2].astype(int) - first[0]).mean() > 1  # and the first one goes on

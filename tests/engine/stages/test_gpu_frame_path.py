@@ -497,6 +497,14 @@ def test_lent_memory_comes_back_when_nobody_reads_it() -> None:
     assert len(dlpack._lent) == lent
 
 
+def test_the_planes_of_a_device_frame_are_not_read() -> None:
+    planes = stand_ins(PIXEL_FORMATS["yuv420p10le"], 6, 8)
+    assert [plane.shape for plane in planes] == [(6, 8), (3, 4), (3, 4)]
+    assert planes[0].dtype == np.uint16
+    with pytest.raises(TypeError, match="in the GPU's memory"):
+        np.asarray(planes[0])
+
+
 # --- whether it is taken --------------------------------------------------------------------------
 
 
