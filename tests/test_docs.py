@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import cv2
 import pytest
 
-from fusematte.cli import EXIT_CODES, build_parser
+from fusematte.cli import COMMANDS, EXIT_CODES, build_parser
 from fusematte.engine import errors
-from tests.helpers import content, make_clip
+from tests.helpers import content, first_frame, make_clip
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SNIPPETS = [
+    pytest.param(page, code, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in (ROOT / "README.md", *PAGES)
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    )
+]
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "code"), SNIPPETS)
+def test_the_python_of_the_documents_runs(
+    page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     clip = make_clip(tmp_path / "talk.mp4")
     make_clip(tmp_path / "beach.mp4").rename(tmp_path / "beach.jpg")  # a video by any name
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(snippet, "README.md", "exec"), {})
-    assert content(tmp_path / "out.mp4").times == content(clip).times
+    portrait = first_frame(clip).to_ndarray(format="bgr24")
+    assert cv2.imwrite(str(tmp_path / "portrait.jpg"), portrait)
+    exec(compile(code, str(page), "exec"), {})
+    if "out.mp4" in code and "missing.mp4" not in code:
+        assert content(tmp_path / "out.mp4").times == content(clip).times
 
 
 def test_the_commands_of_the_documents_parse() -> None:
-    documents = [README, *(path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    documents = [README, *(path.read_text("utf-8") for path in PAGES)]
     text = "\n".join(documents)
     commands = re.findall(r"^(?:torchrun .* -m )?fusematte (.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert len(commands) >= 4
     for synopsis in commands:
         command = re.sub(r"\|[\w-]+", "", synopsis)  # of alternatives the first
-        build_parser(command.split()).parse_args(command.split())
+        words = shlex.split(command)
+        build_parser(words).parse_args(words)
 
 
 def test_the_exit_codes_are_documented() -> None:
@@ -43,6 +60,25 @@ def test_the_exit_codes_are_documented() -> None:
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", *PAGES):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """``mkdocs build --strict`` (``make site``) does not mind pages that nothing leads to."""
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+    for page in PAGES:
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation + "\n"
+
+
+def test_the_reference_has_every_command() -> None:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = (ROOT / "docs/reference/command-line.md").read_text("utf-8")
+    filled = hooks.on_page_markdown(page)
+    for name in COMMANDS:
+        assert f"## fusematte {name}\n" in filled
+    assert "--light-wrap" in filled and "--feather" in filled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import signal
@@ -122,3 +123,64 @@ def test_the_pipe_of_ffmpeg_keeps_frames_and_audio(tmp_path: Path) -> None:
     assert [packet[1] for packet in after.packets] == [packet[1] for packet in before.packets]
     assert (first_frame(output).width, first_frame(output).height) == (480, 360)
     assert np.abs(mean_color(output) - (255, 0, 0)).max() < 40
+
+
+def why_no_gstreamer() -> str | None:
+    """GStreamer's loader embeds the system's Python, which must be of this one's version."""
+    loaders = list(Path("/usr/lib").glob("*/gstreamer-1.0/libgstpython.so"))
+    if shutil.which("gst-launch-1.0") is None or not loaders:
+        return "GStreamer's loader of Python plugins is not here"
+    ask = "import sys; print(*sys.version_info[:2])"
+    version = subprocess.run(["/usr/bin/python3", "-c", ask], capture_output=True, text=True)
+    same = version.stdout.split() == [str(part) for part in sys.version_info[:2]]
+    return None if same else "GStreamer embeds another version of Python"
+
+
+def link_package(folder: Path) -> Path:
+    """A folder in which any Python of this version finds the package as it is here."""
+    import fusematte.cpp_ext
+    import fusematte.engine
+
+    package = folder / "fusematte"
+    package.mkdir(parents=True)
+    for file in Path(fusematte.__file__).parent.iterdir():
+        (package / file.name).symlink_to(file)
+    for part in (fusematte.engine, fusematte.cpp_ext):
+        home = Path(part.__path__[0])
+        if not (package / home.name).exists():
+            (package / home.name).symlink_to(home)
+    return folder
+
+
+@pytest.mark.skipif(why_no_gstreamer() is not None, reason=str(why_no_gstreamer()))
+def test_the_element_of_gstreamer_replaces_the_background(tmp_path: Path) -> None:
+    taken = tmp_path / "out.yuv"
+    paths = [str(link_package(tmp_path / "site"))]
+    paths += [path for path in sys.path if path.endswith("site-packages")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ":".join(paths),
+        "GST_REGISTRY": str(tmp_path / "registry.bin"),
+        "GST_PLUGIN_PATH": str(EXAMPLES / "gstreamer"),
+    }
+    subprocess.run(
+        ["gst-launch-1.0", "-q", "videotestsrc", "num-buffers=3", "!",
+         "video/x-raw,width=322,height=240,format=I420", "!",
+         "fusematte", "background=#ff0000", "!", "filesink", f"location={taken}"],
+        env=environment, check=True, timeout=200,
+    )  # fmt: skip
+    # Rows of 322 pixels are stored in 324 bytes, those of chroma in 164.
+    luma, chroma = 324 * 240, 164 * 120
+    pictures = np.fromfile(taken, np.uint8).reshape(3, luma + 2 * chroma)
+    red = pictures[:, luma + chroma :]  # Cr of red is high; a test card's is around the middle
+    assert np.median(red) > 200
+
+
+def test_the_app_of_gradio_cuts_people_out() -> None:
+    pytest.importorskip("gradio")
+    spec = importlib.util.spec_from_file_location("gradio_app", EXAMPLES / "gradio_app.py")
+    assert spec is not None and spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    assert app.app.fn is app.cut
+    assert app.cut(np.zeros((48, 64, 3), np.uint8), "transparent").shape == (48, 64, 4)

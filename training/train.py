@@ -91,6 +91,13 @@ class World:
         if self.size > 1:
             distributed.destroy_process_group()
 
+    def loaders(self) -> int:
+        """Processes that keep the device fed: a CPU has its hands full with the network, and a
+        thread beside it will do."""
+        if self.device.type == "cpu":
+            return 0
+        return max(1, (os.cpu_count() or 1) // self.size - 1)
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
         if self.size > 1:
@@ -375,7 +382,7 @@ def train(
     resume: bool = False,
     init: str | None = None,
     encoder_weights: str | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
     """Runs all phases; returns the path of the last checkpoint.
@@ -386,7 +393,7 @@ def train(
     Args:
         sources: what to learn from, by its kind.
         init: a checkpoint or model to start from; encoder_weights: ``imagenet`` or a file.
-        workers: processes that make samples; 0 leaves that to a thread.
+        workers: processes that make samples; 0 leaves that to a thread; None: as the device needs.
 
     Raises:
         DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
@@ -407,6 +414,7 @@ def train(
             f"{output / CHECKPOINT} is there already: --resume it, or name another folder"
         )
     teacher = None if resume else _start(run, init, encoder_weights)
+    workers = run.world.loaders() if workers is None else workers
     for index in range(phase_at(run.plan, run.position) if run.plan else 0, len(config.phases)):
         phase = config.phases[index]
         if run.plan and run.position >= sum(run.plan[: index + 1]):

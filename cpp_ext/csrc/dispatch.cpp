@@ -13,6 +13,9 @@ const Kernels* const* available_kernels() {
         for (const Kernels* kernels : {&avx2_kernels, &avx512_kernels})
             if (kernels->supported()) list[count++] = kernels;
 #endif
+#ifdef FUSEMATTE_ARM64
+        list[count++] = &neon_kernels;
+#endif
         return true;
     }();
     static_cast<void>(filled);

@@ -103,6 +103,9 @@ extern const Kernels baseline_kernels;
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FUSEMATTE_X86 1
 extern const Kernels avx2_kernels, avx512_kernels;
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define FUSEMATTE_ARM64 1
+extern const Kernels neon_kernels;
 #endif
 
 // Every instruction set that this build has and this processor runs, slowest first; null-ended.

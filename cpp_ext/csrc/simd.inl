@@ -1,5 +1,5 @@
 // Vectors of floats, as wide as the instruction set has them, and the few operations on them that
-// compilers do not find by themselves.  One interface, three widths; Scalar also does the ends of
+// compilers do not find by themselves.  One interface, four widths; Scalar also does the ends of
 // rows.
 
 #ifdef __GNUC__
@@ -133,6 +133,81 @@ struct Wide {
         const __mmask16 beyond = _mm512_cmpgt_epi32_mask(lane, _mm512_set1_epi32(31));
         const Vec high = _mm512_permutex2var_ps(load(near + 32), lane, load(near + 48));
         return _mm512_mask_blend_ps(beyond, low, high);
+    }
+};
+#elif FUSEMATTE_LANES == 4
+struct Wide {
+    using Vec = float32x4_t;
+    static constexpr int lanes = 4;
+
+    static Vec set(float value) { return vdupq_n_f32(value); }
+    static Vec load(const float* p) { return vld1q_f32(p); }
+    static Vec load(const std::uint8_t* p, int) {
+        std::uint32_t bytes;
+        std::memcpy(&bytes, p, sizeof bytes);
+        const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(bytes)));
+        return vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
+    }
+    static Vec load(const std::uint16_t* p, int low_bits) {
+        const uint16x4_t code = vshl_u16(vld1_u16(p), vdup_n_s16(static_cast<short>(-low_bits)));
+        return vcvtq_f32_u32(vmovl_u16(code));
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+    static Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
+    static Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
+    static unsigned above(Vec a, Vec b) {
+        static constexpr std::uint32_t bits[4] = {1, 2, 4, 8};
+        return vaddvq_u32(vandq_u32(vcgtq_f32(a, b), vld1q_u32(bits)));
+    }
+    static Vec replace_from(Vec a, Vec b, Vec value) {
+        return vbslq_f32(vcgeq_f32(a, b), value, a);
+    }
+    static Vec sum_pairs(const float* p) { return vpaddq_f32(load(p), load(p + 4)); }
+    static void store(float* p, Vec v) { vst1q_f32(p, v); }
+    static uint16x4_t words(Vec v) { return vmovn_u32(vcvtq_u32_f32(v)); }
+    static void store(std::uint8_t* p, Vec v, int) {
+        const uint8x8_t code = vmovn_u16(vcombine_u16(words(v), words(v)));
+        const std::uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(code), 0);
+        std::memcpy(p, &bytes, sizeof bytes);
+    }
+    static void store(std::uint16_t* p, Vec v, int low_bits) {
+        vst1_u16(p, vshl_u16(words(v), vdup_n_s16(static_cast<short>(low_bits))));
+    }
+    // Four neighbours of `near` lie between five of the source: two registers of a table hold them.
+    struct Place {
+        const int* index;
+        Vec fraction;
+        uint8x16_t lane, next;
+        bool near;
+    };
+    static Place place(const int* index, const float* fraction, bool near) {
+        const uint32x4_t first = vdupq_n_u32(static_cast<std::uint32_t>(*index));
+        const uint32x4_t step = vsubq_u32(vreinterpretq_u32_s32(vld1q_s32(index)), first);
+        // The four bytes of float k are 4k to 4k + 3.
+        const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100), step, 0x04040404);
+        const uint32x4_t next = vaddq_u32(bytes, vdupq_n_u32(0x04040404));
+        return {index, load(fraction), vreinterpretq_u8_u32(bytes), vreinterpretq_u8_u32(next),
+                near};
+    }
+    static Vec lookup(const float* row, const Place& at) {
+        Vec low, high;
+        if (__builtin_expect(at.near, true)) {
+            row += *at.index;
+            const uint8x16x2_t source = {
+                {vreinterpretq_u8_f32(load(row)), vreinterpretq_u8_f32(load(row + 4))}};
+            low = vreinterpretq_f32_u8(vqtbl2q_u8(source, at.lane));
+            high = vreinterpretq_f32_u8(vqtbl2q_u8(source, at.next));
+        } else {
+            low = pick(row, at.index, 0);
+            high = pick(row + 1, at.index, 0);
+        }
+        return fma(at.fraction, vsubq_f32(high, low), low);
+    }
+    static Vec pick(const float* row, const int* index, int) {
+        Vec v = vld1q_dup_f32(row + index[0]);
+        v = vld1q_lane_f32(row + index[1], v, 1);
+        v = vld1q_lane_f32(row + index[2], v, 2);
+        return vld1q_lane_f32(row + index[3], v, 3);
     }
 };
 #else

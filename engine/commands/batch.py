@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from fusematte.engine.commands.options import add_job_options, add_long_job_options
+from fusematte.engine.commands.options import (
+    add_job_options,
+    add_json_option,
+    add_long_job_options,
+)
 from fusematte.engine.jobs.batch import Result, find_items, run_batch, table
 from fusematte.engine.jobs.options import JobOptions
-from fusematte.engine.jobs.progress import ProgressReport
+from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 
 OWN = ("start", "end", "frame_rate", "alpha_output", "foreground_output", "rgba_output")
 """Options of a single file: a manifest gives them, the command line does not."""
@@ -31,17 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_job_options(parser, *(name for name in JobOptions.names() if name not in OWN))
     add_long_job_options(parser)
+    add_json_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code of the first file that failed, else 0."""
     items = find_items(options.source, options.output_dir, options.extension)
-    progress = None if options.quiet or options.cluster else ProgressReport()
+    lines = JsonProgress() if options.json else None
+    silent = options.quiet or options.cluster
+    progress = lines or (None if silent else ProgressReport())
 
     def tell(result: Result) -> None:
         if progress is not None:
             progress.clear()
-        if result.error:
+        if lines is not None:
+            lines.tell("error" if result.error else "done", **asdict(result))
+        elif result.error:
             print(f"fusematte: {result.error}", file=sys.stderr)
         elif not options.quiet:
             print(f"{result.output}: {result.frames} frames in {result.seconds:.1f} s")
@@ -56,6 +66,6 @@ def main(options: argparse.Namespace) -> int:
         tell=tell,
         progress=progress,
     )
-    if not options.quiet:
+    if not options.quiet and lines is None:
         print("\n".join(["", *table(results)]))
     return next((result.code for result in results if result.code), 0)

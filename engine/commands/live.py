@@ -9,11 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
-from fusematte.engine.commands.options import LOOK, add_job_options, add_model_options, text_of
+from fusematte.engine.commands.options import (
+    LOOK,
+    MASK,
+    add_job_options,
+    add_json_option,
+    add_model_options,
+    mask_of,
+    text_of,
+)
 from fusematte.engine.errors import UsageError
 from fusematte.engine.jobs.options import parse_frame_rate
+from fusematte.engine.jobs.progress import JsonProgress
 from fusematte.engine.live.cameras import Camera, list_cameras, open_camera
 from fusematte.engine.live.keyboard import terminal_keys
 from fusematte.engine.live.meter import LiveStatistics
@@ -64,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fps", type=text_of(parse_frame_rate), metavar="N", help="frame rate to ask a camera for"
     )
-    add_job_options(parser, *LOOK)
+    add_job_options(parser, *LOOK, *MASK)
     add_model_options(parser)
+    add_json_option(parser)
     keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
     parser.epilog = f"keys, in the terminal or the window: {keys}\n\n{parser.epilog}"
 
@@ -99,13 +110,14 @@ def main(options: argparse.Namespace) -> int:
                 lookahead=options.lookahead,
                 light_wrap=options.light_wrap,
                 despill=options.despill,
+                mask=mask_of(options),
             )
         )
         keys = stack.enter_context(terminal_keys())
-        report = None if options.quiet else StatisticsLine()
+        report = None if options.quiet else StatisticsLine(json=options.json)
         live = Live(camera, session, outlets, backgrounds, report, keys)
         opened.pop_all()  # from here on it closes them itself
-        return _run(live, session, quiet=options.quiet)
+        return _run(live, session, quiet=options.quiet or options.json)
 
 
 def _run(live: Live, session: Session, *, quiet: bool) -> int:
@@ -137,12 +149,15 @@ def _open_outlets(
 class StatisticsLine:
     """The figures, on one line of a terminal; elsewhere a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, json: bool = False) -> None:
+        self._json = JsonProgress() if json else None
         self._terminal = sys.stderr.isatty()
         self._last = time.monotonic()
 
     def __call__(self, statistics: LiveStatistics) -> None:
-        if self._terminal:
+        if self._json is not None:
+            self._json.tell("progress", **asdict(statistics))
+        elif self._terminal:
             print(f"\r{statistics}\x1b[K", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._last >= LINE_INTERVAL:
             self._last = time.monotonic()

@@ -1,15 +1,20 @@
-"""``fusematte matte``: the alpha of still pictures."""
+"""``fusematte matte``: the alpha of still pictures, or their people over another background."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.commands.options import MASK, add_job_options, add_model_options, mask_of
+from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.look import Look
+from fusematte.engine.compositing.stills import compose_picture
 from fusematte.engine.errors import InputError, OutputError
-from fusematte.engine.jobs.stills import matte_image, output_paths
+from fusematte.engine.jobs.stills import output_paths, read_picture
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import write_png
 from fusematte.engine.pipeline import processors
 
@@ -20,26 +25,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-dir", "-o", type=Path, required=True, metavar="DIR", help="DIR/<stem>.png"
     )
+    parser.add_argument(
+        "--background", "-b", metavar="BG",
+        help="write the people over it, not their alpha: as for run; transparent cuts them out",
+    )  # fmt: skip
+    add_job_options(parser, *MASK)
     add_model_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    mask = mask_of(options)
     paths = output_paths(options.images, options.output_dir)
-    try:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
-    code = 0
-    threads = options.threads or processors()  # nothing else is at work
-    with Matter(options.model, backend=options.backend, threads=threads) as matter:
+    with ExitStack() as stack:
+        background = None
+        if options.background is not None:
+            background = stack.enter_context(closing(open_background(options.background)))
+        try:
+            options.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
+        threads = options.threads or processors()  # nothing else is at work
+        matter = stack.enter_context(
+            Matter(options.model, backend=options.backend, threads=threads)
+        )
+        code = 0
         for image, path in zip(options.images, paths, strict=True):
             try:
-                write_png(path, matte_image(image, matter))
+                picture = read_picture(image)
             except InputError as error:  # the other pictures are still wanted
                 print(f"fusematte: {error}", file=sys.stderr)
                 code = error.exit_code
                 continue
+            if background is None:
+                write_png(path, matte_picture(picture, matter, mask))
+            else:
+                write_png(path, compose_picture(picture, matter, background, Look(mask=mask)))
             if not options.quiet:
                 print(path)
     return code

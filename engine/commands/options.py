@@ -9,9 +9,20 @@ from typing import Any
 
 from fusematte.engine.backends import BACKENDS
 from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.matting.mask import Mask
 from fusematte.engine.models import DEFAULT_MODEL
 
 LOOK = ("light_wrap", "despill")
+MASK = ("invert", "grow", "feather", "min_alpha")
+
+
+def mask_of(options: argparse.Namespace) -> Mask:
+    """What the options ``MASK`` ask for.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+    return Mask(**{name: getattr(options, name) for name in MASK})
 
 
 def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -64,6 +75,15 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N",
         help="CPU threads for the network (half of the processors; for stills all)",
+    )  # fmt: skip
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument(
+        "--json", action="store_true",
+        help="tell progress, results and errors as JSON, an object a line, on standard output "
+        "(standard error if the video goes there)",
     )  # fmt: skip
 
 

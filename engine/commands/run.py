@@ -7,10 +7,14 @@ import os
 import sys
 import time
 
-from fusematte.engine.commands.options import add_job_options, add_long_job_options
+from fusematte.engine.commands.options import (
+    add_job_options,
+    add_json_option,
+    add_long_job_options,
+)
 from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.options import OUTPUTS, JobOptions
-from fusematte.engine.jobs.progress import ProgressReport
+from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 from fusematte.engine.jobs.run import run_job
 from fusematte.engine.jobs.segmented import segments_of
 from fusematte.engine.media.files import is_folder
@@ -33,11 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_job_options(parser)
     add_long_job_options(parser)
+    add_json_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    progress = None if options.quiet else ProgressReport()
+    # The result itself may go to standard output.
+    talk = sys.stderr if is_stdout(options.output) else sys.stdout
+    lines = JsonProgress(talk) if options.json else None
+    progress = lines or (None if options.quiet else ProgressReport())
     begun = time.time()
     try:
         job = JobOptions.of(vars(options))
@@ -53,14 +61,18 @@ def main(options: argparse.Namespace) -> int:
     except (FuseMatteError, KeyboardInterrupt) as error:
         if progress is not None:
             progress.clear()
+        if lines is not None and isinstance(error, FuseMatteError):
+            lines.tell("error", exit_code=error.exit_code, message=str(error))
         if not isinstance(error, UsageError):
             further = (getattr(options, name) for name in OUTPUTS)
             _say_what_is_left(begun, options.output, *further)
         raise
-    if progress is not None:
+    if lines is not None:
+        seconds, fps = round(done.seconds, 2), round(done.rate, 2)
+        lines.tell("done", output=options.output, frames=done.frames, seconds=seconds, fps=fps)
+    elif progress is not None:
         progress.clear()
-        # The result itself may go to standard output.
-        print(f"{options.output}: {done}", file=sys.stderr if is_stdout(options.output) else None)
+        print(f"{options.output}: {done}", file=talk)
     return 0
 
 

@@ -23,6 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="latency to hold by a smaller network when the machine is busy (one frame of 30 a "
         "second)",
     )  # fmt: skip
+    parser.add_argument(
+        "--api", action="store_true",
+        help="also answer programs, below /api; the key they must send is read from "
+        "FUSEMATTE_API_KEY",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS",
+        help="let other machines use the API: its address here, or 0.0.0.0; needs a key "
+        "(%(default)s)",
+    )  # fmt: skip
     add_model_options(parser)
 
 
@@ -37,6 +47,8 @@ def main(options: argparse.Namespace) -> int:
     serve(
         options.port,
         budget_ms=BUDGET_MS if options.budget_ms is None else options.budget_ms,
+        api=options.api,
+        host=options.host,
         model=options.model,
         backend=options.backend,
         threads=options.threads,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fusematte.engine.errors import (
     BackgroundError,
@@ -95,8 +96,9 @@ class ImageBackground(Background):
 
     shows_camera = False
 
-    def __init__(self, path: str) -> None:
-        self._picture = frame_from_rgb(read_image(path, opaque=True))
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        """picture: [H, W, 3], RGB."""
+        self._picture = frame_from_rgb(picture)
         self._fitted: tuple[Frame, Planes] | None = None
 
     def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
@@ -293,7 +295,9 @@ def _open_file(path: str) -> Background:
             "nor a file that exists"
         )
     try:
-        return AnimatedBackground(path) if is_animated(path) else ImageBackground(path)
+        if is_animated(path):
+            return AnimatedBackground(path)
+        return ImageBackground(read_image(path, opaque=True))
     except OSError as error:
         reason = error
     if is_known_picture(path):  # libav would go on where the reader of pictures refused

@@ -19,7 +19,7 @@ from fusematte.engine.compositing.backgrounds import (
 )
 from fusematte.engine.compositing.look import PLAIN, Look, despilled, wrapped
 from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes, Stream
-from fusematte.engine.matting.refine import coefficients
+from fusematte.engine.matting.mask import WHOLE, Mask, edited_matte
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
 from fusematte.engine.pixels.color import as_float, spans
 from fusematte.engine.pixels.fit import shrink
@@ -66,9 +66,9 @@ def compose(
     with_foreground = with_foreground or transparent
     needs_alpha = with_alpha or with_foreground or frame.alpha is not None
     alpha = new_plane(frame) if needs_alpha else None
+    matte, (slope, offset) = edited_matte(frame, matte, look.mask, threads)
     behind = background.behind(frame, matte)
     own, lit = _foreground_shifts(frame, matte, None if transparent else behind, look, threads)
-    slope, offset = coefficients(matte, threads)
 
     def layer(behind: Behind | None, shift: Map, *, keep_solid: bool) -> Planes:
         planes = new_planes(frame)
@@ -88,7 +88,7 @@ def compose(
         return planes
 
     colors = layer(None, own, keep_solid=not look.despill) if with_foreground else None
-    planes = None if transparent else layer(behind, lit, keep_solid=look == PLAIN)
+    planes = None if transparent else layer(behind, lit, keep_solid=look.keeps_colors)
     if alpha is not None and frame.alpha is not None:
         if planes is not None:
             planes = _show_through(planes, behind, frame.alpha, frame.format)
@@ -180,6 +180,7 @@ def composite(
     *,
     light_wrap: float = 0.0,
     despill: float = 0.0,
+    mask: Mask = WHOLE,
 ) -> Frame:
     """The person in a frame over another background, in the frame's own size and layout.
 
@@ -187,13 +188,13 @@ def composite(
 
     A background given by name or path is opened on its first use and kept for the next frames that
     the same Matter has matted.
-    light_wrap, despill: see ``engine.look.Look``.
+    light_wrap, despill, mask: see ``engine.compositing.look.Look``.
 
     Raises:
         BackgroundError: the background is unknown or cannot be read.
         UsageError: light_wrap or despill is no number in 0..1.
     """
-    look = Look(light_wrap=light_wrap, despill=despill)
+    look = Look(light_wrap=light_wrap, despill=despill, mask=mask)
     if not isinstance(background, Background):
         background = _background_of(matte, fspath(background))
     return compose(frame, matte, background, look=look).frame

@@ -13,6 +13,7 @@ import numpy as np
 
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Map
+from fusematte.engine.matting.mask import WHOLE, Mask
 
 WRAP_REACH = 0.025
 """How far the background's light reaches over the person: a sigma, in shorter sides."""
@@ -25,6 +26,7 @@ away.  Chroma spans -0.5..0.5."""
 class Look:
     """light_wrap: how much of the new background's light shines over the person's edges, 0 to 1.
     despill: how much of the old background's hue is taken off the person, 0 to 1.
+    mask: edits of the alpha.
 
     Raises:
         UsageError: one of them is no number in 0..1.
@@ -32,15 +34,21 @@ class Look:
 
     light_wrap: float = 0.0
     despill: float = 0.0
+    mask: Mask = WHOLE
 
     def __post_init__(self) -> None:
         for name, value in (("light wrap", self.light_wrap), ("despill", self.despill)):
             if not 0 <= value <= 1:
                 raise UsageError(f"{name} must be a number from 0 to 1, not {value}")
 
+    @property
+    def keeps_colors(self) -> bool:
+        """Whether the solid parts of the people come out in the frame's own colours."""
+        return not (self.light_wrap or self.despill)
+
 
 PLAIN = Look()
-"""Neither."""
+"""None of them."""
 
 
 def despilled(foreground: Map, old: Map, alpha: Map, strength: float) -> Map:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
+from fusematte.engine.matting.mask import Mask
 from fusematte.engine.media.audio import AUDIO_MODES, AudioMode, audio_mode
 from fusematte.engine.media.formats import BITRATES, Encoding
 from fusematte.engine.media.image_sequence import ALPHA_MODES, AlphaMode
@@ -105,6 +106,23 @@ class JobOptions:
         metadata=_told(
             "take the old background's hue off the person, 0 to 1 (0)", metavar="SHARE", parse=float
         ),
+    )
+    invert: bool = field(default=False, metadata=_told("keep the background, take the person away"))
+    grow: int = field(
+        default=0,
+        metadata=_told(
+            "let the matte grow by so many pixels; below 0 it shrinks (0)", metavar="PX", parse=int
+        ),
+    )
+    feather: float = field(
+        default=0.0,
+        metadata=_told(
+            "soften its edges: a Gaussian's sigma in pixels (0)", metavar="PX", parse=float
+        ),
+    )
+    min_alpha: float = field(
+        default=0.0,
+        metadata=_told("alphas below that become 0, 0 to 1 (0)", metavar="SHARE", parse=float),
     )
     smoothing: bool = field(
         default=False,
@@ -220,6 +238,17 @@ class JobOptions:
         )
 
     @property
+    def mask(self) -> Mask:
+        """The edits of the matte.
+
+        Raises:
+            UsageError: a number out of its range.
+        """
+        return Mask(
+            invert=self.invert, grow=self.grow, feather=self.feather, min_alpha=self.min_alpha
+        )
+
+    @property
     def further_outputs(self) -> dict[str, Path]:
         """Outputs beside the main one, by the names of their options."""
         named = {name: getattr(self, name) for name in OUTPUTS}
@@ -234,7 +263,7 @@ class JobOptions:
             UsageError: a value that cannot be.
         """
         return StageOptions(
-            look=Look(light_wrap=self.light_wrap, despill=self.despill),
+            look=Look(light_wrap=self.light_wrap, despill=self.despill, mask=self.mask),
             with_alpha=self.alpha_output is not None,
             with_foreground=self.foreground_output is not None or self.rgba_output is not None,
             smoothing=self.smoothing or self.lookahead > 0,

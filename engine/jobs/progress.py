@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import TextIO
@@ -12,6 +13,7 @@ from fusematte.engine.pipeline import Statistics
 BAR_WIDTH = 30
 BAR_INTERVAL = 0.1
 LINE_INTERVAL = 10.0
+JSON_INTERVAL = 0.5
 """Seconds between updates."""
 
 
@@ -42,6 +44,37 @@ class ProgressReport:
         if self._terminal:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+
+
+class JsonProgress:
+    """A ``Progress`` callback for programs: JSON, an object a line.
+
+    Each has an ``event``: ``progress`` has the input, frames, total (null where it is unknown), fps
+    and seconds_left; what ``tell`` is given has others.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._last = -JSON_INTERVAL
+
+    def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:
+        now = time.perf_counter()
+        if now - self._last < JSON_INTERVAL:
+            return
+        self._last, total = now, reader.frame_count
+        rate = (frames - statistics.skipped) / statistics.elapsed
+        left = (total - frames) / rate if total and rate and total >= frames else None
+        self.tell(
+            "progress", input=reader.name, frames=frames, total=total, fps=round(rate, 2),
+            seconds_left=None if left is None else round(left, 1),
+        )  # fmt: skip
+
+    def tell(self, event: str, **facts: object) -> None:
+        """Writes one line."""
+        print(json.dumps({"event": event, **facts}), file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """There is nothing to wipe away."""
 
 
 def describe(frames: int, total: int | None, rate: float) -> str:

@@ -30,6 +30,10 @@ def run(
     background: StrPath = "green",
     light_wrap: float = 0.0,
     despill: float = 0.0,
+    invert: bool = False,
+    grow: int = 0,
+    feather: float = 0.0,
+    min_alpha: float = 0.0,
     smoothing: bool = False,
     lookahead: int = 0,
     alpha_output: StrPath | None = None,
@@ -64,6 +68,7 @@ def run(
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent`` (the person's own
             colours with their alpha), a picture or a video.
         light_wrap, despill: see ``engine.compositing.look.Look``; 0 to 1.
+        invert, grow, feather, min_alpha: edits of the alpha, see ``engine.matting.mask.Mask``.
         smoothing, lookahead: damp flicker, also by so many frames that come after; 0 to 30.
         alpha_output, foreground_output, rgba_output: further outputs: the alpha in gray, the
             person's own colours with nothing cut out, those colours with the alpha.

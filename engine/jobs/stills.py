@@ -1,4 +1,4 @@
-"""Mattes of still pictures: ``fusematte matte IMAGE... --output-dir DIR``."""
+"""The files of ``fusematte matte IMAGE... --output-dir DIR``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import InputError, UsageError
-from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import read_image
-
-
-def matte_image(path: str | PathLike[str], matter: Matter) -> NDArray[np.uint8]:
-    """The alpha of a picture, at the picture's own size: [H, W], uint8.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    return matte_picture(read_picture(path), matter)
 
 
 def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:

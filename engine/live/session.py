@@ -26,8 +26,8 @@ from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import CLOCK, Frame, Matte, Plane
 from fusematte.engine.live.governor import Governor
 from fusematte.engine.live.meter import LiveStatistics, Meter
+from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.refine import refine
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped
@@ -59,6 +59,7 @@ class Result:
     source: Frame
     latency: float
     error: str | None = None
+    mask: Mask = WHOLE
 
     @property
     def pts(self) -> int:
@@ -78,7 +79,7 @@ class Result:
         """
         if self.matte is None:
             return np.zeros_like(self.source.planes[0])
-        return refine(self.source, self.matte)
+        return edited_alpha(self.source, self.matte, self.mask)
 
     def to_ndarray(self) -> NDArray[np.uint8]:
         """The composite as RGB, [H, W, 3], uint8; a new array."""
@@ -135,7 +136,7 @@ class Session:
         max_pending: frames, 1 or more.
         lookahead: frames by which results are held back, so that flicker can be told from movement
             by what comes after; without, by what came before alone.
-        light_wrap, despill: see ``engine.look.Look``.
+        light_wrap, despill, mask: see ``engine.compositing.look.Look``.
         on_result: called with each result from the session's thread, instead of ``get``.  It holds
             up the next frame while it runs.
         matter: mattes the frames in the place of one made from ``model``, ``backend`` and
@@ -158,6 +159,7 @@ class Session:
         lookahead: int = 0,
         light_wrap: float = 0.0,
         despill: float = 0.0,
+        mask: Mask = WHOLE,
         on_result: Callable[[Result], None] | None = None,
         matter: Matter | None = None,
     ) -> None:
@@ -167,7 +169,7 @@ class Session:
             raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
         self.mirror = mirror
         options = StageOptions(
-            look=Look(light_wrap=light_wrap, despill=despill),
+            look=Look(light_wrap=light_wrap, despill=despill, mask=mask),
             smoothing=True,
             lookahead=lookahead,
             threads=KERNEL_THREADS,
@@ -431,6 +433,7 @@ class Session:
         if self._governor is not None and job.error is None:
             self._governor.observe(now, 1e3 * latency, 1e3 * seconds["network"], job.level)
         result = Result(
+            mask=self._stages.options.look.mask,
             composite=composite,
             matte=job.matted.matte if job.matted is not None and job.error is None else None,
             source=job.frame,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +27,15 @@ def read_image(path: str | PathLike[str], *, opaque: bool = False) -> NDArray[np
     Raises:
         OSError: it cannot be read, is no picture that OpenCV knows, or is too large.
     """
-    encoded = Path(path).read_bytes()
+    return decode_image(Path(path).read_bytes(), opaque=opaque)
+
+
+def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
+    """A picture file's bytes as ``read_image`` reads them.
+
+    Raises:
+        OSError: as ``read_image``.
+    """
     if is_heif(encoded):
         raise OSError("HEIC photos cannot be read; save it as JPEG or PNG")
     header = read_header(encoded)
@@ -151,17 +160,26 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Writes a gray [H, W] or RGB [H, W, 3] picture, uint8, as ``write_whole`` does.
+    """Writes a gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8, as ``write_whole`` does.
 
     Raises:
         OutputError: it cannot be written.
     """
-    ordered = picture if picture.ndim == 2 else picture[..., ::-1]
-    _, data = cv2.imencode(".png", ordered)
-    write_whole(path, data.tobytes())
+    write_whole(path, encode_image(picture, ".png"))
+
+
+def encode_image(picture: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = ()) -> bytes:
+    """A gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8, as a file's bytes.
+
+    suffix: names the format; parameters: OpenCV's of it.
+    """
+    if picture.ndim == 3:
+        order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        picture = np.asarray(cv2.cvtColor(picture, order), np.uint8)
+    _, data = cv2.imencode(suffix, picture, parameters)
+    return data.tobytes()
 
 
 def jpeg(picture: NDArray[np.uint8], quality: int = 80) -> bytes:
     """An RGB picture [H, W, 3], uint8, as JPEG; quality: 0 to 100."""
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])

@@ -14,6 +14,7 @@ from av.container import OutputContainer
 
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, PixelFormat
+from fusematte.engine.media.animation import LAYOUTS, SRGB
 from fusematte.engine.media.av_frames import has_alpha
 from fusematte.engine.media.notices import OnlyNews
 
@@ -54,6 +55,7 @@ class Container(NamedTuple):
     reorders: stores decoding times below zero, which B-frames need to keep their own times.
     rotates: stores a rotation for display.
     streams: can be written to a pipe, which cannot go back.
+    silent: an animated picture, which has no sound by its nature.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Container(NamedTuple):
     reorders: bool = False
     rotates: bool = False
     streams: bool = False
+    silent: bool = False
 
 
 CONTAINERS = {
@@ -75,6 +78,9 @@ CONTAINERS = {
     ".ts": Container("mpegts", streams=True),
     ".avi": Container("avi"),
     ".flv": Container("flv"),
+    ".gif": Container("gif", "gif", alpha_codec="gif", silent=True),
+    ".webp": Container("webp", "libwebp_anim", alpha_codec="libwebp_anim", silent=True),
+    ".apng": Container("apng", "apng", alpha_codec="apng", silent=True),
     ".nut": Container("nut", "rawvideo", reorders=True, streams=True),
     ".y4m": Container("yuv4mpegpipe", "rawvideo", streams=True),
     ".yuv": Container("rawvideo", "rawvideo", streams=True),
@@ -90,12 +96,16 @@ ALPHA_CONTAINERS = {
     "prores_ks": ("mov", "matroska"),
     "libvpx-vp9": ("webm", "matroska"),
     "ffv1": ("matroska",),
+    "libx265": ("mov", "mp4"),
+    "gif": ("gif",),
+    "libwebp_anim": ("webp",),
+    "apng": ("apng",),
 }
 """Encoders of transparent pictures, and the containers from which players get the alpha back."""
 
 ALPHA_CHOICES = (
-    "write .mov (prores_ks), .webm (libvpx-vp9), .mkv (ffv1, libvpx-vp9, prores_ks) "
-    "or a sequence of .png, .tiff or .exr"
+    "write .mov (prores_ks), .webm (libvpx-vp9), .mkv (ffv1, libvpx-vp9, prores_ks), .webp, "
+    ".apng, .gif or a sequence of .png, .tiff or .exr"
 )
 
 
@@ -120,6 +130,7 @@ _DEFAULTS = {
     "libx265": {"preset": "veryfast", "x265-params": "log-level=error"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "7", "row-mt": "1"},
     "libsvtav1": {"preset": "10"},
+    "libwebp_anim": {"quality": "85"},
 }
 _PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
@@ -300,6 +311,8 @@ _WHAT = {"color": "this video", "gray": "an alpha", "rgba": "a video with alpha"
 
 def _able(codec: av.Codec, picture: Picture, content: Content) -> list[str]:
     """The codec's layouts for a kind of content and for the pictures' size."""
+    if codec.name in LAYOUTS:
+        return [LAYOUTS[codec.name]]
     names = [format.name for format in codec.video_formats or ()] or [*PIXEL_FORMATS, "gray"]
     formats = [av.VideoFormat(name, 2, 2) for name in names if name != "cuda"]
     if content == "rgba":
@@ -312,6 +325,8 @@ def _able(codec: av.Codec, picture: Picture, content: Content) -> list[str]:
 
 
 def _nearest(codec: av.Codec, able: list[str], picture: Picture, content: Content) -> str:
+    if codec.name in LAYOUTS:
+        return LAYOUTS[codec.name]
     if content == "rgba" and codec.name == "libvpx-vp9":
         return "yuva420p"  # the only one that browsers show
     wanted = {
@@ -348,6 +363,8 @@ def _check_reduction(
 
 def encoder_color(codec: av.Codec, color: Color) -> Color:
     """The colour tags that come out."""
+    if codec.name in LAYOUTS:
+        return SRGB
     full_range = color.full_range and codec.canonical_name not in _LIMITED_ONLY
     return color._replace(full_range=full_range)
 

@@ -27,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, UNTOLD, Color, Frame, Plane, VideoInfo
+from fusematte.engine.media.animation import LAYOUTS, LOOPING, Animation
 from fusematte.engine.media.audio import USUAL, AudioConverter, AudioMode, audio_mode
 from fusematte.engine.media.av_frames import new_picture, planes_of, range_of, to_depth
 from fusematte.engine.media.files import Unfinished, check_name, part_of
@@ -162,6 +163,7 @@ class Writer(Unfinished):
         self._color = encoder_color(self._codec, _GRAY if content == "gray" else like.color)
         self._time_base = self._choose_time_base()
         self._scaler = VideoReformatter()
+        self._animation = Animation(self._codec.name) if self._codec.name in LAYOUTS else None
         self._lock = threading.Lock()
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
@@ -173,8 +175,7 @@ class Writer(Unfinished):
         self._video = self._add_video(options, bitrate)
         self._converters: dict[int, AudioConverter] = {}
         self._audio_mode = audio_mode(audio)
-        sounds = like.audio_streams if self._audio_mode != "none" else ()
-        self._audio = {sound.index: self._add_audio(sound) for sound in sounds}
+        self._audio = {sound.index: self._add_audio(sound) for sound in self._wanted_audio()}
         self._subtitles = self._add_subtitles() if subtitles else {}
         self._add_chapters()
         self._start()
@@ -183,6 +184,8 @@ class Writer(Unfinished):
         """Encode one frame; like every frame, it does not change afterwards."""
         if isinstance(frame, DeviceFrame):
             self._encode(frame.picture, frame)
+        elif self._animation is not None:
+            self._encode(self._animation.color(frame), frame)
         elif self._content == "rgba":
             self._encode(self._transparent_picture(frame), frame)
         else:
@@ -193,6 +196,9 @@ class Writer(Unfinished):
 
         plane: [height, width], full range: uint8, or uint16 of 10 bits.
         """
+        if self._animation is not None:
+            self._encode(self._animation.gray(plane), frame)
+            return
         format = "gray" if plane.dtype == np.uint8 else "gray10le"
         self._encode(self._picture((plane,), format, _GRAY), frame)
 
@@ -341,7 +347,7 @@ class Writer(Unfinished):
         if self._kind.name in ("matroska", "webm", "avi", "nut"):
             return {"avoid_negative_ts": "disabled"}  # audio may well start before zero
         if self._kind.name not in ("mp4", "mov"):
-            return {}
+            return LOOPING.get(self._kind.name, {})
         video = self._time_base.denominator
         audio = (s.time_base.denominator for s in self._like.audio_streams if s.time_base)
         movie = lcm(video, *audio)
@@ -404,6 +410,13 @@ class Writer(Unfinished):
                 "write .mp4, .mov or .mkv"
             )
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
+
+    def _wanted_audio(self) -> tuple[av.AudioStream, ...]:
+        streams = self._like.audio_streams if self._audio_mode != "none" else ()
+        if streams and self._kind.silent:
+            log.warning("%s: %s has no sound; it is left out", self.name, self._suffix())
+            return ()
+        return streams
 
     def _add_audio(self, template: av.AudioStream) -> av.AudioStream:
         codec = template.codec_context.codec.canonical_name
@@ -485,6 +498,11 @@ class Writer(Unfinished):
         try:
             self._video.codec_context.open()
         except av.FFmpegError as error:
+            if self._codec.name == "libx265" and self._content == "rgba":
+                raise OutputError(
+                    f"{self.name}: the libx265 of this build of av has no alpha (HEVC with alpha "
+                    "is an option of x265's own build); write .mov with prores_ks"
+                ) from error
             raise OutputError(
                 f"{self.name}: {self._codec.name} cannot encode {like.width}x{like.height} "
                 f"{self._format} ({error.strerror}); choose another codec"

@@ -6,6 +6,7 @@ from aiohttp import web
 
 STATUS = {
     "bad_request": 400,
+    "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -13,6 +14,7 @@ STATUS = {
     "unreadable": 422,
     "busy": 429,
     "internal": 500,
+    "timeout": 504,
     "storage_full": 507,
 }
 """Code: HTTP status."""

@@ -9,6 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
 
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.jobs.options import JobOptions
@@ -74,6 +77,18 @@ class Job:
     def result_name(self) -> str:
         """What the download is called."""
         return f"{Path(self.name).stem}-matted{self.output.suffix}"
+
+    def download(self) -> web.FileResponse:
+        """The result, to be saved under its name.
+
+        Raises:
+            Refusal: there is none.
+        """
+        if self.result is None:
+            raise Refusal("not_found", f"{self.name}: has no result yet")
+        name = quote(self.result_name, safe="")
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+        return web.FileResponse(self.result, headers=headers)
 
     def body(self) -> dict[str, Any]:
         """The job as the page gets it."""

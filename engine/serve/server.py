@@ -17,8 +17,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -27,6 +26,7 @@ from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.locks import FolderLock
+from fusematte.engine.serve.api import LOCAL, PREFIX, Api
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
 from fusematte.engine.serve.errors import Refusal
@@ -36,11 +36,13 @@ from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
 HOST = "127.0.0.1"
 BUDGET_MS = 1000 / 30
 """One frame of the cameras that the page asks for."""
+KEY_VARIABLE = "FUSEMATTE_API_KEY"
+"""Of the environment: what programs must send."""
 PAGE = Path(__file__).parent / "page"
 VIDEO_LIMIT = 1024 * MEBIBYTE
 BACKGROUND_LIMIT = 64 * MEBIBYTE
 JSON_LIMIT = MEBIBYTE // 16
-PREFIX = "fusematte-serve-"
+FOLDER = "fusematte-serve-"
 """Of the folder of a server, in the system's place for such."""
 IDLE = 20.0
 """Seconds that a connection may take over the head of a request."""
@@ -68,38 +70,65 @@ _LAST_PORT = 65_535
 log = logging.getLogger(__name__)
 
 
-def serve(port: int, *, budget_ms: float = BUDGET_MS, **options: Any) -> None:  # noqa: ANN401
+def serve(
+    port: int,
+    *,
+    budget_ms: float = BUDGET_MS,
+    api: bool = False,
+    host: str = HOST,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Serves the page until the process is interrupted or terminated.
 
     budget_ms: the latency that the cameras' sessions are to hold.
+    api: also answer programs, below ``/api``; the environment may hold their key.
+    host: the address to listen on.  Only the API is for other machines, and only with a key; the
+    page is for this one in any case.
     options: ``model``, ``backend`` and ``threads``, as ``fusematte.run`` and ``Session`` take them.
 
     Raises:
-        UsageError: the port cannot be listened on, or there is no such budget.
+        UsageError: the port cannot be listened on, there is no such budget, or a key is missing.
         ModelError, BackendError: the model or the backend cannot be used.
     """
+    key = os.environ.get(KEY_VARIABLE) or None
+    if host not in LOCAL and not (api and key):
+        raise UsageError(
+            f"--host {host}: other machines need --api, and a key for it in {KEY_VARIABLE}"
+        )
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(_serve(port, budget_ms, options))
+        asyncio.run(_serve((host, port), budget_ms, options, _Door(key, host) if api else None))
 
 
-async def _serve(port: int, budget_ms: float, options: dict[str, Any]) -> None:
+class _Door(NamedTuple):
+    """Who gets in to the API: whoever has the key; without one, this machine alone."""
+
+    key: str | None
+    host: str
+
+
+async def _serve(
+    address: tuple[str, int], budget_ms: float, options: dict[str, Any], door: _Door | None
+) -> None:
     task = asyncio.current_task()
     assert task is not None
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     _clean_up()
     with (
-        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
         contextlib.closing(FolderLock(Path(folder))),
     ):
         token = secrets.token_urlsafe()
-        app = make_app(token, Service(Path(folder), budget_ms, options))
+        app = make_app(token, Service(Path(folder), budget_ms, options), door)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
         watch = asyncio.create_task(_end_idle(runner))
         try:
             await runner.setup()
-            url = f"http://{HOST}:{await _listen(runner, port)}/{token}/"
+            port = await _listen(runner, *address)
+            url = f"http://{HOST}:{port}/{token}/"
             print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
+            if door is not None:
+                print(f"programs: http://{address[0]}:{port}{PREFIX}/openapi.json", flush=True)
             await asyncio.Event().wait()
         finally:
             watch.cancel()
@@ -110,7 +139,7 @@ def _clean_up() -> None:
     """Removes what a server that was killed has left: folders that nobody holds any more."""
     if os.name == "nt":  # folders cannot be held there
         return
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         with contextlib.suppress(OSError, OutputError):
             if folder.stat().st_uid != os.getuid():
                 continue
@@ -135,10 +164,10 @@ async def _end_idle(runner: web.AppRunner) -> None:
                 connection.transport.abort()
 
 
-async def _listen(runner: web.AppRunner, port: int) -> int:
+async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
     """Opens the port; returns its number."""
     try:
-        await web.TCPSite(runner, HOST, port).start()
+        await web.TCPSite(runner, host, port).start()
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "is in use" if in_use else f"cannot be listened on ({error})"
@@ -146,9 +175,12 @@ async def _listen(runner: web.AppRunner, port: int) -> int:
     return int(runner.addresses[0][1])
 
 
-def make_app(token: str, service: Service) -> web.Application:
-    """The application; everything lies below ``/TOKEN/``."""
-    app = web.Application(client_max_size=JSON_LIMIT, middlewares=[_refusals(token), _guard(token)])
+def make_app(token: str, service: Service, door: _Door | None = None) -> web.Application:
+    """The application; everything lies below ``/TOKEN/``, but for the API below ``/api/``."""
+    api = None if door is None else service.api(door)
+    app = web.Application(
+        client_max_size=JSON_LIMIT, middlewares=[_refusals(token), _guard(token, api)]
+    )
     app.on_response_prepare.append(_add_headers)
     app.cleanup_ctx.append(service.lifetime)
     app.on_shutdown.append(service.hang_up)
@@ -167,6 +199,9 @@ def make_app(token: str, service: Service) -> web.Application:
             web.static(f"{prefix}/page", PAGE),
         ]
     )
+    if api is not None:
+        app.cleanup_ctx.append(api.lifetime)
+        app.add_routes(api.routes())
     return app
 
 
@@ -203,11 +238,14 @@ def _refusals(token: str) -> Middleware:
     return refusals
 
 
-def _guard(token: str) -> Middleware:
+def _guard(token: str, api: Api | None) -> Middleware:
     """Lets through only who knows the token and came by this machine's own name."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if api is not None and request.path.startswith(f"{PREFIX}/"):
+            api.admit(request)
+            return await handler(request)
         # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding) ...
         host = request.headers.get("Host", "")
         if not _OWN.fullmatch(host) or int(host.partition(":")[2] or 80) > _LAST_PORT:
@@ -240,6 +278,17 @@ class Service:
         if not budget_ms > 0:
             raise UsageError(f"the budget must be above 0 ms, not {budget_ms:g}")
         self._folder, self._budget_ms, self._options = folder, budget_ms, options
+
+    def api(self, door: _Door) -> Api:
+        """The handlers of programs' requests."""
+        local = door.host in LOCAL
+        return Api(
+            lambda: self.jobs,
+            self._options,
+            key=door.key,
+            hosts=LOCAL if local else None,
+            video_limit=VIDEO_LIMIT,
+        )
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Sets up, and takes down after the last request."""
@@ -311,12 +360,7 @@ class Service:
 
     async def result(self, request: web.Request) -> web.FileResponse:
         """The matted video, as a download."""
-        job = self._job(request)
-        if job.result is None:
-            raise Refusal("not_found", f"{job.name}: has no result yet")
-        response = web.FileResponse(job.result)
-        response.headers["Content-Disposition"] = _attachment(job.result_name)
-        return response
+        return self._job(request).download()
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """A websocket: the camera's session."""
@@ -328,7 +372,3 @@ class Service:
 
 def _body(choice: Choice) -> dict[str, str]:
     return {"id": choice.id, "name": choice.name}
-
-
-def _attachment(name: str) -> str:
-    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import shutil
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
@@ -27,12 +28,16 @@ async def receive(request: web.Request, target: Path, limit: int) -> None:
     Raises:
         Refusal: it is empty, over ``limit`` bytes, or does not fit on the disk.
     """
-    announced = request.content_length or 0
+    await save(request.content.iter_chunked(CHUNK), request.content_length or 0, target, limit)
+
+
+async def save(chunks: AsyncIterator[bytes], announced: int, target: Path, limit: int) -> None:
+    """Writes what arrives to ``target``, as ``receive`` does; announced: its bytes, or 0."""
     _check_size(announced, limit)
     if shutil.disk_usage(target.parent).free < announced + SPARE:
         raise Refusal("storage_full", "the disk is too full for this file; free some space")
     try:
-        if not await _copy(request, target, limit):
+        if not await _copy(chunks, target, limit):
             raise Refusal("bad_request", "the file is empty")
     except BaseException as error:
         target.unlink(missing_ok=True)
@@ -41,13 +46,14 @@ async def receive(request: web.Request, target: Path, limit: int) -> None:
         raise
 
 
-async def _copy(request: web.Request, target: Path, limit: int) -> int:
+async def _copy(chunks: AsyncIterator[bytes], target: Path, limit: int) -> int:
     size, begun = 0, time.monotonic()
     with target.open("wb") as file:
         while True:
             spare = begun + PATIENCE + size / SLOWEST - time.monotonic()
             try:
-                chunk = await asyncio.wait_for(request.content.read(CHUNK), spare)
+                async with asyncio.timeout(spare):
+                    chunk = await anext(chunks, b"")
             except TimeoutError:
                 raise Refusal("bad_request", "the upload is too slow; try again") from None
             if not chunk:
@@ -68,8 +74,14 @@ def file_name(request: web.Request) -> str:
     Raises:
         Refusal: there is none.
     """
-    name = Path(request.query.get("name", "").replace("\\", "/")).name
-    name = "".join(character for character in name if character.isprintable())
-    if name.strip(". ") == "":
+    name = clean_name(request.query.get("name", ""))
+    if not name:
         raise Refusal("bad_request", "the file has no name; give it as ?name=")
-    return name[-NAME_LENGTH:]
+    return name
+
+
+def clean_name(given: str) -> str:
+    """The last part of a path, without what cannot be shown; empty where nothing is left."""
+    name = Path(given.replace("\\", "/")).name
+    name = "".join(character for character in name if character.isprintable())
+    return name[-NAME_LENGTH:] if name.strip(". ") else ""

@@ -28,7 +28,7 @@ Observe = Callable[[Matte], None]
 class StageOptions:
     """What the stages do.
 
-    look: light wrap and despill.
+    look: light wrap, despill and edits of the matte.
     with_alpha, with_foreground: results carry the alpha plane, and the person's own colours.
     smoothing: flicker of the alpha is damped.
     lookahead: frames that are held back, so that smoothing knows what comes after.

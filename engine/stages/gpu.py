@@ -53,7 +53,7 @@ def why_not(video: VideoInfo | Frame, background: Background, options: StageOpti
         (has_alpha, "the video has an alpha of its own"),
         (isinstance(background, TransparentBackground), "the background is transparent"),
         (options.with_foreground, "the person's own colours are asked for"),
-        (options.look != PLAIN, "light wrap or despill is asked for"),
+        (options.look != PLAIN, "light wrap, despill or an edit of the matte is asked for"),
     )
     return cuda.why_no_kernels() or next((reason for holds, reason in reasons if holds), None)
 

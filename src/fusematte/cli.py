@@ -17,7 +17,8 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn
+from importlib.util import find_spec
+from typing import Any, NoReturn
 
 from fusematte.engine.errors import (
     FAULT,
@@ -61,6 +62,18 @@ exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OU
 130 interrupted (the result so far is OUT.part)"""
 
 
+FIRST = """\
+What people do with it:
+
+  fusematte run talk.mp4 out.mp4 --background beach.jpg     a video over another background
+  fusematte run talk.mp4 cut.mov --background transparent   a video, cut out
+  fusematte matte portrait.jpg -b transparent -o cut        pictures, cut out
+  fusematte live --background blur --virtual-camera         a camera for meetings
+  fusematte serve                                           a page for the camera and for videos
+
+fusematte doctor tells what runs here, fusematte COMMAND --help the rest."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as every other error does."""
 
@@ -71,6 +84,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(FIRST)
+        return 0
     options = build_parser(arguments).parse_args(arguments)
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING if options.quiet else logging.INFO
@@ -125,8 +141,24 @@ def _hear_of_the_end() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for ``arguments``; only the command that they name knows its own arguments."""
+class Completion(argparse.Action):
+    """Prints a script for a shell, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:  # noqa: ANN401
+        _, shell, *_ = rest
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--completion needs shtab: pip install shtab")
+        print(shtab.complete(build_parser([], whole=True), shell=shell))
+        parser.exit()
+
+
+def build_parser(arguments: Sequence[str], *, whole: bool = False) -> argparse.ArgumentParser:
+    """The parser for ``arguments``; only the command that they name knows its own arguments.
+
+    whole: every command that can be imported here knows them.
+    """
     parser = Parser(
         prog="fusematte",
         description="Separates people from their background in video, in real time.",
@@ -134,6 +166,10 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("fusematte"))
+    parser.add_argument(
+        "--completion", action=Completion, choices=("bash", "zsh", "tcsh"),
+        help="print a script that lets this shell complete commands, options and files",
+    )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     named = next((word for word in arguments if word in COMMANDS), None)
     for name, (module, help) in COMMANDS.items():
@@ -143,6 +179,6 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )  # fmt: skip
         command.set_defaults(module=module)
         command.add_argument("--quiet", "-q", action="store_true", help="say only what went wrong")
-        if name == named:
+        if name == named or (whole and find_spec(module)):
             import_module(module).add_arguments(command)
     return parser

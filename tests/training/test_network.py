@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,6 +16,7 @@ from fusematte.training.network import (  # noqa: E402
     CONFIGS,
     STRIDE,
     DenseNet201Encoder,
+    DetailPath,
     EfficientNetLiteEncoder,
     InvertedBottleneck,
     LateFusionNetwork,
@@ -114,6 +117,32 @@ def test_previous_alpha_defaults_to_nobody() -> None:
         ones = network(image, torch.ones(1, 1, 64, 96)).alpha
     assert torch.equal(none, zeros)
     assert not torch.allclose(none, ones)
+
+
+def test_the_detail_path_changes_nothing_until_it_has_learnt() -> None:
+    detailed = build_network("edge").eval()
+    plain = LateFusionNetwork(replace(detailed.config, detail_width=0)).eval()
+    plain.load_state_dict(
+        {k: v for k, v in detailed.state_dict().items() if not k.startswith("detail.")}
+    )
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(detailed(image).alpha, plain(image).alpha)
+
+
+def test_the_detail_path_answers_for_every_pixel() -> None:
+    path = DetailPath(8, 4, 3).eval()
+    nn.init.normal_(path.head.weight)
+    features = torch.rand(1, 8, 16, 24)
+    image = torch.rand(1, 3, 64, 96)
+    changed = image.clone()
+    changed[..., 30, 41] = 1 - changed[..., 30, 41]  # one pixel
+    with torch.no_grad():
+        first, second = path(image, features), path(changed, features)
+    assert first.shape == (1, 3, 64, 96)
+    rows, columns = torch.nonzero((first != second).any(1)[0], as_tuple=True)
+    assert (rows == 30).any() and (columns == 41).any()
+    assert rows.max() - rows.min() < 20 and columns.max() - columns.min() < 20
 
 
 def test_without_the_fusion_alpha_lies_half_way(networks: dict[str, LateFusionNetwork]) -> None:

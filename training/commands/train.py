@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut-out pictures of things that are not people, with an alpha channel",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that make samples (a thread)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that make samples (0, a thread; on a GPU one for each other core)",
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="the schedule follows the clock and ends then"
@@ -111,7 +114,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    if options.workers < 0:
+    if options.workers is not None and options.workers < 0:
         raise UsageError("--workers must be 0 or more")
     if options.resume and (options.init or options.encoder_weights):
         raise UsageError(

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.jobs.stills import matte_image, output_paths
+from fusematte.engine.jobs.stills import output_paths, read_picture
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.matting.stills import CLOSER, matte_picture
@@ -43,7 +43,7 @@ def test_alpha_has_the_pictures_own_size(
 ) -> None:
     path = tmp_path / f"a{suffix}"
     cv2.imwrite(str(path), gradient(*size))
-    alpha = matte_image(path, matter)
+    alpha = matte_picture(read_picture(path), matter)
     assert (alpha.shape, alpha.dtype) == (size, np.uint8)
 
 
@@ -51,9 +51,9 @@ def test_pictures_do_not_remember_one_another(matter: Matter, tmp_path: Path) ->
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     write_png(first, gradient(48, 64))
     write_png(second, 255 - gradient(48, 64))
-    alone = matte_image(second, matter)
-    matte_image(first, matter)
-    np.testing.assert_array_equal(matte_image(second, matter), alone)
+    alone = matte_picture(read_picture(second), matter)
+    matte_picture(read_picture(first), matter)
+    np.testing.assert_array_equal(matte_picture(read_picture(second), matter), alone)
 
 
 def test_a_still_is_the_mean_of_two_looks(matter: Matter, shared_clips: Path) -> None:
@@ -139,13 +139,13 @@ def test_unreadable_picture(matter: Matter, tmp_path: Path, content: bytes | Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.png: \S+") as caught:
-        matte_image(path, matter)
+        matte_picture(read_picture(path), matter)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_no_picture(matter: Matter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=tmp_path.name):
-        matte_image(tmp_path, matter)
+        matte_picture(read_picture(tmp_path), matter)
 
 
 def test_output_paths_take_the_stems(tmp_path: Path) -> None:

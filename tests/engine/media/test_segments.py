@@ -13,6 +13,7 @@ from tests.helpers import content, cut, make_clip, pictures_of, run_whole, trans
 
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import Frame
+from fusematte.engine.jobs import single
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, join, plan
@@ -185,7 +186,7 @@ def test_run_by_spans_equals_run(tmp_path: Path) -> None:
             files.append(name)
     assert len(seen) == 16 + 24  # the second span's warm-up is all of the first
     options = JobOptions(alpha_output=alpha, background=scene)
-    assert join(clip, output, options, Parts(parts)) == whole.frames == 24
+    assert single.join(clip, output, options, Parts(parts)) == whole.frames == 24
     assert content(output).times == content(alpha).times == content(clip).times
     assert content(output).packets == content(tmp_path / "whole.mp4").packets
     # The second span's network has seen all that the whole job's had: the pictures are alike.

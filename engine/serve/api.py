@@ -1,0 +1,403 @@
+"""The HTTP API: a picture in, its people out; videos as jobs.
+
+Pictures come as rembg's server takes them: POST, multipart, the picture as ``file``, options as
+form fields or in the query.  Addresses to fetch pictures from are not taken: a server that fetches
+what strangers name can be sent into its own network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import io
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import imagesize
+import numpy as np
+from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from numpy.typing import NDArray
+
+from fusematte.engine.compositing.backgrounds import (
+    Background,
+    ImageBackground,
+    open_background,
+)
+from fusematte.engine.compositing.look import Look
+from fusematte.engine.compositing.stills import compose_picture
+from fusematte.engine.errors import BackgroundError, FuseMatteError
+from fusematte.engine.matting.mask import WHOLE, Mask
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.stills import matte_picture
+from fusematte.engine.media.files import decode_image, encode_image
+from fusematte.engine.serve.backgrounds import BLUR, Choice
+from fusematte.engine.serve.errors import Refusal
+from fusematte.engine.serve.jobs import Job, Jobs
+from fusematte.engine.serve.limits import (
+    FORMATS,
+    PICTURE_LIMIT,
+    PIXEL_LIMIT,
+    SIZES,
+    TIME_LIMIT,
+    VIDEO_FORMATS,
+)
+from fusematte.engine.serve.openapi import description
+from fusematte.engine.serve.uploads import CHUNK, MEBIBYTE, clean_name, save
+
+PREFIX = "/api"
+LOCAL = ("127.0.0.1", "localhost")
+FIELD_LIMIT = 1024
+"""Bytes of an option."""
+WAITING = 64
+"""Pictures in work or in line; the next one is told to come again."""
+WORKERS = 2
+"""Pictures decoded, composited and encoded at once; the network takes one at a time."""
+RETRY_AFTER = "2"
+MASK: dict[str, Callable[[str], Any]] = {"grow": int, "feather": float, "min_alpha": float}
+"""Edits of the mask that are numbers, and how each is read."""
+REMBG_ONLY = ("model", "a", "af", "ab", "ae", "ppm")
+"""Options of rembg that have no meaning here; an answer tells that they were not used."""
+OPEN = ("/health", "/openapi.json")
+"""What needs no key."""
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is wanted of a picture.
+
+    only_mask: the alpha alone; background: as ``--background``, but no file; format: of
+    ``FORMATS``; size: the longer side at most, in pixels; mask: edits of the alpha; ignored:
+    options not used.
+    """
+
+    only_mask: bool = False
+    background: str = "transparent"
+    format: str = "png"
+    size: int | None = None
+    mask: Mask = WHOLE
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> Order:
+        """Reads the options of a request.
+
+        Raises:
+            Refusal: one is unknown, or cannot be.
+        """
+        known = ("om", "bgc", "background", "format", "size", "invert", *MASK, *REMBG_ONLY)
+        if unknown := [name for name in options if name not in known]:
+            raise Refusal("bad_request", f"option {unknown[0]!r} is unknown; see /api/openapi.json")
+        background = options.get("background", "transparent")
+        if "bgc" in options:
+            background = _color(options["bgc"])
+        order = cls(
+            only_mask=_flag("om", options.get("om", "false")),
+            background=_spec(background),
+            format=_one_of("format", options.get("format", "png").replace("jpg", "jpeg"), FORMATS),
+            size=_size(options["size"]) if "size" in options else None,
+            mask=_mask(options),
+            ignored=tuple(name for name in REMBG_ONLY if name in options),
+        )
+        if order.format == "jpeg" and order.background == "transparent" and not order.only_mask:
+            raise Refusal("bad_request", "jpeg cannot be transparent; use png or a background")
+        return order
+
+
+@dataclass
+class Form:
+    """A multipart request: files by their field's name, and the options."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class Api:
+    """The handlers.
+
+    jobs: the server's; options: ``model``, ``backend`` and ``threads`` of its ``Matter``.
+    key: what clients must send, or None where only this machine may come; hosts: the names that
+    the server answers to, or None for any.
+    """
+
+    def __init__(
+        self,
+        jobs: Callable[[], Jobs],
+        options: Mapping[str, Any],
+        *,
+        key: str | None,
+        hosts: tuple[str, ...] | None,
+        video_limit: int,
+    ) -> None:
+        self._jobs, self._options = jobs, options
+        self._key, self._hosts, self._video_limit = key, hosts, video_limit
+        self._waiting = 0
+        self._network = threading.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Its addresses."""
+        return [
+            web.get(f"{PREFIX}/health", self.health),
+            web.get(f"{PREFIX}/openapi.json", self.describe),
+            web.post(f"{PREFIX}/matte", self.matte),
+            web.post(f"{PREFIX}/remove", self.matte),  # its name at rembg
+            web.post(f"{PREFIX}/jobs", self.add_job),
+            web.get(f"{PREFIX}/jobs", self.list_jobs),
+            web.get(f"{PREFIX}/jobs/{{id}}", self.job),
+            web.delete(f"{PREFIX}/jobs/{{id}}", self.remove_job),
+            web.get(f"{PREFIX}/jobs/{{id}}/result", self.result),
+        ]
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Sets up, and takes down after the last request."""
+        with Matter(**self._options) as self._matter, ThreadPoolExecutor(WORKERS) as self._pool:
+            yield
+
+    def admit(self, request: web.Request) -> None:
+        """Lets a request in.
+
+        Raises:
+            Refusal: it has no key, or comes from a page of another site.
+        """
+        if self._hosts is not None and request.url.host not in self._hosts:
+            raise Refusal("forbidden", f"this server answers as {self._hosts[0]} alone")
+        if request.path.removeprefix(PREFIX) in OPEN:
+            return
+        if self._key is None:
+            origin = request.headers.get(hdrs.ORIGIN)
+            if origin is not None and origin != str(request.url.origin()):
+                raise Refusal("forbidden", "pages of other sites may not use this server")
+            return
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = request.headers.get("X-Api-Key", "")
+        if not hmac.compare_digest(given.strip().encode(), self._key.encode()):
+            raise Refusal("unauthorized", "the key is wrong or missing: Authorization: Bearer KEY")
+
+    async def health(self, _: web.Request) -> web.Response:
+        """That the server is up, and how many pictures are in work."""
+        return web.json_response({"status": "ok", "waiting": self._waiting})
+
+    async def describe(self, _: web.Request) -> web.Response:
+        """The OpenAPI description."""
+        return web.json_response(description(self._video_limit, keyed=self._key is not None))
+
+    async def matte(self, request: web.Request) -> web.Response:
+        """A picture in, its people or their alpha out."""
+        if self._waiting >= WAITING:
+            response = Refusal("busy", f"{WAITING} pictures are in line; try again").response()
+            response.headers[hdrs.RETRY_AFTER] = RETRY_AFTER
+            return response
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(TIME_LIMIT):
+                form = await _read_form(request)
+                order = Order.parse({**request.query, **form.options})
+                loop = asyncio.get_running_loop()
+                data = await loop.run_in_executor(self._pool, self._make, form.files, order)
+        except TimeoutError:
+            raise Refusal("timeout", f"not done in {TIME_LIMIT:g} seconds; try again") from None
+        finally:
+            self._waiting -= 1
+        response = web.Response(body=data, content_type=FORMATS[order.format][0])
+        if order.ignored:
+            response.headers["X-Ignored-Options"] = ", ".join(order.ignored)
+        return response
+
+    def _make(self, files: Mapping[str, bytes], order: Order) -> bytes:
+        """In a thread: the whole way from the file's bytes to the answer's."""
+        picture = _decode("file", files["file"], order.size)
+        try:
+            background = self._open(files, order)
+            with contextlib.closing(background), self._network:
+                if order.only_mask:
+                    made = matte_picture(picture, self._matter, order.mask)
+                else:
+                    look = Look(mask=order.mask)
+                    made = compose_picture(picture, self._matter, background, look)
+        except FuseMatteError as error:
+            raise Refusal("internal", str(error)) from error
+        return encode_image(made, f".{order.format}", FORMATS[order.format][1])
+
+    def _open(self, files: Mapping[str, bytes], order: Order) -> Background:
+        if "background" in files:
+            return ImageBackground(_decode("background", files["background"], None))
+        return open_background(order.background)
+
+    async def add_job(self, request: web.Request) -> web.Response:
+        """Takes a video as ``file``; options: background, format."""
+        job = self._jobs().prepare("", _choice("green"), 1.0)
+        try:
+            options = {**request.query, **await self._receive(request, job)}
+            if unknown := set(options) - {"background", "format"}:
+                raise Refusal("bad_request", f"option {min(unknown)!r} is unknown")
+            background = _spec(options.get("background", "green"))
+            suffix = "mov" if background == "transparent" else "mp4"
+            suffix = _one_of("format", options.get("format", suffix), VIDEO_FORMATS)
+            job.background = _choice(background)
+            job.name = f"{job.name.rpartition('.')[0] or job.name}.{suffix}"
+        except BaseException:
+            self._jobs().discard(job)
+            raise
+        self._jobs().submit(job)
+        location = {hdrs.LOCATION: f"{PREFIX}/jobs/{job.id}"}
+        return web.json_response(job.body(), status=201, headers=location)
+
+    async def _receive(self, request: web.Request, job: Job) -> dict[str, str]:
+        """Streams the video to its place; returns the options around it."""
+        options = {}
+        async for part in _parts(request):
+            if part.name == "file":
+                announced = request.content_length or 0
+                await save(_chunks(part), announced, job.input, self._video_limit)
+                job.name = clean_name(part.filename or "") or "video"
+            else:
+                options[str(part.name)] = await _text(part)
+        if not job.name:
+            raise Refusal("bad_request", "there is no video; send it as the field 'file'")
+        return options
+
+    async def list_jobs(self, _: web.Request) -> web.Response:
+        """All jobs, oldest first."""
+        return web.json_response([job.body() for job in self._jobs()])
+
+    async def job(self, request: web.Request) -> web.Response:
+        """How a job goes."""
+        return web.json_response(self._job(request).body())
+
+    async def remove_job(self, request: web.Request) -> web.Response:
+        """Cancels or forgets a job."""
+        self._jobs().remove(self._job(request))
+        return web.json_response({})
+
+    async def result(self, request: web.Request) -> web.FileResponse:
+        """The matted video, as a download."""
+        return self._job(request).download()
+
+    def _job(self, request: web.Request) -> Job:
+        return self._jobs()[request.match_info["id"]]
+
+
+async def _read_form(request: web.Request) -> Form:
+    form = Form()
+    async for part in _parts(request):
+        if part.name in ("file", "background") and part.filename is not None:
+            form.files[part.name] = await _limited(part, PICTURE_LIMIT)
+        else:
+            form.options[str(part.name)] = await _text(part)
+    if "file" not in form.files:
+        raise Refusal("bad_request", "there is no picture; send it as the field 'file'")
+    return form
+
+
+async def _parts(request: web.Request) -> AsyncIterator[BodyPartReader]:
+    if request.content_type != "multipart/form-data":
+        raise Refusal("bad_request", "send a form: multipart/form-data with the field 'file'")
+    try:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if isinstance(part, MultipartReader):
+                raise Refusal("bad_request", "a form within a form cannot be read")
+            yield part
+    except ValueError as error:
+        raise Refusal("bad_request", "the form cannot be read; is it cut short?") from error
+
+
+async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
+    while chunk := await part.read_chunk(CHUNK):
+        yield chunk
+
+
+async def _limited(part: BodyPartReader, limit: int) -> bytes:
+    data = bytearray()
+    async for chunk in _chunks(part):
+        data += chunk
+        if len(data) > limit:
+            name = part.name
+            raise Refusal("too_large", f"{name}: larger than {limit / MEBIBYTE:g} MB, the limit")
+    return bytes(data)
+
+
+async def _text(part: BodyPartReader) -> str:
+    return (await _limited(part, FIELD_LIMIT)).decode(errors="replace").strip()
+
+
+def _decode(name: str, data: bytes, size: int | None) -> Picture:
+    """A picture of at most ``PIXEL_LIMIT``, its longer side made ``size`` where it is longer."""
+    try:
+        width, height = imagesize.get(io.BytesIO(data))
+        if width * height > PIXEL_LIMIT:
+            most = f"{PIXEL_LIMIT // 10**6} million pixels"
+            raise Refusal("too_large", f"{name}: {width}x{height} is over {most}, the limit")
+        picture = decode_image(data) if width > 0 else None
+    except (OSError, ValueError, cv2.error):
+        picture = None
+    if picture is None:
+        raise Refusal("unreadable", f"{name}: is no picture that can be read")
+    scale = 1 if size is None else size / max(picture.shape)
+    if scale >= 1:
+        return picture
+    sides = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+    return np.asarray(cv2.resize(picture, sides, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _choice(spec: str) -> Choice:
+    return Choice(id=spec if spec != BLUR else "api", name=spec, spec=spec, thumbnail=b"")
+
+
+def _spec(text: str) -> str:
+    """A background that is no file: the server's own files are nobody's to ask for."""
+    if re.fullmatch(r"green|transparent|#[0-9a-fA-F]{6}|blur(:\d+(\.\d+)?)?", text) is None:
+        raise Refusal(
+            "bad_request",
+            f"background {text!r} is none of green, #rrggbb, blur[:sigma], transparent; "
+            "a picture goes into the file field 'background'",
+        )
+    try:
+        open_background(text).close()
+    except BackgroundError as error:
+        raise Refusal("bad_request", str(error)) from None
+    return text
+
+
+def _color(text: str) -> str:
+    """rembg's ``r,g,b,a``."""
+    numbers = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})(?:,(\d{1,3}))?", text.replace(" ", ""))
+    parts = [int(part or 255) for part in numbers.groups()] if numbers else [-1] * 4
+    red, green, blue, alpha = parts
+    if not all(0 <= part <= 255 for part in (red, green, blue)) or alpha not in (0, 255):
+        raise Refusal("bad_request", "bgc must be r,g,b,a of 0 to 255; a is 255 (opaque) or 0")
+    return f"#{red:02x}{green:02x}{blue:02x}" if alpha else "transparent"
+
+
+def _mask(options: Mapping[str, str]) -> Mask:
+    try:
+        numbers = {name: read(options[name]) for name, read in MASK.items() if name in options}
+        return Mask(invert=_flag("invert", options.get("invert", "false")), **numbers)
+    except ValueError as error:
+        raise Refusal("bad_request", f"the mask cannot be edited so: {error}") from None
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise Refusal("bad_request", f"{name} must be true or false, not {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def _one_of(name: str, text: str, known: Any) -> str:  # noqa: ANN401
+    if text not in known:
+        raise Refusal("bad_request", f"{name} must be one of {', '.join(known)}, not {text!r}")
+    return text
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) not in SIZES:
+        raise Refusal("bad_request", f"size must be {SIZES[0]} to {SIZES[-1]} pixels, not {text!r}")
+    return int(text)

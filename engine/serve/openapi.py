@@ -1,0 +1,152 @@
+"""What the HTTP API takes and answers, as OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fusematte.engine.serve.errors import STATUS
+from fusematte.engine.serve.limits import FORMATS, PICTURE_LIMIT, SIZES, TIME_LIMIT, VIDEO_FORMATS
+from fusematte.engine.serve.uploads import MEBIBYTE
+
+BACKGROUND = "green, #rrggbb, blur[:sigma] or transparent"
+BINARY = {"type": "string", "format": "binary"}
+
+Schema = dict[str, Any]
+
+
+def description(video_limit: int, *, keyed: bool) -> Schema:
+    """The OpenAPI document; video_limit: in bytes; keyed: whether clients need a key."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "FuseMatte",
+            "version": version("fusematte"),
+            "description": "Separates people from their background, in pictures and videos.",
+        },
+        "security": [{"bearer": []}, {"header": []}] if keyed else [],
+        "paths": {
+            "/api/matte": {"post": _picture("matte")},
+            "/api/remove": {"post": _picture("remove", "The same, by its name at rembg.")},
+            "/api/jobs": {"get": _list(), "post": _add(video_limit)},
+            "/api/jobs/{id}": {
+                "parameters": [ID],
+                "get": _operation("job", "How a job goes", {"200": _json("Job", "The job")}),
+                "delete": _operation("removeJob", "Cancel or forget it", {"200": _json(None, "")}),
+            },
+            "/api/jobs/{id}/result": {"parameters": [ID], "get": _result()},
+            "/api/health": {"get": _health("health", "Whether the server is up")},
+            "/api/openapi.json": {"get": _health("openapi", "This description")},
+        },
+        "components": {"securitySchemes": schemes, "schemas": {"Job": JOB, "Error": ERROR}},
+    }
+
+
+ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": {"type": "string", "enum": list(STATUS)},
+                "message": {"type": "string"},
+            },
+        }
+    },
+}
+JOB: Schema = {
+    "type": "object",
+    "required": ["id", "name", "state", "frames"],
+    "properties": {
+        "id": {"type": "string"},
+        "name": {"type": "string"},
+        "background": {"type": "string"},
+        "state": {"enum": ["queued", "running", "done", "failed"]},
+        "error": {"anyOf": [{"$ref": "#/components/schemas/Error/properties/error"},
+                            {"type": "null"}]},
+        "frames": {"type": "integer", "description": "done so far"},
+        "total": {"type": ["integer", "null"], "description": "as far as is known"},
+        "rate": {"type": "number", "description": "frames per second"},
+        "result": {"type": ["string", "null"], "description": "the download's name, once there"},
+    },
+}  # fmt: skip
+
+
+def _picture(name: str, more: str = "") -> Schema:
+    limit = f"at most {PICTURE_LIMIT // MEBIBYTE} MB, {TIME_LIMIT:g} seconds"
+    options = {
+        "om": {"type": "boolean", "description": "only the mask: the alpha as a gray picture"},
+        "bgc": {"type": "string", "description": "background colour r,g,b,a; a is 255 or 0"},
+        "background": {"type": "string", "default": "transparent", "description": BACKGROUND},
+        "format": {"enum": list(FORMATS), "default": "png"},
+        "invert": {"type": "boolean", "description": "keep the background, take the people away"},
+        "grow": {"type": "integer", "description": "pixels; below 0 the matte shrinks"},
+        "feather": {"type": "number", "description": "pixels over which its edges are softened"},
+        "min_alpha": {"type": "number", "description": "alphas below it become 0; 0 to 1"},
+        "size": {
+            "type": "integer", "minimum": SIZES[0], "maximum": SIZES[-1],
+            "description": "scale down to this longer side, in pixels",
+        },
+    }  # fmt: skip
+    files = {"file": {**BINARY, "description": limit}}
+    picture = {"200": {"description": "the picture", "content": _types(*FORMATS)}}
+    operation = _operation(name, "A picture's people, cut out or over a background", picture)
+    operation["description"] = (
+        f"{more} Options may be form fields or in the query. The background may also be a "
+        "picture: then `background` is a file. What rembg knows besides (model, a, af, ab, ae, "
+        "ppm) is taken and not used; the header X-Ignored-Options says so."
+    ).strip()
+    operation["requestBody"] = _form({**files, **options})
+    return operation
+
+
+def _list() -> Schema:
+    listed = {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}
+    answer = {"description": "oldest first", "content": {"application/json": {"schema": listed}}}
+    return _operation("jobs", "All jobs", {"200": answer})
+
+
+def _add(limit: int) -> Schema:
+    operation = _operation("addJob", "A video, to be matted", {"201": _json("Job", "queued")})
+    options = {
+        "file": {**BINARY, "description": f"at most {limit // MEBIBYTE} MB"},
+        "background": {"type": "string", "default": "green", "description": BACKGROUND},
+        "format": {"enum": list(VIDEO_FORMATS), "description": "mp4; transparent: mov"},
+    }
+    operation["requestBody"] = _form(options)
+    return operation
+
+
+def _result() -> Schema:
+    answer = {"description": "the video", "content": {"application/octet-stream": {}}}
+    return _operation("result", "The matted video", {"200": answer})
+
+
+def _health(name: str, summary: str) -> Schema:
+    return {**_operation(name, summary, {"200": _json(None, "yes")}), "security": []}
+
+
+def _operation(name: str, summary: str, answers: Schema) -> Schema:
+    answers = {**answers, "default": _json("Error", "why not")}
+    return {"operationId": name, "summary": summary, "responses": answers}
+
+
+def _form(fields: Schema) -> Schema:
+    schema = {"type": "object", "required": ["file"], "properties": fields}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def _json(name: str | None, told: str) -> Schema:
+    schema = {"$ref": f"#/components/schemas/{name}"} if name else {"type": "object"}
+    return {"description": told, "content": {"application/json": {"schema": schema}}}
+
+
+def _types(*formats: str) -> Schema:
+    return {FORMATS[name][0]: {"schema": BINARY} for name in formats}
