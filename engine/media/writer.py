@@ -71,6 +71,9 @@ _STALE_TAGS = (
 
 _CHAPTERED = ("mp4", "mov", "matroska", "webm")
 
+_GATHERING = ("libwebp_anim",)
+"""Encoders that give all frames in one packet."""
+
 _HIDING = ("mp4", "mov")
 """Containers whose edit lists can hide frames."""
 
@@ -273,6 +276,8 @@ class Writer(Unfinished):
 
     def _check_count(self) -> None:
         """No frame is lost unsaid: neither in the encoder nor where the container hides it."""
+        if self._codec.name in _GATHERING:
+            return
         count = self._packets
         if self._file is not None and self._kind.name in _HIDING:
             count = min(count, _shown(self.part))
