@@ -318,11 +318,11 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def network_threads(wanted: int | None = None) -> int:
-    """As many as are wanted; if nobody says, half of the processors: what decodes, composites and
-    encodes at the same time wants the rest.
+def network_threads() -> int:
+    """Half of the processors, until it is measured: what decodes, composites and encodes at the
+    same time wants the rest.
 
     Threads of a network wait for the slowest of them, so sharing a processor costs all of them: of
     two beside a process that takes a core of two, live latency had a p99 of 67 ms, of one 25 ms.
     """
-    return max(1, processors() // 2) if wanted is None else wanted
+    return max(1, processors() // 2)

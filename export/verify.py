@@ -13,10 +13,11 @@ import torch
 from fusematte.engine.backends import Maps
 from fusematte.engine.errors import ExportError
 from fusematte.engine.frame import Map
+from fusematte.engine.models import INT8_BOUND
 from fusematte.export.frames import Sample
 from fusematte.training.network import LateFusionNetwork
 
-BOUNDS = {"f32": 0.0001, "bf16": 0.002, "f16": 0.002, "int8": 0.006}
+BOUNDS = {"f32": 0.0001, "bf16": 0.002, "f16": 0.002, "int8": INT8_BOUND}
 """The mean difference of alpha over all pixels that each precision of arithmetic may have."""
 BAND = 0.02, 0.98
 """Alphas strictly between these, and the two pixels around them, are the transition band."""

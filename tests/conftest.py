@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from pathlib import Path
@@ -46,3 +47,9 @@ def shared_clips() -> Path:
     if not path.is_dir():
         pytest.skip("no real clips here")
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests compile and measure is nobody else's, and what others did is not theirs."""
+    os.environ["FUSEMATTE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 from fusematte.cli import build_parser, main
+from fusematte.engine.backends import Spec
+from fusematte.engine.backends.tuning import Timing, Tuning, keep, recall, tuning_key
+from fusematte.engine.diagnostics import tune
 from fusematte.engine.errors import ModelError
 from fusematte.engine.models import load_bundle
 from tests.helpers import content, cut, make_clip
@@ -221,8 +224,62 @@ def test_models_are_listed_and_described(tmp_path: Path, capfd: pytest.CaptureFi
 def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capfd.readouterr().out
-    for part in ("openvino: ok", "edge: ok", "libx264: ok", "GPU", "python", "baseline", "CUDA: "):
+    for part in (
+        "openvino:cpu: ok",
+        "openvino:npu: ",
+        "onnxruntime:directml: ",
+        "tuning ",
+        "cache ",
+        "edge: ok",
+        "libx264: ok",
+        "GPU",
+        "python",
+        "baseline",
+        "CUDA: ",
+    ):
         assert part in said
+
+
+def test_tune_times_every_candidate_and_keeps_the_best(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FUSEMATTE_CACHE", str(tmp_path))
+    monkeypatch.setattr(tune, "FILE_FRAMES", 6)
+    monkeypatch.setattr(tune, "processors", lambda: 1)
+    bundle = load_bundle()
+    for work in ("file", "live"):  # a wrong choice, which is overruled
+        wrong = Timing(spec="onnxruntime:cpu:f32", threads=1, ms=0.1)
+        keep(tuning_key(bundle, Spec(), work=work), Tuning(timings=(wrong,), thorough=True))
+    assert main(["tune"]) == 0
+    said = capfd.readouterr().out
+    assert "openvino:cpu:int8" in said
+    assert "openvino:cpu:f32" in said
+    rows = {
+        row.split()[0]: float(row.split()[2]) for row in said.splitlines() if "cpu:" in row[:20]
+    }
+    for work in ("file", "live"):
+        found = recall(tuning_key(bundle, Spec(), work=work))
+        assert found is not None
+        assert found.thorough
+        assert rows[found.timings[0].spec] <= 1.5 * min(rows.values())
+    assert main(["doctor"]) == 0
+    assert "measured by fusematte tune" in capfd.readouterr().out
+    assert main(["tune", "--threads", "2"]) == 2
+
+
+def test_help_imports_no_runtime() -> None:
+    """What people wait for: numpy, av, opencv and OpenVINO take most of a start."""
+    script = (
+        "import sys, contextlib, fusematte.cli as cli\n"
+        "with contextlib.suppress(SystemExit): cli.main([sys.argv[1]])\n"
+        "heavy = {'numpy', 'av', 'cv2', 'openvino', 'onnxruntime', 'torch'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    for argument in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, argument], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_bench(capfd: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +289,7 @@ def test_bench(capfd: pytest.CaptureFixture[str]) -> None:
     row = result["sizes"]["96x64"]
     assert result["backend"] and result["device"] and result["precision"]
     assert row["fps"] > 0
+    assert row["ratio"] == pytest.approx(row["fps"] / row["codec_fps"], abs=0.01)
     assert {"decode", "network", "composite", "encode"} == set(row["stage_ms"])
     assert 0 < row["matte_ms"]["median"] <= row["matte_ms"]["p95"]
     for bad in (["--sizes", "95x64"], ["--sizes", "wide"], ["--frames", "1"]):

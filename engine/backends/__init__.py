@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container, Generator, Iterable
+from contextlib import closing
+from typing import NamedTuple
 
 from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.backends.spec import Spec
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.backends.torch_backend import TorchBackend
+from fusematte.engine.backends.tuning import Work, choose, tuning_key
 from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
+from fusematte.engine.pipeline import network_threads
 
-__all__ = ["BACKENDS", "Backend", "Maps", "create_backend"]
+__all__ = ["BACKENDS", "Backend", "Maps", "Spec", "Work", "candidates", "create_backend"]
 
 log = logging.getLogger(__name__)
 
@@ -23,52 +29,143 @@ BACKENDS: dict[str, type[Backend]] = {
 """In the order in which ``auto`` tries them."""
 
 
-def create_backend(name: str, bundle: Bundle, *, threads: int | None = None) -> Backend:
-    """Makes the named backend, or with ``auto`` the first that can run here.
+def create_backend(
+    wish: str | Spec,
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    work: Work = "file",
+    without: Container[Spec] = (),
+) -> Backend:
+    """Makes the backend that is asked for; what is left open is chosen by measurement, see
+    ``tuning``.
+
+    Args:
+        wish: ``auto``, or ``NAME[:DEVICE][:PRECISION]``, where NAME may be ``auto`` as well.
+        threads: CPU threads; None takes as many as were found best for ``work``.
+        work: what goes on beside the network.
+        without: what has failed before.
 
     Raises:
         BackendError: there is no such backend, or it cannot run; with ``auto``: none can, and the
             message gives each one's reason.
     """
-    if name == "auto":
-        backend = _first_that_runs(bundle, threads)
-    else:
-        backend = _named(name, bundle)(bundle, threads=threads)
-    log.info(
-        "model %s %s on %s, %s, %s",
-        bundle.name,
-        bundle.version,
-        backend.name,
-        backend.device,
-        backend.precision,
-    )
-    return backend
-
-
-def _named(name: str, bundle: Bundle) -> type[Backend]:
-    if name not in BACKENDS:
-        raise BackendError(f"no backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
-    reason = _why_not(BACKENDS[name], bundle)
-    if reason:
-        raise BackendError(f"backend {name} cannot run here: {reason}")
-    return BACKENDS[name]
-
-
-def _first_that_runs(bundle: Bundle, threads: int | None) -> Backend:
+    wish = Spec.parse(wish) if isinstance(wish, str) else wish
+    named = wish.backend != "auto"
+    if named and wish.backend not in BACKENDS:
+        raise BackendError(f"no backend {wish.backend!r}; there are: auto, {', '.join(BACKENDS)}")
     reasons = []
-    for kind in BACKENDS.values():
-        level, reason = logging.INFO, _why_not(kind, bundle)
-        if reason is None:
-            try:
-                return kind(bundle, threads=threads)
-            except BackendError as error:  # it should have been able to
-                level, reason = logging.WARNING, str(error)
-        log.log(level, "not on %s: %s", kind.name, reason)
-        reasons.append(f"{kind.name}: {reason}")
+    with closing(_plans(wish, bundle, threads, work)) as plans:
+        for plan in plans:
+            if plan.spec in without:
+                continue
+            level, reason = logging.INFO, _why_not(plan.spec, bundle)
+            if reason is None:
+                try:
+                    backend = plan.ready or _make(plan.spec, bundle, plan.threads)
+                except BackendError as error:  # it should have been able to
+                    level, reason = logging.WARNING, str(error)
+                else:
+                    backend.spec, backend.threads = plan.spec, plan.threads
+                    _tell(bundle, backend)
+                    return backend
+            elif named:
+                reason = f"backend {plan.spec} cannot run here: {reason}"
+            if plan.spec != wish:  # else it is all that is said, by the error below
+                log.log(level, "not on %s: %s", plan.spec, reason)
+            reasons.append(reason if named else f"{plan.spec}: {reason}")
+    if named:
+        raise BackendError(reasons[-1] if reasons else f"backend {wish}: nothing else is left")
     raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
 
 
-def _why_not(backend: type[Backend], bundle: Bundle) -> str | None:
+class Plan(NamedTuple):
+    """What to try next; ``ready``: made already, while it was timed."""
+
+    spec: Spec
+    threads: int | None
+    ready: Backend | None = None
+
+
+def _plans(
+    wish: Spec, bundle: Bundle, threads: int | None, work: Work
+) -> Generator[Plan, None, None]:
+    """Each backend in its order; before the first of those that have a choice, what was measured
+    to be fastest among them."""
+    kinds = BACKENDS.values() if wish.backend == "auto" else [BACKENDS[wish.backend]]
+    tuned = [kind for kind in kinds if kind.tunable and not _why_not(_plain(kind, wish), bundle)]
+    pinned = wish.backend != "auto" and None not in (wish.device, wish.precision)
+    unmeasured = network_threads() if threads is None else threads
+    for kind in kinds:
+        if tuned[:1] == [kind] and not pinned:
+            yield from _fastest_first(tuned, wish, bundle, threads, work)
+        yield Plan(_plain(kind, wish), unmeasured)
+
+
+def _fastest_first(
+    kinds: list[type[Backend]], wish: Spec, bundle: Bundle, threads: int | None, work: Work
+) -> Generator[Plan, None, None]:
+    try:
+        choice = choose(
+            lambda: candidates(kinds, wish, bundle),
+            lambda spec, threads: _make(spec, bundle, threads),
+            bundle,
+            tuning_key(bundle, wish, work=work, threads=threads),
+        )
+    except BackendError as error:
+        log.info("nothing could be timed: %s", error)
+        return
+    try:
+        for timing in choice.timings:
+            ready = choice.ready.pop(timing.spec, None)
+            yield Plan(Spec.parse(timing.spec), timing.threads, ready)
+    finally:
+        for backend in choice.ready.values():
+            backend.close()
+
+
+def candidates(
+    kinds: Iterable[type[Backend]], wish: Spec, bundle: Bundle, *, thorough: bool = False
+) -> list[Spec]:
+    """What ``wish`` allows of these backends' devices and precisions, the best guess first;
+    nothing that is beyond the model's bound of accuracy."""
+    offered = (
+        Spec(kind.name, device, precision)
+        for kind in kinds
+        for device, precision in kind.candidates(bundle, thorough=thorough)
+    )
+    inaccurate = None if bundle.int8_is_accurate else "int8"
+    return [spec for spec in offered if wish.allows(spec) and spec.precision != inaccurate]
+
+
+def _plain(kind: type[Backend], wish: Spec) -> Spec:
+    return Spec(kind.name, wish.device, wish.precision)
+
+
+def _make(spec: Spec, bundle: Bundle, threads: int | None) -> Backend:
+    backend = BACKENDS[spec.backend](
+        bundle, device=spec.device, precision=spec.precision, threads=threads
+    )
+    if spec.precision not in (None, backend.precision):
+        backend.close()
+        raise BackendError(
+            f"{spec.backend} computes {bundle.name} in {backend.precision} on {backend.device}, "
+            f"not in {spec.precision}"
+        )
+    return backend
+
+
+def _why_not(spec: Spec, bundle: Bundle) -> str | None:
+    backend = BACKENDS[spec.backend]
     if bundle.file.suffix not in backend.reads:
         return f"it reads {' and '.join(backend.reads)}, not {bundle.file.name}"
+    if spec.device not in (None, *backend.devices):
+        return f"it has no device {spec.device}, only {', '.join(backend.devices)}"
     return backend.unavailable()
+
+
+def _tell(bundle: Bundle, backend: Backend) -> None:
+    log.info(
+        "model %s %s on %s, %s, %s",
+        bundle.name, bundle.version, backend.name, backend.device, backend.precision,
+    )  # fmt: skip

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import ModelError
+from fusematte.engine.backends.spec import Spec
+from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
@@ -28,11 +30,15 @@ class Backend(ABC):
 
     Obligations of an implementation:
 
+    - ``spec`` and ``threads``, what it was made with, are set by ``create_backend``.
     - ``unavailable()`` imports lazily, never raises, and returns None or one line that says why
       it cannot run here and what would make it.
     - ``reads`` are the endings of the model files that it loads.
+    - ``tunable``: it has ``candidates``.
+    - ``devices`` are those that the constructor takes, the one it would take by itself first.
     - The constructor loads the model and says in ``device`` and ``precision`` what it will run on
-      and in; it raises ``BackendError`` or ``ModelError``, nothing else.
+      and in; it raises ``BackendError`` or ``ModelError``, nothing else.  Where it has no choice of
+      precision it may ignore what is asked for: ``create_backend`` looks at what came out.
     - ``infer`` accepts any height and width that are multiples of the bundle's; it may take long
       on the first call with a new size.  It is called from one thread at a time.
     - ``close`` may be called twice.
@@ -40,6 +46,10 @@ class Backend(ABC):
 
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = (".onnx",)
+    devices: ClassVar[tuple[str, ...]]
+    tunable: ClassVar[bool] = False
+    spec: Spec
+    threads: int | None
     bundle: Bundle
     device: str
     precision: str
@@ -49,9 +59,30 @@ class Backend(ABC):
     def unavailable(cls) -> str | None:
         """Why this backend cannot run here, or None if it can."""
 
+    @classmethod
+    def candidates(cls, bundle: Bundle, *, thorough: bool) -> list[tuple[str, str]]:  # noqa: ARG003
+        """Devices and precisions among which the fastest is to be found, the best guess first;
+        ``thorough``: those too that are hardly ever it."""
+        return []
+
     @abstractmethod
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        """Loads the model.  ``threads`` bounds the CPU threads; None leaves the choice."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            device: one of ``devices``.
+            precision: one of ``PRECISIONS``.
+            threads: bound of the CPU threads.
+
+        None leaves each choice to the backend.
+        """
 
     @abstractmethod
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
@@ -78,6 +109,22 @@ class Backend(ABC):
                 f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
                 f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
             )
+
+    @staticmethod
+    def network_file(bundle: Bundle, precision: str | None) -> Path:
+        """The network in int8 if that is asked for, else the model's own.
+
+        Raises:
+            BackendError: the model has none in int8.
+        """
+        if precision != "int8" or bundle.quantised:
+            return bundle.file
+        if bundle.int8 is None:
+            raise BackendError(
+                f"model {bundle.name} has no network in int8: leave --precision out, or add one "
+                f"with fusematte export --precision int8"
+            )
+        return bundle.int8
 
     @staticmethod
     def within_range(maps: Iterable[NDArray[np.floating]]) -> Maps:

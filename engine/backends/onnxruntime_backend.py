@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from fusematte.engine.backends.base import Backend, Maps
-from fusematte.engine.errors import ModelError
+from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
@@ -21,6 +21,13 @@ PROVIDERS = {
     "CPUExecutionProvider": "CPU",
 }
 """In the order in which they are tried; what ONNX Runtime calls them, what people do."""
+DEVICES = {name.lower(): provider for provider, name in PROVIDERS.items()}
+REMEDIES = {
+    "directml": "pip install onnxruntime-directml (Windows)",
+    "coreml": "pip install onnxruntime (macOS)",
+    "cuda": "pip install onnxruntime-gpu",
+    "tensorrt": "pip install onnxruntime-gpu",
+}
 
 
 class OnnxRuntimeBackend(Backend):
@@ -30,36 +37,68 @@ class OnnxRuntimeBackend(Backend):
     """
 
     name: ClassVar[str] = "onnxruntime"
+    tunable: ClassVar[bool] = True
+    devices: ClassVar[tuple[str, ...]] = tuple(DEVICES)
 
     @classmethod
     def unavailable(cls) -> str | None:
-        if importlib.util.find_spec("onnxruntime") is None:
+        if find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed: pip install onnxruntime"
         return None
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    @classmethod
+    def candidates(cls, bundle: Bundle, *, thorough: bool) -> list[tuple[str, str]]:
+        if not find_spec("onnxruntime"):
+            return []
+        import onnxruntime
+
+        installed = onnxruntime.get_available_providers()
+        here = [device for device, provider in DEVICES.items() if provider in installed]
+        own = _precision(bundle)
+        found = [(device, own) for device in here if device != "cpu"]
+        if thorough and "cpu" in here:  # OpenVINO was faster on every processor met
+            found += [("cpu", own)] + [("cpu", "int8")] * (bundle.int8 is not None)
+        return found
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
         import onnxruntime
 
         self.bundle = bundle
+        self._file = self.network_file(bundle, precision)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session, provider = self._open(options)
+        self._session, provider = self._open(options, device)
         self.device = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[provider]}"
-        self.precision = _precision(bundle)
+        self.precision = "int8" if precision == "int8" else _precision(bundle)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.check_ports({p.name for p in inputs}, {p.name for p in outputs})
 
-    def _open(self, options: Any) -> tuple[Any, str]:  # noqa: ANN401
+    def _open(self, options: Any, device: str | None) -> tuple[Any, str]:  # noqa: ANN401
         """A session and its provider's name."""
         import onnxruntime
 
+        installed = onnxruntime.get_available_providers()
+        wanted = PROVIDERS if device is None else [DEVICES[device]]
+        if device is not None and DEVICES[device] not in installed:
+            raise BackendError(
+                f"the installed ONNX Runtime has no {PROVIDERS[DEVICES[device]]}, only "
+                f"{', '.join(PROVIDERS[name] for name in installed if name in PROVIDERS)}: "
+                f"{REMEDIES.get(device, 'install a build that has it')}"
+            )
         reason = "no known execution provider is installed"
-        for provider in filter(onnxruntime.get_available_providers().__contains__, PROVIDERS):
+        for provider in filter(installed.__contains__, wanted):
             try:
                 session = onnxruntime.InferenceSession(
-                    str(self.bundle.file), options, providers=[provider]
+                    str(self._file), options, providers=[provider]
                 )
             except Exception as error:  # onnxruntime's own exceptions have no common base
                 reason = str(error).splitlines()[0]
@@ -67,12 +106,17 @@ class OnnxRuntimeBackend(Backend):
                 if session.get_providers()[0] == provider:
                     return session, provider
                 reason = "its libraries are missing or its device is"
-            if provider != "CPUExecutionProvider":
+            if device is None and provider != "CPUExecutionProvider":
                 log.warning("onnxruntime: %s is installed but fails: %s", provider, reason)
-        raise ModelError(f"{self.bundle.file}: ONNX Runtime cannot run it: {reason}")
+        kind = ModelError if device in (None, "cpu") else BackendError
+        raise kind(f"{self._file}: ONNX Runtime cannot run it: {reason}")
 
     def infer(self, image: Map, previous: Map) -> Maps:
-        results = self._session.run(list(Maps._fields), self.feeds(image, previous))
+        try:
+            results = self._session.run(list(Maps._fields), self.feeds(image, previous))
+        except Exception as error:  # as above: a device that is gone, memory that is not there
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"{self.device} failed: {reason}") from error
         return self.within_range(result[0, 0] for result in results)
 
     def close(self) -> None:

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.backends import create_backend
+from fusematte.engine.backends import Spec, Work, create_backend
 from fusematte.engine.backends.base import Backend, Maps
+from fusematte.engine.errors import BackendError
 from fusematte.engine.models import Bundle
-from fusematte.engine.pipeline import network_threads
 
-_Key = tuple[str, str, str, int]
+_Key = tuple[str, str, str, int | None]
 
 
 @dataclass
 class _Shared:
     backend: Backend
+    make: Callable[..., Backend]
     users: int = 0
+    chosen: bool = False
+    """Its number of threads is what one gets who asks for none."""
     turn: threading.Lock = field(default_factory=threading.Lock)
+    failed: list[Spec] = field(default_factory=list)
 
+    def replace(self, error: BackendError) -> None:
+        """Goes on with the next backend after this one has failed.
+
+        Raises:
+            BackendError: ``error``, if there is no other.
+        """
+        self.failed.append(self.backend.spec)
+        try:
+            replacement = self.make(without=self.failed)
+        except BackendError:
+            raise error from None
+        log.warning("%s: going on with %s", error, replacement.spec)
+        self.backend.close()
+        self.backend = replacement
+
+
+log = logging.getLogger(__name__)
 
 _pool: dict[_Key, _Shared] = {}
 _pool_lock = threading.Lock()
 
 
+def _in_use(network: tuple[str, str, str], threads: int | None) -> _Key | None:
+    for key, shared in _pool.items():
+        if key[:3] == network and (shared.chosen if threads is None else key[3] == threads):
+            return key
+    return None
+
+
 class Lease:
     """The use of a backend that others may use as well; they run one after the other.
 
-    The last one to close its lease closes the backend.
+    The last one to close its lease closes the backend.  A device that fails while it runs, and was
+    not asked for by name, is replaced by the next one that works, with a warning.
 
-    threads: CPU threads; None takes half of the processors (``network_threads``).
+    threads, work: as for ``create_backend``; what others use already is taken as it is.
 
     Raises:
         ModelError, BackendError: as ``create_backend``.
     """
 
-    def __init__(self, name: str, bundle: Bundle, *, threads: int | None = None) -> None:
-        threads = network_threads(threads)
-        self._key: _Key | None = name, str(bundle.file), str(bundle.manifest["sha256"]), threads
+    def __init__(
+        self,
+        wish: str,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        work: Work = "file",
+    ) -> None:
+        network = wish, str(bundle.file), str(bundle.manifest["sha256"])
+        again = partial(create_backend, wish, bundle, threads=threads, work=work)
         with _pool_lock:
-            if self._key not in _pool:
-                _pool[self._key] = _Shared(create_backend(name, bundle, threads=threads))
+            self._key: _Key | None = _in_use(network, threads)
+            if self._key is None:
+                made = again()
+                self._key = *network, made.threads
+                if self._key in _pool:  # what was chosen is what somebody asked for
+                    made.close()
+                else:
+                    _pool[self._key] = _Shared(made, again)
+                _pool[self._key].chosen |= threads is None
             self._shared = _pool[self._key]
             self._shared.users += 1
 
@@ -54,8 +100,13 @@ class Lease:
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         """``Backend.infer``, from any thread."""
-        with self._shared.turn:
-            return self._shared.backend.infer(image, previous)
+        shared = self._shared
+        with shared.turn:
+            while True:
+                try:
+                    return shared.backend.infer(image, previous)
+                except BackendError as error:
+                    shared.replace(error)
 
     def close(self) -> None:
         """Ends the use; may be called twice."""

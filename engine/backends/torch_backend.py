@@ -23,6 +23,7 @@ class TorchBackend(Backend):
     """
 
     name: ClassVar[str] = "torch"
+    devices: ClassVar[tuple[str, ...]] = ("gpu", "cpu")
     reads: ClassVar[tuple[str, ...]] = (".onnx", ".pt2")
 
     @classmethod
@@ -32,17 +33,26 @@ class TorchBackend(Backend):
                 return f"the package {package} is not installed: pip install 'fusematte[export]'"
         return None
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
         import torch
 
         self.bundle = bundle
         if threads is not None:
             torch.set_num_threads(threads)
-        self._on_gpu = torch.cuda.is_available()
+        self._on_gpu = device != "cpu" and torch.cuda.is_available()
+        if device == "gpu" and not self._on_gpu:
+            raise BackendError("PyTorch finds no GPU here: its CUDA build and a driver are needed")
         self._device = torch.device("cuda" if self._on_gpu else "cpu")
         self.device = torch.cuda.get_device_name() if self._on_gpu else "CPU, PyTorch"
         self.device += f" {torch.__version__}"
-        self.precision = "f16" if self._on_gpu else "f32"
+        self.precision = "f16" if self._on_gpu and precision != "f32" else "f32"
         if bundle.file.suffix == ".pt2":
             halved = bundle.manifest.get("export", {}).get("precision") == "fp16"
             self.precision = "f16" if halved else "f32"
@@ -83,7 +93,8 @@ class TorchBackend(Backend):
 
         if not self._on_gpu:
             return _maps(self._network(*inputs))
-        with torch.autocast("cuda", torch.float16, enabled=self.bundle.file.suffix == ".onnx"):
+        own_code_in_f16 = self.bundle.file.suffix == ".onnx" and self.precision == "f16"
+        with torch.autocast("cuda", torch.float16, enabled=own_code_in_f16):
             return _maps(self._network(*inputs))
 
     def infer(self, image: Map, previous: Map) -> Maps:

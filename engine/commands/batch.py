@@ -11,6 +11,8 @@ from fusematte.engine.commands.options import (
     add_job_options,
     add_json_option,
     add_long_job_options,
+    add_precision,
+    backend_of,
 )
 from fusematte.engine.jobs.batch import Result, find_items, run_batch, table
 from fusematte.engine.jobs.options import JobOptions
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extension", default=".mp4", metavar=".EXT", help="kind of the outputs (%(default)s)"
     )
     add_job_options(parser, *(name for name in JobOptions.names() if name not in OWN))
+    add_precision(parser)
     add_long_job_options(parser)
     add_json_option(parser)
 
@@ -59,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
     results = run_batch(
         items,
         options.output_dir,
-        JobOptions.of(vars(options)),
+        JobOptions.of(vars(options) | {"backend": backend_of(options)}),
         resume=options.resume,
         cluster=options.cluster,
         report=None if options.report is None else Path(options.report),

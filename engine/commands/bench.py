@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.commands.options import add_model_options, backend_of
 from fusematte.engine.diagnostics.bench import bench, lines
 from fusematte.engine.errors import UsageError
 
@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
     result = bench(
         [_size(text) for text in options.sizes],
         model=options.model,
-        backend=options.backend,
+        backend=backend_of(options),
         threads=options.threads,
         frames=options.frames,
     )

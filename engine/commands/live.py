@@ -18,6 +18,7 @@ from fusematte.engine.commands.options import (
     add_job_options,
     add_json_option,
     add_model_options,
+    backend_of,
     mask_of,
     text_of,
 )
@@ -103,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
             Session(
                 backgrounds[0],
                 model=options.model,
-                backend=options.backend,
+                backend=backend_of(options),
                 threads=options.threads,
                 budget_ms=budget,
                 mirror=options.mirror,

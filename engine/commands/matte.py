@@ -7,7 +7,13 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from fusematte.engine.commands.options import MASK, add_job_options, add_model_options, mask_of
+from fusematte.engine.commands.options import (
+    MASK,
+    add_job_options,
+    add_model_options,
+    backend_of,
+    mask_of,
+)
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.compositing.stills import compose_picture
@@ -47,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
             raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
         threads = options.threads or processors()  # nothing else is at work
         matter = stack.enter_context(
-            Matter(options.model, backend=options.backend, threads=threads)
+            Matter(options.model, backend=backend_of(options), threads=threads)
         )
         code = 0
         for image, path in zip(options.images, paths, strict=True):

@@ -43,7 +43,7 @@ def describe(bundle: Bundle) -> list[str]:
     ]
     if bundle.int8 is not None:
         size = bundle.int8.stat().st_size / 1e6
-        lines.append(f"  also in int8, {size:.1f} MB, for processors with AVX2 and without bf16")
+        lines.append(f"  also in int8, {size:.1f} MB, where that is fastest")
     if export := manifest.get("export"):
         lines.append(f"  exported to {export['target']} in {export['precision']}")
     return lines

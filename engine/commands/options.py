@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from fusematte.engine.backends import BACKENDS
+from fusematte.engine.backends import BACKENDS, Spec
+from fusematte.engine.backends.spec import PRECISIONS
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.matting.mask import Mask
 from fusematte.engine.models import DEFAULT_MODEL
@@ -62,7 +63,7 @@ def text_of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--backend`` and ``--threads``."""
+    """``--model``, ``--backend``, ``--precision`` and ``--threads``; see ``backend_of``."""
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="a shipped model or a bundle folder (%(default)s)"
     )
@@ -70,12 +71,34 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend_options(parser: argparse.ArgumentParser) -> None:
-    """``--backend`` and ``--threads``."""
-    parser.add_argument("--backend", default="auto", help=f"auto, {', '.join(BACKENDS)} (auto)")
+    """``--backend``, ``--precision`` and ``--threads``."""
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME[:DEVICE]",
+        help=f"auto, {', '.join(BACKENDS)}, as in openvino:gpu (auto: the fastest here)",
+    )  # fmt: skip
+    add_precision(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N",
-        help="CPU threads for the network (half of the processors; for stills all)",
+        help="CPU threads for the network (as tune found best, until then half of them; "
+        "for stills all)",
     )  # fmt: skip
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """``--precision``."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of the network's arithmetic (the fastest here)"
+    )
+
+
+def backend_of(options: argparse.Namespace) -> str:
+    """What ``--backend`` and ``--precision`` ask for, as a ``Spec`` in text.
+
+    Raises:
+        BackendError: the backend cannot be read.
+    """
+    spec = Spec.parse(options.backend)
+    return str(spec._replace(precision=options.precision or spec.precision))
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from fusematte.engine.commands.options import (
     add_job_options,
     add_json_option,
     add_long_job_options,
+    add_precision,
+    backend_of,
 )
 from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.options import OUTPUTS, JobOptions
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the result goes; .mp4, .mkv, ..., out_%%05d.png, .exr; stdout: -, pipe:ts",
     )
     add_job_options(parser)
+    add_precision(parser)
     add_long_job_options(parser)
     add_json_option(parser)
 
@@ -48,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
     progress = lines or (None if options.quiet else ProgressReport())
     begun = time.time()
     try:
-        job = JobOptions.of(vars(options))
+        job = JobOptions.of(vars(options) | {"backend": backend_of(options)})
         done = run_job(
             options.input,
             options.output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fusematte.engine.commands.options import add_model_options
+from fusematte.engine.commands.options import add_model_options, backend_of
 from fusematte.engine.errors import UsageError
 
 DEFAULT_PORT = 8765
@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
         api=options.api,
         host=options.host,
         model=options.model,
-        backend=options.backend,
+        backend=backend_of(options),
         threads=options.threads,
     )
     return 0

@@ -15,10 +15,13 @@ import cv2
 import numpy as np
 
 from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
+from fusematte.engine.frame import Frame
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import run_once
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.writer import Writer
+from fusematte.engine.pipeline import Pipeline, Stage
 
 RATE = 30
 
@@ -33,9 +36,10 @@ def bench(
 ) -> dict[str, Any]:
     """Runs the whole job on a clip of each (height, width), and the network by itself.
 
-    Returns what ran and where, and per size: ``fps`` of the job, ``stage_ms``, the work of each
-    stage per frame, and ``matte_ms``, median and 95th percentile of the time from a frame to its
-    matte, with nothing else running.
+    Returns what ran and where, and per size: ``fps`` of the job; ``codec_fps``, of plain decode and
+    encode of the same clip, before and after the job, and ``ratio``, the first by the second;
+    ``stage_ms``, the work of each stage per frame; and ``matte_ms``, median and 95th percentile of
+    the time from a frame to its matte, with nothing else running.
 
     Raises:
         UsageError: scikit-image, which has the picture, is not installed.
@@ -55,9 +59,14 @@ def bench(
                 clip, output = Path(folder) / "clip.mp4", Path(folder) / "out.mp4"
                 _write_clip(clip, height, width, frames)
                 job = JobOptions(model=model, backend=backend, threads=threads)
+                codec = [_transcode(clip, output)]
                 report = run_once(clip, output, job)
+                codec.append(_transcode(clip, output))
+                codec_fps = 2 / sum(1 / rate for rate in codec)
                 result["sizes"][f"{width}x{height}"] = {
                     "fps": round(report.rate, 2),
+                    "codec_fps": round(codec_fps, 2),
+                    "ratio": round(report.rate / codec_fps, 3),
                     "stage_ms": {
                         name: round(1e3 * seconds / report.frames, 2)
                         for name, seconds in report.busy.items()
@@ -65,6 +74,23 @@ def bench(
                     "matte_ms": _latency(matter, clip),
                 }
     return result
+
+
+def _transcode(clip: Path, output: Path) -> float:
+    """Frames per second of the job's own decoder and encoder with nothing between them."""
+
+    def encode(frame: Frame) -> Frame:
+        writer.write(frame)
+        return frame
+
+    begun = time.perf_counter()
+    with (
+        Reader(clip) as reader,
+        Writer(output, like=reader.info) as writer,
+        Pipeline(("decode", iter(reader)), Stage("encode", encode)) as pipeline,
+    ):
+        frames = sum(1 for _ in pipeline)
+    return frames / (time.perf_counter() - begun)
 
 
 def _latency(matter: Matter, clip: Path) -> dict[str, float]:
@@ -105,7 +131,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         stages = ", ".join(f"{name} {ms:.1f} ms" for name, ms in row["stage_ms"].items())
         matte = row["matte_ms"]
         shown.append(
-            f"{size}: {row['fps']:.1f} fps; {stages}; frame to matte {matte['median']:.1f} ms "
+            f"{size}: {row['fps']:.1f} fps, {row['ratio']:.2f} of plain decode and encode "
+            f"({row['codec_fps']:.1f}); {stages}; frame to matte {matte['median']:.1f} ms "
             f"(p95 {matte['p95']:.1f})"
         )
     return shown

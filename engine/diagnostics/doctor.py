@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.util import find_spec
+from typing import get_args
 
 import av
 import cv2
@@ -14,9 +15,11 @@ from av.codec.hwaccel import hwdevices_available
 
 from fusematte.cpp_ext import instruction_sets
 from fusematte.cpp_ext.cuda import fatbin, why_no_kernels
-from fusematte.engine.backends import BACKENDS, create_backend
+from fusematte.engine.backends import BACKENDS, Spec, Work, candidates, create_backend
+from fusematte.engine.backends.cache import default_folder
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.backends.tensorrt.library import MODULES, REMEDIES, installed, load_library
+from fusematte.engine.backends.tuning import recall, tuning_key
 from fusematte.engine.cuda.probe import count_gpus, describe_gpus, why_no_gpu
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
@@ -42,6 +45,7 @@ def report() -> tuple[list[str], bool]:
         f"kernels     {_cuda_kernels()}",
         *_models(),
         *backends,
+        *_tuning(),
         *_encoders(),
         *_gpu(),
     ]
@@ -77,16 +81,41 @@ def _models() -> list[str]:
 
 def _backends() -> tuple[list[str], bool]:
     lines, usable = [], False
-    for name in BACKENDS:
-        try:
-            backend = create_backend(name, load_bundle())
-        except FuseMatteError as error:
-            lines.append(f"backend     {name}: NOT usable: {error}")
-            continue
-        lines.append(f"backend     {name}: ok, {backend.device}, {backend.precision}")
-        backend.close()
-        usable = True
+    for name, kind in BACKENDS.items():
+        # A backend that has a choice is shown with each of its devices.
+        for spec in [Spec(name, device) for device in kind.devices if kind.tunable] or [Spec(name)]:
+            try:
+                said = _runs_on(spec)
+            except FuseMatteError as error:
+                lines.append(f"backend     {spec}: NOT usable: {error}")
+            else:
+                lines.append(f"backend     {spec}: ok, {said}")
+                usable = True
     return lines, usable
+
+
+def _runs_on(spec: Spec) -> str:
+    """The device and its precisions; one of them is loaded, nothing is timed."""
+    bundle, kind = load_bundle(), BACKENDS[spec.backend]
+    found = [] if kind.unavailable() else candidates([kind], spec, bundle, thorough=True)
+    backend = create_backend(found[0] if found else spec, bundle)
+    backend.close()
+    return f"{backend.device}, {' or '.join(s.precision or '' for s in found) or backend.precision}"
+
+
+def _tuning() -> list[str]:
+    """What was found fastest here for each kind of work, and where that is kept."""
+    lines = []
+    for name in shipped_models():
+        for work in get_args(Work):
+            found = recall(tuning_key(load_bundle(name), Spec(), work=work))
+            said = found or "not measured yet: its first use does, or fusematte tune"
+            lines.append(f"tuning      {name}, {work}: {said}")
+    folder = default_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = there.is_dir() and os.access(there, os.W_OK)
+    state = "ok" if writable else "NOT writable: set FUSEMATTE_CACHE to a folder that is"
+    return [*lines, f"cache       {folder}: {state}"]
 
 
 def _encoders() -> list[str]:

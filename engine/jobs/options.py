@@ -190,12 +190,18 @@ class JobOptions:
         metadata=_told(f"a shipped model or a bundle folder ({DEFAULT_MODEL})"),
     )
     backend: str = field(
-        default="auto", metadata=_told("what the network runs on; doctor lists what can (auto)")
+        default="auto",
+        metadata=_told(
+            "what the network runs on, as in openvino:gpu; doctor lists what can (the fastest)",
+            metavar="NAME[:DEVICE]",
+        ),
     )
     threads: int | None = field(
         default=None,
         metadata=_told(
-            "CPU threads for the network (half of the processors)", metavar="N", parse=int
+            "CPU threads for the network (as tune found best, at first half of them)",
+            metavar="N",
+            parse=int,
         ),
     )
 

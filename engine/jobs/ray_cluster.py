@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
+from fusematte.engine.backends.spec import Spec
 from fusematte.engine.errors import BackendError, FuseMatteError
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Cluster:
             BackendError: no machine has that much, so the task would wait for ever.
         """
         needs = {"CPU": float(threads)}
-        if backend in GPU_BACKENDS:
+        if Spec.parse(backend).backend in GPU_BACKENDS:
             needs["GPU"] = 1.0
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(k, 0) >= v for k, v in needs.items()) for node in nodes):

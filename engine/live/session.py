@@ -129,7 +129,8 @@ class Session:
     Args:
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a video.
         model, backend: as for ``Matter``.
-        threads: CPU threads for the network; None takes half of the processors.
+        threads: CPU threads for the network; None takes what was found best, at
+            first half of the processors.
         budget_ms: the latency from ``push`` to the result that is to be held, by moving to a
             smaller network while the machine is busy; None leaves the network as it is.
         mirror: turn the picture's left to its right before anything else.
@@ -288,7 +289,7 @@ class Session:
 
     @model.setter
     def model(self, model: str | PathLike[str]) -> None:
-        matter = Matter(model, backend=self._backend, threads=self._threads)
+        matter = Matter(model, backend=self._backend, threads=self._threads, work="live")
         try:
             if self._latest is not None:
                 matter.prepare(self._latest, self._scales())
@@ -370,7 +371,9 @@ class Session:
         """The stages that all frames go through."""
         background = open_background(self._spec)
         try:
-            used = self._lent or Matter(self._model, backend=self._backend, threads=self._threads)
+            used = self._lent or Matter(
+                self._model, backend=self._backend, threads=self._threads, work="live"
+            )
         except BaseException:
             background.close()
             raise

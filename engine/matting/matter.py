@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from fusematte.cpp_ext import resize_to_tensor
-from fusematte.engine.backends import Backend, Maps
+from fusematte.engine.backends import Backend, Maps, Work
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, UsageError
 from fusematte.engine.frame import Frame, Map, Matte, Stream
@@ -101,8 +101,11 @@ class Matter:
 
     Args:
         model: a shipped model's name or a bundle folder.
-        backend: ``auto`` or a backend's name.
-        threads: CPU threads for the network; None takes half of the processors.
+        backend: ``auto``, or ``NAME[:DEVICE][:PRECISION]``, as in ``openvino:gpu`` or
+            ``auto:f32``; what is left open is chosen by measurement.
+        threads: CPU threads for the network; None takes what ``fusematte tune`` found best, until
+            then half of the processors.
+        work: what goes on beside the network: "file" or "live".
 
     Raises:
         ModelError, BackendError: the model or the backend cannot be used.
@@ -114,12 +117,13 @@ class Matter:
         *,
         backend: str = "auto",
         threads: int | None = None,
+        work: Work = "file",
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         self.bundle = load_bundle(model)
         self.scale = 1.0
-        self._lease = Lease(backend, self.bundle, threads=threads)
+        self._lease = Lease(backend, self.bundle, threads=threads, work=work)
         self._shape: tuple[object, ...] = ()
         self._previous: Map | None = None
         self.follows = False

@@ -14,6 +14,8 @@ from fusematte.engine.errors import ModelError
 FORMAT = 1
 """Version of the bundle format that this code reads."""
 DEFAULT_MODEL = "edge"
+INT8_BOUND = 0.006
+"""The mean difference of alpha over all pixels that a network in int8 may have."""
 MAX_SIDE = 8192
 """Of the network's input, in pixels."""
 MAX_MULTIPLE = 1024
@@ -45,6 +47,17 @@ class Bundle:
         name = self.manifest.get("int8", {}).get("file")
         own = self.file == self.folder / self.manifest["file"]
         return self.folder / name if name and own else None
+
+    @property
+    def int8_is_accurate(self) -> bool:
+        """Whether ``int8`` was within its bound when it was made: else nobody takes it unasked."""
+        accuracy = self.manifest.get("int8", {}).get("accuracy", {})
+        return bool(accuracy.get("mean", 0.0) <= INT8_BOUND)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether its own network is in int8: an export that was made so."""
+        return bool(self.manifest.get("export", {}).get("precision") == "int8")
 
     def without_int8(self) -> Bundle:
         """The same model, as if it had no int8 network."""

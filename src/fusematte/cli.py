@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
     "bench": ("fusematte.engine.commands.bench", "measure how fast this machine is"),
+    "tune": ("fusematte.engine.commands.tune", "find what is fastest on this machine, keep it"),
     "export": (
         "fusematte.export.commands.export",
         "write a model for another runtime, proved on real frames",

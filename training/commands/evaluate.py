@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.commands.options import add_backend_options
+from fusematte.engine.commands.options import add_backend_options, backend_of
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths
 from fusematte.engine.matting.matter import Matter
@@ -88,7 +88,7 @@ def main(options: argparse.Namespace) -> int:
 
         def open_model(name: str) -> Matter:
             return stack.enter_context(
-                Matter(name, backend=options.backend, threads=options.threads)
+                Matter(name, backend=backend_of(options), threads=options.threads)
             )
 
         matter = open_model(options.model)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.backends.base import Backend, Maps
-from fusematte.engine.backends.tensorrt.engine_cache import EngineCache, EngineKey
+from fusematte.engine.backends.cache import Cache, CacheKey
 from fusematte.engine.backends.tensorrt.library import (
     first_loadable,
     load_library,
@@ -29,6 +29,20 @@ log = logging.getLogger(__name__)
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """BT.709, for engines that have the guided filter within."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKey(CacheKey):
+    """Everything that an engine depends on."""
+
+    flavour: str
+    version: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    model_sha256: str
+    precision: str
+    kind: str = "engine"
 
 
 class Driver(Protocol):
@@ -234,6 +248,7 @@ class TensorRtBackend(Backend):
     """
 
     name: ClassVar[str] = "tensorrt"
+    devices: ClassVar[tuple[str, ...]] = ("gpu",)
     reads: ClassVar[tuple[str, ...]] = (".engine", ".onnx")
 
     @classmethod
@@ -246,7 +261,14 @@ class TensorRtBackend(Backend):
             return str(error)
         return None
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,  # noqa: ARG002
+        precision: str | None = None,  # noqa: ARG002
+        threads: int | None = None,  # noqa: ARG002
+    ) -> None:
         self.bundle = bundle
         self._closed = False
         export = bundle.manifest.get("export", {})
@@ -269,7 +291,7 @@ class TensorRtBackend(Backend):
             model_sha256=bundle.manifest["sha256"],
             precision=self.precision,
         )
-        self._cache = EngineCache()
+        self._cache = Cache()
         try:
             with self._driver.current():
                 self._load(library, flavour, exported)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 
 from fusematte.engine import backends
 from fusematte.engine.backends import BACKENDS, Backend, Maps, create_backend, openvino_backend
+from fusematte.engine.backends.cache import Cache
+from fusematte.engine.backends.openvino_backend import CompiledKey
+from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, ModelError
 from fusematte.engine.models import Bundle, load_bundle
 
@@ -123,48 +128,20 @@ def test_backends_agree(backend: Backend, bundle: Bundle) -> None:
         assert np.abs(ours - theirs).max() < largest
 
 
-@pytest.mark.parametrize(
-    ("instructions", "hint", "precision"),
-    [
-        (("baseline", "avx2"), "f32", "int8"),
-        (("baseline", "avx2", "avx512"), "f32", "int8"),
-        (("baseline", "avx2", "avx512"), "bf16", "bf16"),
-        (("baseline",), "f32", "f32"),
-    ],
-)
-def test_int8_where_it_is_fastest(
-    monkeypatch: pytest.MonkeyPatch,
-    bundle: Bundle,
-    instructions: tuple[str, ...],
-    hint: str,
-    precision: str,
-) -> None:
-    monkeypatch.setattr(openvino_backend, "instruction_sets", lambda: instructions)
-    options = {"INFERENCE_PRECISION_HINT": hint}
-    monkeypatch.setattr(openvino_backend.OpenVinoBackend, "_compile_options", lambda *_: options)
-    made = create_backend("openvino", bundle)
-    assert made.precision == precision
-    made.close()
-    made = create_backend("openvino", bundle.without_int8())
-    assert made.precision == hint
-    made.close()
-    other = replace(bundle, file=bundle.file.with_name("another.onnx"))
-    assert other.int8 is None
-
-
 def test_openvino_lets_go_of_the_size_not_used_for_longest(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundle
 ) -> None:
     compiled: list[object] = []
-    compile_model = openvino.Core.compile_model
+    kind = openvino_backend.OpenVinoBackend
+    load = kind._compiled
 
     def count(*arguments: Any) -> Any:  # noqa: ANN401
         compiled.append(arguments)
-        return compile_model(*arguments)
+        return load(*arguments)
 
-    monkeypatch.setattr(openvino.Core, "compile_model", count)
+    monkeypatch.setattr(kind, "_compiled", count)
     monkeypatch.setattr(openvino_backend, "COMPILED", 2)
-    made = create_backend("openvino", bundle)
+    made = create_backend("openvino:cpu:f32", bundle)
     first = made.infer(*inputs(32, 32)).alpha
     made.infer(*inputs(32, 64))
     full = psutil.Process().num_threads()
@@ -226,12 +203,20 @@ class Constant(Backend):
     """A backend without a network: alpha is the mean of the image."""
 
     name: ClassVar[str] = "constant"
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
 
     @classmethod
     def unavailable(cls) -> str | None:
         return None
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,  # noqa: ARG002
+        precision: str | None = None,  # noqa: ARG002
+        threads: int | None = None,
+    ) -> None:
         self.bundle, self.threads = bundle, threads
         self.device, self.precision = "any", "f32"
 
@@ -317,6 +302,107 @@ def test_named_backend_is_not_replaced(monkeypatch: pytest.MonkeyPatch, bundle: 
     register(monkeypatch, Constant, Broken)
     with pytest.raises(BackendError, match="broken cannot run here: it lacks a flux capacitor"):
         create_backend("broken", bundle)
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ("openvino:tpu", "write NAME"),
+        ("openvino:int8:f32", "write NAME"),
+        ("auto:f64", "f32, bf16, f16, int8"),
+        ("tensorrt:npu", "it has no device npu, only gpu"),
+        ("auto:npu", "openvino finds no NPU here"),
+        ("openvino:gpu", "openvino finds no GPU here"),
+        ("onnxruntime:directml", "pip install onnxruntime-directml"),
+        ("onnxruntime:coreml", "has no CoreML, only .*CPU"),
+        ("torch:cpu:int8", "torch computes edge in f32 on .*, not in int8"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(wish: str, told: str, bundle: Bundle) -> None:
+    if wish.startswith("torch") and BACKENDS["torch"].unavailable():
+        pytest.skip("no torch here")
+    if wish.endswith(("npu", "gpu")) and len(openvino.Core().available_devices) > 1:
+        pytest.skip("Intel's devices are here")
+    with pytest.raises(BackendError, match=told) as caught:
+        create_backend(wish, bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_model_without_int8_says_so(name: str, bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="model edge has no network in int8: leave --precision"):
+        create_backend(f"{name}:cpu:int8", bundle.without_int8())
+
+
+def test_f16_is_never_emulated(bundle: Bundle) -> None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("others compute in it")
+    assert "f16" not in openvino_backend.precisions(openvino.Core(), "CPU", bundle)
+    with pytest.raises(BackendError, match="does not compute in f16"):
+        create_backend("openvino:cpu:f16", bundle)
+
+
+def test_what_was_compiled_before_gives_the_same_result(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("FUSEMATTE_CACHE", str(tmp_path))
+    results = []
+    for damage in (None, None, b"OpenVINO took this for its own"):
+        if damage is not None:
+            (path,) = tmp_path.glob("compiled-*")
+            key = json.loads(path.read_bytes().split(b"\n", 2)[1])
+            del key["sha256"]
+            Cache().store(CompiledKey(**key | {"shape": tuple(key["shape"])}), damage)
+        with monkeypatch.context() as patched:
+            if len(results) == 1:  # neither read nor compiled
+                patched.setattr(openvino_backend.OpenVinoBackend, "_model", None)
+            made = create_backend("openvino:cpu:f32", bundle, threads=1)
+            results.append(made.infer(*inputs(32, 64)))
+            made.close()
+    for again in results[1:]:
+        for ours, theirs in zip(results[0], again, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert "does not take what it compiled before" in caplog.text
+
+
+def test_a_device_that_vanishes_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Vanishing(Constant):
+        name: ClassVar[str] = "vanishing"
+
+        def infer(self, *_: Input) -> Maps:
+            raise BackendError("the device is gone")
+
+    register(monkeypatch, Vanishing, Constant)
+    image, none = inputs(32, 32)
+    lease = Lease("auto", bundle)
+    assert isinstance(lease.backend, Vanishing)
+    np.testing.assert_allclose(lease.infer(image, none).alpha, image.mean())
+    assert type(lease.backend) is Constant
+    lease.close()
+    assert "the device is gone: going on with constant" in caplog.text
+    lease = Lease("vanishing", bundle)
+    with pytest.raises(BackendError, match="the device is gone"):
+        lease.infer(image, none)
+    lease.close()
+
+
+def test_openvino_comes_without_its_converter_until_asked() -> None:
+    script = (
+        "import sys\n"
+        "from fusematte.engine.backends.openvino_backend import load_openvino\n"
+        "openvino = load_openvino()\n"
+        "assert load_openvino() is openvino\n"
+        "assert not any(name.startswith('openvino.tools') for name in sys.modules)\n"
+        "assert openvino.convert_model.__name__ == 'convert_model'\n"
+        "assert not hasattr(openvino, 'convert_models')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_engine_does_not_import_torch() -> None:

@@ -12,6 +12,7 @@ from tests.helpers import make_clip, matte_of
 from fusematte.cli import main
 from fusematte.engine.jobs.measures import MOST_FRAMES, NEIGHBOURS, Measure, Measures, suspects
 from fusematte.engine.media import segments
+from fusematte.engine.media.segments import Span
 
 
 def calm(count: int) -> list[Measure]:
@@ -58,7 +59,8 @@ def test_measures_of_a_segment_know_the_frame_before(tmp_path: Path) -> None:
     with Reader(make_clip(tmp_path / "in.mp4", frames=3)) as reader:
         frames = list(reader)
     alphas = [np.full((32, 32), value, np.float32) for value in (0.2, 0.5, 0.5)]
-    whole, late = Measures(), Measures(frames[1].pts)
+    pts = [frame.pts for frame in frames]
+    whole, late = Measures(), Measures(Span(pts[1], None, pts[0], pts[0]))
     for frame, alpha in zip(frames, alphas, strict=True):
         whole(matte_of(frame, alpha))
         late(matte_of(frame, alpha))

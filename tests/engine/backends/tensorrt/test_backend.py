@@ -6,7 +6,6 @@ TensorRT 10, TensorRT 11 and TensorRT-RTX, see ``tests.engines``.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +26,6 @@ from fusematte.engine.backends.tensorrt.backend import (
     TensorRtBackend,
     check_compatible,
 )
-from fusematte.engine.backends.tensorrt.engine_cache import EngineCache, EngineKey
 from fusematte.engine.cuda import driver as cuda_driver
 from fusematte.engine.cuda import probe
 from fusematte.engine.errors import BackendError, ExportError, ModelError
@@ -409,58 +407,3 @@ def test_every_kernels_arguments_are_packed_as_c_has_them() -> None:
         packed = struct.pack(layout, *map(cuda_driver._value, arguments))
         assert packed == bytes(whole)[: len(packed)]
         assert len(bytes(whole)) - len(packed) < 8  # C pads the whole's end
-
-
-# --- the cache ------------------------------------------------------------------------------------
-
-KEY = EngineKey(
-    flavour="tensorrt",
-    version="10.16.1",
-    gpu="NVIDIA GeForce RTX 4090",
-    compute_capability="8.9",
-    driver="13000",
-    model_sha256="0" * 64,
-    precision="f16",
-)
-
-
-def test_the_cache_keeps_engines_apart(tmp_path: Path) -> None:
-    cache = EngineCache(tmp_path / "engines")
-    assert cache.load(KEY) is None
-    cache.store(KEY, b"plan\nof many lines\n")
-    assert cache.load(KEY) == b"plan\nof many lines\n"
-    for name in inspect.signature(EngineKey).parameters:
-        assert cache.load(replace(KEY, **{name: "other"})) is None
-    assert len(list(cache.folder.iterdir())) == 1
-
-
-@pytest.mark.parametrize("damage", ["short", "flipped", "foreign", "empty"])
-def test_a_damaged_or_foreign_engine_is_refused(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    cache = EngineCache(tmp_path)
-    cache.store(KEY, b"plan" * 100)
-    path = tmp_path / KEY.file_name
-    data = path.read_bytes()
-    if damage == "foreign":  # another machine's file, under this one's name
-        other = replace(KEY, gpu="NVIDIA T4")
-        cache.store(other, b"plan" * 100)
-        (tmp_path / other.file_name).replace(path)
-    else:
-        flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
-        path.write_bytes({"short": data[:-1], "flipped": flipped, "empty": b""}[damage])
-    assert cache.load(KEY) is None
-    assert "built anew" in caplog.text
-
-
-def test_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    cache = EngineCache(tmp_path)
-    cache.store(KEY, b"plan")
-    assert "cannot be kept" in caplog.text
-    assert not list(tmp_path.iterdir())

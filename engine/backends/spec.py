@@ -1,0 +1,50 @@
+"""What a user asks of a backend: ``NAME[:DEVICE][:PRECISION]``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+from fusematte.engine.errors import BackendError
+
+PRECISIONS = "f32", "bf16", "f16", "int8"
+"""Of the arithmetic, the most accurate first."""
+DEVICES = "cpu", "gpu", "npu", "cuda", "tensorrt", "directml", "coreml"
+"""Of all backends."""
+
+
+class Spec(NamedTuple):
+    """A backend's name or ``auto``; what is None is not asked for."""
+
+    backend: str = "auto"
+    device: str | None = None
+    precision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads ``auto``, ``openvino``, ``openvino:gpu``, ``auto:int8``, ``openvino:cpu:f32``.
+
+        Raises:
+            BackendError: a part is neither a device nor a precision, or one is there twice.
+        """
+        name, *rest = text.split(":")
+        parts: dict[str, str] = {}
+        for part in rest:
+            kind = "precision" if part in PRECISIONS else "device"
+            if part not in (*DEVICES, *PRECISIONS) or kind in parts:
+                raise BackendError(
+                    f"backend {text!r}: write NAME[:DEVICE][:PRECISION], with a device of "
+                    f"{', '.join(DEVICES)} and a precision of {', '.join(PRECISIONS)}"
+                )
+            parts[kind] = part
+        return cls(name, **parts)
+
+    def __str__(self) -> str:
+        return ":".join(part for part in self if part is not None)
+
+    def allows(self, other: Spec) -> bool:
+        """Whether the other is one of those that this one asks for."""
+        return (
+            self.backend in ("auto", other.backend)
+            and self.device in (None, other.device)
+            and self.precision in (None, other.precision)
+        )
