@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -147,7 +148,7 @@ class Reader(_Described):
             self._go_to_start()
             self.info = replace(self.info, origin=self._origin)
         except BaseException:
-            self._source.close()
+            self._leave()
             raise
 
     def __enter__(self) -> Self:
@@ -254,7 +255,7 @@ class Reader(_Described):
         """To the key frame at or before ``pts``; None is the file's beginning."""
         self._begin_decoding(from_start=pts is None)
         if pts is None:  # a seek to the first timestamp misses the first frames of some containers
-            self._source.close()
+            self._leave()
             self._open()
             self._describe_stream()
             return
@@ -284,6 +285,13 @@ class Reader(_Described):
         """Close the file; frames that were read stay valid."""
         self._items.close()
         self._head.clear()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Closes the container, its decoder first: libav waits for ever for a thread that decodes
+        a damaged picture unless it is told to forget it."""
+        with suppress(av.FFmpegError, AttributeError):  # there may be no decoder yet
+            self._decoder.flush_buffers()
         self._source.close()
 
     def _pick_stream(self) -> av.VideoStream:

@@ -378,3 +378,11 @@ def with_orientation(jpeg: bytes, orientation: int) -> bytes:
 _containers()
 _broken_times()
 _damaged()
+
+
+@kind(DONE, CUT, REFUSED, frames=None)
+def damaged_picture_in_a_thread(folder: Path) -> Path:
+    """Found by fuzzing: libav's decoder, left in the middle of it, was waited for without end."""
+    path = retimed(folder / "in.mkv", [0] * FRAMES)
+    path.write_bytes(mutate(path.read_bytes(), np.random.default_rng(46)))
+    return path

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 from tests.helpers import content, cut, make_clip, transcode
+from tests.media.corpus import KINDS
 
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import Color, Frame
@@ -424,3 +425,10 @@ def test_a_rate_beyond_belief(tmp_path: Path) -> None:
     with Reader(clip) as reader:
         assert reader.frame_rate == 25
         assert len(list(reader)) == 5
+
+
+@pytest.mark.timeout(60)
+def test_a_damaged_video_can_be_left_at_once(tmp_path: Path) -> None:
+    clip = KINDS["damaged_picture_in_a_thread"].make(tmp_path)
+    for _ in range(20):
+        Reader(clip).close()
