@@ -42,7 +42,7 @@ class Server:
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("http://127.0.0.1:"), self.log.read_text()
-        (self.folder,) = temporary.iterdir()
+        (self.folder,) = temporary.glob("fusematte-serve-*")
 
     def usage(self) -> Usage:
         """Now."""
