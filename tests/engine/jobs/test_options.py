@@ -51,7 +51,7 @@ def test_the_command_line_parses_into_the_options() -> None:
     line += ["--bitrate", "8M", "--lookahead", "3", "--frame-rate", "30000/1001"]
     assert JobOptions.of(vars(build_parser(line).parse_args(line))) == JobOptions(
         background="blur",
-        audio=False,
+        audio="none",
         smoothing=True,
         start=Fraction(75),
         bitrate=8_000_000,
