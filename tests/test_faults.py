@@ -135,7 +135,7 @@ def test_a_fault_is_one_line(
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("what\never")
 
-    monkeypatch.setattr("fusematte.engine.commands.run.run", fault)
+    monkeypatch.setattr("fusematte.engine.commands.run.run_job", fault)
     assert main(["run", "-q", str(clip), str(tmp_path / "out.mp4")]) == FAULT
     (line,) = capfd.readouterr().err.splitlines()
     assert "ZeroDivisionError: what" in line and "FUSEMATTE_TRACEBACK" in line

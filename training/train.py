@@ -197,6 +197,8 @@ class Run:
         self.phase = phase
         self.network.requires_grad_(True).train()
         frozen = [self._part(name) for name in phase.frozen]
+        if phase.objective == "segmentation" and self.network.config.detail_width:
+            frozen.append(self.network.detail)  # like the fusion network, it is not asked
         if phase.freeze_norms:
             frozen += [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
         for module in frozen:
@@ -550,7 +552,8 @@ def _run_phase(
                     size = step_batches[-1]["image"].shape[-1]
                     seen = run.config.step_samples(run.phase, run.world.size)
                     report.step(run.step, loss, rate, seen, size)
-                    if run.step % PICTURES_EVERY == 0 or done:
+                    over = run.position >= sum(run.plan)
+                    if run.step % PICTURES_EVERY == 0 or over:
                         report.pictures(run.step, step_batches[-1], prediction)
                 if stopped or run.step % SAVE_EVERY == 0:
                     run.save(output / CHECKPOINT)

@@ -30,6 +30,7 @@ def four_pictures() -> dict[str, torch.Tensor]:
     return {
         "image": torch.from_numpy(image.astype(np.uint8)),
         "alpha": torch.from_numpy(alpha),
+        "exact": torch.full((4, 1, SIZE, SIZE), 255, dtype=torch.uint8),
         "previous": torch.zeros(4, 1, SIZE, SIZE, dtype=torch.uint8),
     }
 

@@ -181,7 +181,7 @@ def batch(seed: int, size: int = 64, count: int = 2) -> dict[str, torch.Tensor]:
     return {
         key: torch.randint(0, 256, (count, channels, size, size), generator=generator).byte()
         for key, channels in (("image", 3), ("alpha", 1), ("previous", 1))
-    }
+    } | {"exact": torch.full((count, 1, size, size), 255, dtype=torch.uint8)}
 
 
 def fresh(config: TrainConfig = CONFIG, phase: int = 0) -> Run:
