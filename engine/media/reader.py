@@ -483,28 +483,38 @@ class Reader(_Described):
         if packet is not None and packet.is_corrupt:
             return  # cut short; decoding it would give a smeared picture
         try:
-            pictures = self._decoder.decode(packet)
+            decoded = self._decoder.decode(packet)
         except av.FFmpegError:
             # Behind a seek, the first pictures may lack those that they were predicted from.
             self.damaged |= self._from_start or self._frames_read > 0
             return
-        for picture in pictures:
+        for picture in decoded:
             if not self._described:
                 self._describe_picture(picture)
             if picture.key_frame:
                 self._tell_of_side_data(picture)
-            yield from self._frames(self._progressive(picture))
+            try:
+                pictures = self._progressive(picture)
+            except av.FFmpegError:  # the filter refuses what a damaged header made of it
+                self.damaged = True
+                continue
+            yield from self._frames(pictures)
 
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
         """The picture, deinterlaced if the video is: then it comes one picture later."""
         if is_on_device(picture) and (self._deinterlacer is not None or picture.interlaced_frame):
             picture = self._scaler.reformat(picture, format=self.info.format.name)
-        if self._deinterlacer is None and picture.interlaced_frame:
+        before: list[av.VideoFrame] = []
+        if self._deinterlacer is not None and not self._deinterlacer.fits(picture):
+            before, self._deinterlacer = self._deinterlacer.flush(), None
+        if self._deinterlacer is None and (picture.interlaced_frame or before):
             if not self._interlaced:
                 log.warning("%s: is interlaced; its pictures are deinterlaced", self._name)
             self._interlaced = True
             self._deinterlacer = Deinterlacer(picture, self._time_base)
-        return [picture] if self._deinterlacer is None else self._deinterlacer(picture)
+        if self._deinterlacer is None:
+            return [*before, picture]
+        return [*before, *self._deinterlacer(picture)]
 
     def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
         for picture in pictures:
@@ -640,6 +650,7 @@ class Deinterlacer:
 
     def __init__(self, like: av.VideoFrame, time_base: Fraction) -> None:
         self._time_base = time_base
+        self._shape = like.width, like.height, like.format.name
         self._graph = Graph()
         source = self._graph.add_buffer(
             width=like.width, height=like.height, format=like.format, time_base=time_base
@@ -647,8 +658,13 @@ class Deinterlacer:
         filter = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
         self._graph.link_nodes(source, filter, self._graph.add("buffersink")).configure()
 
+    def fits(self, picture: av.VideoFrame) -> bool:
+        """Whether a picture has the size and layout that the filter was set up for; another one
+        would be read beyond its end."""
+        return self._shape == (picture.width, picture.height, picture.format.name)
+
     def __call__(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
-        """Takes a picture, gives those that are done."""
+        """Takes a picture that ``fits``, gives those that are done."""
         self._graph.vpush(picture)
         return self._done()
 

@@ -432,3 +432,17 @@ def test_a_damaged_video_can_be_left_at_once(tmp_path: Path) -> None:
     clip = KINDS["damaged_picture_in_a_thread"].make(tmp_path)
     for _ in range(20):
         Reader(clip).close()
+
+
+def test_an_interlaced_video_that_changes_its_size(tmp_path: Path) -> None:
+    """The filter is set up anew; it would read beyond the smaller pictures' end."""
+    options = {"flags": "+ildct", "x264-params": "tff=1:annexb=1:repeat-headers=1"}
+    parts = []
+    for width in (128, 64, 96):
+        part = make_clip(tmp_path / "part.h264", width=width, height=64, frames=4, options=options)
+        parts.append(part.read_bytes())
+    clip = tmp_path / "in.h264"
+    clip.write_bytes(b"".join(parts))
+    frames = read(clip)
+    assert len(frames) == 12
+    assert {(frame.width, frame.height) for frame in frames} == {(128, 64)}
