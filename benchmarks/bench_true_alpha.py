@@ -28,6 +28,16 @@ from fusematte.training.true_alpha import (
 RESULTS = Path(__file__).parent / "results" / "true-alpha.json"
 
 
+def load_scenes(data: Path) -> TrueAlpha:
+    """The scenes of the table, from the people cut out for tests in a folder of shards."""
+    sources = find_sources(data)
+    rooms = load_rooms([s for s in sources if s.kind == "backgrounds"], held_out_only=True)
+    scenes = TrueAlpha.load(sources, rooms)
+    if scenes is None:
+        raise SystemExit(f"{data}: no people cut out for tests (val-cutouts-*.tar)")
+    return scenes
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,11 +48,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    sources = find_sources(args.data)
-    rooms = load_rooms([s for s in sources if s.kind == "backgrounds"], held_out_only=True)
-    scenes = TrueAlpha.load(sources, rooms)
-    if scenes is None:
-        raise SystemExit(f"{args.data}: no people cut out for tests (val-cutouts-*.tar)")
+    scenes = load_scenes(args.data)
     for name in args.models:
         with Matter(name, threads=args.threads) as matter:
             scores = scenes.score(engine_model(matter), stills=args.stills, clips=args.clips)

@@ -21,14 +21,13 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from bench_true_alpha import load_scenes
 from machine import machine
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import UsageError
 from fusematte.training.geometry import Picture
-from fusematte.training.layouts import find_sources
-from fusematte.training.samples import load_rooms
-from fusematte.training.true_alpha import CLIPS, STILLS, Model, TrueAlpha, format_true_alpha
+from fusematte.training.true_alpha import CLIPS, STILLS, Model, format_true_alpha
 
 RESULTS = Path(__file__).parent / "results"
 RVM_SIDE = 512
@@ -133,11 +132,7 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=STILLS)
     parser.add_argument("--clips", type=int, default=CLIPS)
     args = parser.parse_args()
-    sources = find_sources(args.data)
-    rooms = load_rooms([s for s in sources if s.kind == "backgrounds"], held_out_only=True)
-    scenes = TrueAlpha.load(sources, rooms)
-    if scenes is None:
-        raise SystemExit(f"{args.data}: no people cut out for tests (val-cutouts-*.tar)")
+    scenes = load_scenes(args.data)
     kind, model = open_peer(args.model)
     results = scenes.score(model, stills=args.stills, clips=args.clips)
     print(f"{args.model.name} ({kind})\n{format_true_alpha(results)}")
