@@ -91,7 +91,9 @@ class Composer:
         )
 
     def _room(self, rng: Generator) -> Picture:
-        """A room in some light, now and then out of focus."""
+        """A room in some light, now and then out of focus, or a plain wall."""
+        if rng.random() < self.config.plain:
+            return plain_wall(rng)
         room = self.rooms[int(rng.integers(len(self.rooms)))]
         if not self.photometric:
             return room
@@ -168,6 +170,13 @@ class Composer:
             _log_uniform(rng, 15, 150),
             rng.uniform(0, 2 * math.pi),
         )
+
+
+def plain_wall(rng: Generator) -> Picture:
+    """One colour, a gradient or a pattern of colours: a painted wall, a screen, a covered lens."""
+    cells = rng.integers(0, 256, (*rng.integers(1, 5, 2), 3)).astype(np.uint8)
+    smooth = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(cells, (256, 192), interpolation=smooth), np.uint8)
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:

@@ -84,6 +84,7 @@ class SceneConfig:
     share of the frame's height; in_front: probability that one hides a person.
     posters: pictures of people on a wall or a screen, which are not wanted.
     room_zoom: how near a room is seen, as ``random_affine`` has it.
+    plain: the room is a plain wall or a pattern of colours.
     out_of_focus: the room is blurred; light: a person stands in the room's light.
     colours: of a room or a thing, they are not the picture's own.
     shadow, wrap: a person throws a shadow; the room's light shines over a person's edges.
@@ -97,6 +98,7 @@ class SceneConfig:
     in_front: float = 0.12
     posters: float = 0.05
     room_zoom: tuple[float, float] = (0.55, 1.9)
+    plain: float = 0.1
     out_of_focus: float = 0.3
     light: float = 0.6
     colours: float = 1.0

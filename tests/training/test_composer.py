@@ -53,6 +53,17 @@ def test_there_are_as_many_people_as_drawn() -> None:
     assert composer(people=(1.0,)).scene(np.random.default_rng(0), 32, 32).view().alpha.max() == 0
 
 
+def test_a_plain_wall_has_few_colours_and_nobody_in_front() -> None:
+    draw = composer(people=(1.0,), plain=1.0, moving=0.0)
+    colours = set()
+    for seed in range(20):
+        view = draw.scene(np.random.default_rng(seed), HEIGHT, WIDTH).view()
+        assert view.alpha.max() == 0
+        colours.add(len(np.unique(view.image.reshape(-1, 3), axis=0)))
+    assert min(colours) == 1  # one colour all over
+    assert max(colours) > 16  # gradients
+
+
 def test_smaller_people_stand_behind() -> None:
     draw = composer(people=(0.0, 0.0, 0.0, 1.0))
     for seed in range(10):

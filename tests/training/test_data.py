@@ -80,7 +80,8 @@ def test_each_epoch_shows_every_portrait_once() -> None:
 
 
 def test_negatives_have_nobody_in_them() -> None:
-    config = StreamConfig(negative=1, previous_foreign=0, previous_dropped=1)
+    scene = SceneConfig(plain=0)
+    config = StreamConfig(negative=1, previous_foreign=0, previous_dropped=1, scene=scene)
     samples = stream(config=config)
     for item in (samples[index] for index in range(20)):
         assert item["alpha"].max() == 0
