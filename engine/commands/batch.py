@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit code of the first file that failed, else 0."""
     items = find_items(options.source, options.output_dir, options.extension)
     lines = JsonProgress() if options.json else None
-    silent = options.quiet or options.cluster
+    silent = options.quiet or options.cluster or options.jobs != 1
     progress = lines or (None if silent else ProgressReport())
 
     def tell(result: Result) -> None:
@@ -64,6 +64,7 @@ def main(options: argparse.Namespace) -> int:
         options.output_dir,
         JobOptions.of(vars(options) | {"backend": backend_of(options)}),
         resume=options.resume,
+        jobs=options.jobs,
         cluster=options.cluster,
         report=None if options.report is None else Path(options.report),
         tell=tell,

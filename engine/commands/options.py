@@ -111,10 +111,14 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_long_job_options(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, ``--cluster`` and ``--report``."""
+    """``--resume``, ``--jobs``, ``--cluster`` and ``--report``."""
     parser.add_argument(
         "--resume", action="store_true", help="go on where this job was interrupted"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="work on N segments of a long video, or files, side by side (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",

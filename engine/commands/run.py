@@ -57,7 +57,8 @@ def main(options: argparse.Namespace) -> int:
             options.output,
             job,
             resume=options.resume,
-            cluster=options.cluster,
+            jobs=options.jobs,
+            workers=options.cluster,
             report=options.report,
             progress=progress,
         )

@@ -24,8 +24,9 @@ from typing import Any
 from fusematte.engine.errors import FuseMatteError, InputError, OutputError, UsageError
 from fusematte.engine.jobs.options import JobOptions, check_known
 from fusematte.engine.jobs.ray_cluster import Cluster
-from fusematte.engine.jobs.run import run_job
+from fusematte.engine.jobs.run import BOTH, run_job
 from fusematte.engine.jobs.single import Progress
+from fusematte.engine.jobs.workers import Processes, Workers
 from fusematte.engine.media.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ def run_batch(
     options: JobOptions,
     *,
     resume: bool = False,
+    jobs: int = 1,
     cluster: str | None = None,
     report: Path | None = None,
     tell: Callable[[Result], None],
@@ -142,12 +144,13 @@ def run_batch(
         folder: where ``report.json`` goes.
         options: for all items.
         resume: what an earlier batch has done is kept, what it had begun is gone on with.
-        cluster: as for ``fusematte.run``.
+        jobs, cluster: as for ``fusematte.run``; files are done side by side as well.
         report: where the pages of all files go, in folders as those of the outputs.
         progress: as for ``fusematte.run``.
 
     Raises:
         OutputError: the folder cannot be written.
+        UsageError: both jobs and a cluster, or too many jobs.
         BackendError: there is no such cluster.
     """
     _make(folder)
@@ -166,12 +169,15 @@ def run_batch(
             note(kept[str(item.input)])
     missing = [item for item in items if str(item.input) not in kept]
     do = partial(_do, options=options, resume=resume, progress=progress)
-    if cluster is None:
+    if cluster is not None and jobs != 1:
+        raise UsageError(BOTH)
+    if cluster is None and jobs == 1:
         for item in missing:
             note(do(item))
         return results
-    with Cluster(cluster) as connected:
-        for result in _side_by_side(missing, partial(do, cluster=connected)):
+    with Cluster(cluster) if cluster is not None else Processes(jobs) as workers:
+        at_once = AT_ONCE if cluster is not None else jobs
+        for result in _side_by_side(missing, partial(do, workers=workers), at_once):
             note(result)
     return results
 
@@ -183,10 +189,15 @@ def _with_page(item: Item, folder: Path, report: Path) -> Item:
     return replace(item, report=place)
 
 
-def _side_by_side(items: Sequence[Item], do: Callable[[Item], Result]) -> Iterator[Result]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+def _side_by_side(
+    items: Sequence[Item], do: Callable[[Item], Result], at_once: int
+) -> Iterator[Result]:
+    pool = ThreadPoolExecutor(at_once)
+    try:
         for future in as_completed([pool.submit(do, item) for item in items]):
             yield future.result()
+    finally:  # an interrupt does not wait for the files: their workers end first
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _do(
@@ -195,7 +206,7 @@ def _do(
     *,
     resume: bool,
     progress: Progress | None,
-    cluster: Cluster | None = None,
+    workers: Workers | None = None,
 ) -> Result:
     begun = time.perf_counter()
     names = str(item.input), str(item.output)
@@ -206,7 +217,7 @@ def _do(
             item.output,
             options.with_text(item.options),
             resume=resume,
-            cluster=cluster,
+            workers=workers,
             report=item.report,
             progress=progress,
         )

@@ -29,12 +29,16 @@ CONNECT_SECONDS = 5.0
 class Cluster:
     """A connection to a Ray cluster.
 
+    Its machines are ``jobs.workers.Workers``.
+
     address: ``HOST:PORT`` or ``ray://HOST:PORT`` of a running cluster, or ``auto``: the one that
         this machine is part of and, where there is none, one of this machine alone.
 
     Raises:
         BackendError: Ray is not installed, or there is no cluster at the address.
     """
+
+    threads = 1
 
     def __init__(self, address: str) -> None:
         self._ray = _load()
@@ -56,14 +60,7 @@ class Cluster:
         threads: int,
         backend: str,
     ) -> Iterator[Result]:
-        """The results of ``function(*task)`` for all tasks, as they come.
-
-        A task gets ``threads`` processors, and a GPU if ``backend`` runs on one.
-
-        Raises:
-            FuseMatteError: what a task raised; the others are cancelled.
-            BackendError: a task's worker died again and again.
-        """
+        """As ``Workers`` has it; a task whose worker died is tried again."""
         ray = self._ray
         remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(threads, backend))
         waiting = [remote.remote(*task) for task in tasks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from fractions import Fraction
 from os import fspath
 from pathlib import Path
@@ -14,6 +15,7 @@ from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.review_page import Review, check_folder
 from fusematte.engine.jobs.segmented import SegmentedJob
 from fusematte.engine.jobs.single import Progress, Report
+from fusematte.engine.jobs.workers import Processes, Workers
 from fusematte.engine.media import segments
 from fusematte.engine.media.audio import AudioMode
 from fusematte.engine.media.image_sequence import AlphaMode
@@ -21,6 +23,8 @@ from fusematte.engine.media.notices import known
 from fusematte.engine.models import DEFAULT_MODEL
 
 log = logging.getLogger(__name__)
+
+BOTH = "--jobs is for this machine and --cluster for others; leave one out"
 
 
 def run(
@@ -53,6 +57,7 @@ def run(
     backend: str = "auto",
     threads: int | None = None,
     resume: bool = False,
+    jobs: int = 1,
     cluster: Cluster | str | None = None,
     report: StrPath | None = None,
     progress: Progress | None = None,
@@ -80,6 +85,8 @@ def run(
         frame_rate: pictures per second of an input of pictures.
         threads: CPU threads for the network; None takes half of the processors.
         resume: go on where an interrupted job of the same input, outputs and options stopped.
+        jobs: segments of a long video that are worked on side by side, each by a process of its
+            own; a script that asks for them needs ``if __name__ == "__main__"``.
         cluster: ``auto`` or the address of a Ray cluster that does the work.
         report: a folder for the page that shows what to check.
 
@@ -88,7 +95,14 @@ def run(
     """
     options = JobOptions.of(locals())
     return run_job(
-        input, output, options, resume=resume, cluster=cluster, report=report, progress=progress
+        input,
+        output,
+        options,
+        resume=resume,
+        jobs=jobs,
+        workers=cluster,
+        report=report,
+        progress=progress,
     )
 
 
@@ -98,11 +112,17 @@ def run_job(
     options: JobOptions,
     *,
     resume: bool = False,
-    cluster: Cluster | str | None = None,
+    jobs: int = 1,
+    workers: Workers | str | None = None,
     report: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """``run`` with the options in one value."""
+    """``run`` with the options in one value.
+
+    workers: who does the segments; a string is the address of a cluster.
+    """
+    if jobs != 1 and workers is not None:
+        raise UsageError(BOTH)
     if report is not None and fspath(input).startswith(("-", "pipe:")):
         raise UsageError(
             f"--report reads the input again, which {input} does not allow; give a file"
@@ -110,7 +130,7 @@ def run_job(
     options.stages()  # what cannot be is said first
     folder = None if report is None else check_folder(report)
     job = SegmentedJob(input, output, options, measured=folder is not None)
-    done = _run(job, resume, cluster, progress)
+    done = _run(job, resume, jobs, workers, progress)
     if folder is not None:
         settings = {"background": options.background, **options.settings()}
         model = f"{job.bundle.name} {job.bundle.version}"
@@ -121,23 +141,31 @@ def run_job(
 
 
 def _run(
-    job: SegmentedJob, resume: bool, cluster: Cluster | str | None, progress: Progress | None
+    job: SegmentedJob,
+    resume: bool,
+    jobs: int,
+    workers: Workers | str | None,
+    progress: Progress | None,
 ) -> Report:
-    if isinstance(cluster, str):
-        with Cluster(cluster) as connected:
-            return _run(job, resume, connected, progress)
-    if job.whole_because is not None:
-        if resume:
-            job.open().close()  # what is wrong with the input matters more
-            raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
-        if cluster is not None:
-            log.warning("not cut up for the cluster but done here: %s", job.whole_because)
-        return job.run_at_once(progress)
-    with job.open() as reader:
-        if cluster is None and is_short(reader.info):
-            return job.run_at_once(progress, reader)
-        plan = job.plan(reader)
-    return job.run(plan, resume, cluster, progress)
+    with ExitStack() as stack:
+        if isinstance(workers, str):
+            workers = stack.enter_context(Cluster(workers))
+        elif jobs != 1:
+            workers = stack.enter_context(Processes(jobs))
+        if job.whole_because is not None:
+            if resume:
+                job.open().close()  # what is wrong with the input matters more
+                raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
+            if workers is not None:
+                log.warning("not done side by side but in one piece: %s", job.whole_because)
+            return job.run_at_once(progress)
+        with job.open() as reader:
+            if (workers is None or jobs != 1) and is_short(reader.info):
+                return job.run_at_once(progress, reader)
+            plan = job.plan(reader)
+        if isinstance(workers, Processes):
+            job.warm_up(workers.threads)
+        return job.run(plan, resume, workers, progress)
 
 
 def is_short(info: VideoInfo) -> bool:

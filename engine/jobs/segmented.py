@@ -2,8 +2,8 @@
 
 Long videos are worked on in segments (``media.segments``), whose files and a journal lie in the
 folder ``OUTPUT.segments`` until they are joined.  What is done there is not done again: ``resume``
-goes on with it, also after the process was killed.  On a cluster (``jobs.ray_cluster``) segments
-are worked on side by side.  Short videos, inputs that cannot be cut and outputs that cannot be
+goes on with it, also after the process was killed.  Workers (``jobs.workers``) do segments side by
+side.  Short videos, inputs that cannot be cut and outputs that cannot be
 joined are done in one go.
 """
 
@@ -32,7 +32,6 @@ from fusematte.engine.errors import (
 from fusematte.engine.jobs.journal import FORMAT, Header, Journal, Record
 from fusematte.engine.jobs.measures import Measure, Measures
 from fusematte.engine.jobs.options import JobOptions, StrPath
-from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.single import (
     Progress,
     Report,
@@ -43,7 +42,8 @@ from fusematte.engine.jobs.single import (
     open_tools,
     run_once,
 )
-from fusematte.engine.matting.matter import Memory
+from fusematte.engine.jobs.workers import Workers
+from fusematte.engine.matting.matter import Matter, Memory
 from fusematte.engine.media import segments
 from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
@@ -119,8 +119,18 @@ class SegmentedJob:
         check(self.input, self.output, self.options, reader.info)
         return segments.plan(reader)
 
+    def warm_up(self, threads: int) -> None:
+        """Tunes and compiles the network once for all workers of this machine, which find it in
+        the cache.
+
+        Raises:
+            FuseMatteError: it cannot be opened.
+        """
+        options = self.options
+        Matter(options.model, backend=options.backend, threads=options.threads or threads).close()
+
     def run(
-        self, plan: Plan, resume: bool, cluster: Cluster | None, progress: Progress | None
+        self, plan: Plan, resume: bool, workers: Workers | None, progress: Progress | None
     ) -> Report:
         """The job in segments, those that are missing."""
         header = self._header(plan)
@@ -129,7 +139,7 @@ class SegmentedJob:
             missing = [index for index in range(len(plan.spans)) if index not in done]
             meter = _Meter(progress, sum(record.frames for record in done.values()))
             try:
-                for record in self._work(plan, missing, cluster, meter):
+                for record in self._work(plan, missing, workers, meter):
                     done[record.segment] = record
                     journal.add(record)
                 report = self._complete(plan, done, meter)
@@ -198,17 +208,17 @@ class SegmentedJob:
         return list(self._names(index).values())
 
     def _work(
-        self, plan: Plan, missing: list[int], cluster: Cluster | None, meter: _Meter
+        self, plan: Plan, missing: list[int], workers: Workers | None, meter: _Meter
     ) -> Iterator[Record]:
-        if cluster is None:
+        if workers is None:
             yield from self._work_here(plan, missing, meter)
             return
-        threads = self.options.threads or 1
+        threads = self.options.threads or workers.threads
         tasks = [self._task(index, plan.spans[index], threads) for index in missing]
         with known():
             reader = self.open()
         with reader:
-            for record in cluster.map(work, tasks, threads, self.options.backend):
+            for record in workers.map(work, tasks, threads, self.options.backend):
                 meter.add(record.frames, reader)
                 yield record
 

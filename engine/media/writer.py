@@ -49,6 +49,7 @@ from fusematte.engine.media.formats import (
 from fusematte.engine.media.hdr_metadata import mastering_options
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.reserved_file import OutFile
+from fusematte.engine.media.scheduling import ordinary_priority
 from fusematte.engine.media.sources import is_stdin
 
 Packet: TypeAlias = "av.Packet[Any]"
@@ -501,7 +502,8 @@ class Writer(Unfinished):
         like = self._like
         os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 greets on standard error otherwise
         try:
-            self._video.codec_context.open()
+            with ordinary_priority():
+                self._video.codec_context.open()
         except av.FFmpegError as error:
             if self._codec.name == "libx265" and self._content == "rgba":
                 raise OutputError(

@@ -25,7 +25,7 @@ MEMORY = 512 << 20
 """Bytes that one small input may add to the process."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The shipped network at 64x64, compiled once for all."""
     folder = tmp_path_factory.mktemp("model") / "edge"

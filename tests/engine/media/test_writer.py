@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 import sys
@@ -104,6 +105,17 @@ def test_codecs(tmp_path: Path, suffix: str, codec: str | None) -> None:
             black, span, _, _ = got.levels
             luma = (frame.planes[0] - 16.0) / 219
             assert np.abs((got.planes[0] - black) / span - luma).mean() < 0.03
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread is real-time")
+def test_an_encoder_does_not_take_the_processors(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4", width=128, height=96, frames=2)
+    with Reader(source) as reader, Writer(tmp_path / "out.mkv", reader, codec="libsvtav1") as to:
+        threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+        assert len(threads) > 10  # the encoder's are among them
+        assert set(map(os.sched_getscheduler, threads)) == {os.SCHED_OTHER}
+        for frame in reader:
+            to.write(frame)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1"])

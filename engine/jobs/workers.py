@@ -1,0 +1,142 @@
+"""Segments worked on side by side: by processes of this machine, or by those of a cluster."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, Self, TypeVar
+
+from fusematte.engine.errors import BackendError, FuseMatteError, UsageError
+from fusematte.engine.pipeline import processors
+
+Result = TypeVar("Result")
+
+MOST = 64
+"""Processes side by side; each takes a few hundred megabytes."""
+END_SECONDS = 10.0
+"""How long a worker has to leave a playable file when the job ends before it."""
+
+
+class Workers(Protocol):
+    """Those who do tasks for a job.
+
+    threads: CPU threads for the network of one task, unless the job's options say otherwise.
+    """
+
+    threads: int
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        tasks: Sequence[tuple[Any, ...]],
+        threads: int,
+        backend: str,
+    ) -> Iterator[Result]:
+        """The results of ``function(*task)`` for all tasks, as they come.
+
+        A task gets ``threads`` processors, and what ``backend`` runs on.
+
+        Raises:
+            FuseMatteError: what a task raised; the others are cancelled.
+            BackendError: a task's worker died.
+        """
+        ...
+
+
+class Processes:
+    """Worker processes of this machine.  They end with this one, however it ends.
+
+    Raises:
+        UsageError: the count is not from 1 to MOST.
+    """
+
+    def __init__(self, count: int) -> None:
+        if not 1 <= count <= MOST:
+            raise UsageError(f"--jobs {count}: must be from 1 to {MOST}")
+        self.threads = max(1, processors() // count)
+        context = get_context("spawn")
+        # Nothing is ever sent: the end that the workers hold tells them when ours is closed.
+        theirs, self._lifeline = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(count, context, _begin, (theirs,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._lifeline.close()  # what is under way is broken off
+        self._pool.shutdown(cancel_futures=True)
+        self._lifeline.close()
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        tasks: Sequence[tuple[Any, ...]],
+        threads: int,  # noqa: ARG002
+        backend: str,  # noqa: ARG002
+    ) -> Iterator[Result]:
+        """As ``Workers`` has it."""
+        futures = [self._pool.submit(_do, function, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield _result(future)
+        except KeyboardInterrupt:
+            self._lifeline.close()
+            wait(futures)  # the pool breaks, which ends them all; cancelled ones it stumbles over
+            raise
+        except FuseMatteError:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise BackendError(
+            "a worker process died, perhaps for want of memory; --resume goes on, "
+            "with fewer --jobs if it happens again"
+        ) from error
+
+
+_idle = threading.Event()
+"""In a worker: it has nothing to do."""
+
+
+def _begin(lifeline: Connection) -> None:
+    """Makes a process a worker: it minds the lifeline, and leaves Ctrl-C to the job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _idle.set()
+    threading.Thread(target=_mind, args=(lifeline,), daemon=True).start()
+
+
+def _mind(lifeline: Connection) -> None:
+    """Ends this process when the job's end of the lifeline is closed; work is broken off as by
+    Ctrl-C, so that its files can be played."""
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    if not _idle.is_set():
+        _thread.interrupt_main(signal.SIGTERM)
+        _idle.wait(END_SECONDS)
+    os._exit(1)
+
+
+def _do(function: Callable[..., Result], task: tuple[Any, ...]) -> Result:
+    _idle.clear()
+    try:
+        return function(*task)
+    finally:
+        _idle.set()
