@@ -55,14 +55,22 @@ class Composer:
         self.config = config or SceneConfig()
         self.photometric = photometric
 
-    def scene(self, rng: Generator, height: int, width: int) -> Scene:
-        """A scene with nobody, somebody or several people."""
-        shares = self.config.people
+    def scene(self, rng: Generator, height: int, width: int, *, company: bool = False) -> Scene:
+        """A scene with nobody, somebody or several people.
+
+        company: mostly several, of whom some are to be chosen.
+        """
+        shares = self.config.company if company else self.config.people
         count = int(rng.choice(len(shares), p=shares)) if self.people else 0
         room = self._room(rng)
         people = [self._person(rng, room, height, width) for _ in range(count)]
         people.sort(key=lambda layer: layer.drawn_height)
         return self.around(rng, height, width, people, room)
+
+    def stranger(self, rng: Generator, room: Picture, height: int, width: int) -> list[Layer]:
+        """One more person for a picture of somebody, most of the time."""
+        welcome = self.people and rng.random() < 0.7
+        return [self._person(rng, room, height, width)] if welcome else []
 
     def around(
         self,

@@ -78,7 +78,8 @@ class Phase:
 class SceneConfig:
     """How scenes are drawn.  Probabilities are per scene, or per person or thing.
 
-    people: probabilities of none, one, two, ... people.
+    people: probabilities of none, one, two, ... people; company: the same where only some of what
+    is there is wanted.
     heights: of a person, as a share of the frame's height: the smallest and the largest.
     things: probability that things lie about, up to three; thing_sizes: of their longer side, as a
     share of the frame's height; in_front: probability that one hides a person.
@@ -92,6 +93,7 @@ class SceneConfig:
     """
 
     people: tuple[float, ...] = (0.1, 0.62, 0.21, 0.07)
+    company: tuple[float, ...] = (0.04, 0.16, 0.55, 0.25)
     heights: tuple[float, float] = (0.3, 1.6)
     things: float = 0.55
     thing_sizes: tuple[float, float] = (0.15, 1.2)
@@ -117,6 +119,8 @@ class StreamConfig:
     composited: of them, people over another room; cut-out people always are.
     previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's;
     otherwise it is that of the frame before, spoilt as a network's would be.
+    guided: only some people or things are wanted, and a guide in the previous alpha's place says
+    which (``guides``).
     sequences: share of the steps whose samples are short sequences, on which the network gives
     itself its previous alpha; earlier: frames of a sequence before the one that is learnt from.
     photometric: colours, blur, noise and compression vary.
@@ -127,6 +131,7 @@ class StreamConfig:
     composited: float = 0.5
     previous_dropped: float = 0.5
     previous_foreign: float = 0.06
+    guided: float = 0.0
     sequences: float = 0.0
     earlier: int = 2
     photometric: bool = True

@@ -80,10 +80,18 @@ def sample_sheet(batch: dict[str, Tensor], prediction: Prediction) -> NDArray[np
     maps = (prediction.alpha, prediction.foreground, prediction.background, prediction.beta)
     rows = []
     for index in range(min(ROWS, len(batch["image"]))):
-        known = [batch[name][index].cpu().numpy() for name in ("image", "previous", "alpha")]
+        guided = bool(batch["guided"][index])
+        previous = _as_picture(batch["previous"][index].cpu().numpy(), guided=guided)
+        image, truth = (batch[name][index].cpu().numpy() for name in ("image", "alpha"))
         made = [
             (m[index].detach().float().cpu().numpy() * 255 + 0.5).astype(np.uint8) for m in maps
         ]
-        tiles = [np.broadcast_to(tile, (3, *tile.shape[1:])) for tile in (*known, *made)]
+        shown = image, previous, truth, *made
+        tiles = [np.broadcast_to(tile, (3, *tile.shape[1:])) for tile in shown]
         rows.append(np.concatenate(tiles, 2).transpose(1, 2, 0))
     return np.concatenate(rows)
+
+
+def _as_picture(previous: NDArray[np.int16], *, guided: bool) -> NDArray[np.uint8]:
+    """A previous alpha as it is; a guide in gray where it says nothing."""
+    return ((previous + 255) // 2 if guided else previous).astype(np.uint8)

@@ -7,8 +7,8 @@ sequences, and whole clips.  ``composer`` draws scenes at random.  Needs no torc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import cv2
@@ -154,6 +154,15 @@ class Scene:
             cover = self._warp(layer.cutout.alpha, matrix, cv2.BORDER_CONSTANT)
             alpha = _cover(alpha, cover, wanted=layer.wanted)
         return alpha
+
+    def keeping(self, wanted: Collection[int], *, room: bool = False) -> Scene:
+        """The same to the eye, but only the layers of these numbers count as foreground.
+
+        room: so do people in the room's own picture.
+        """
+        layers = [replace(one, wanted=index in wanted) for index, one in enumerate(self.layers)]
+        kept = self.room if room else replace(self.room, alpha=np.zeros_like(self.room.alpha))
+        return replace(self, layers=layers, room=kept)
 
     def _camera(self, time: float) -> Matrix:
         return self.camera.at(time, (self.width / 2, self.height / 2))
