@@ -10,7 +10,10 @@ Training draws its guides from the same numbers (``training.guides``).
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 KEEP, DROP = 1.0, -1.0
 """Of a click's disc."""
@@ -22,7 +25,10 @@ BOX = 0.5
 DISC = 0.03
 """Radius of a click's disc, as a share of the frame's height."""
 
-Plane = TypeVar("Plane")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Plane = TypeVar("Plane", NDArray[np.float32], "Tensor")
 
 
 def carried(alpha: Plane) -> Plane:
@@ -30,4 +36,4 @@ def carried(alpha: Plane) -> Plane:
 
     alpha: an array or a tensor, 0..1; the guide is -1..1.
     """
-    return 2 * alpha - 1  # type: ignore[operator, no-any-return]
+    return 2 * alpha - 1
