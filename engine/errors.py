@@ -1,49 +1,79 @@
-"""Every error FuseMatte raises on purpose, and the exit code each has on the command line.
+"""All exceptions that FuseMatte raises on purpose, and their exit codes on the command line.
 
 ::
 
     FuseMatteError                 1
-    ├── UsageError                 2   an option or argument that cannot be (also argparse's own)
-    ├── InputError                 3   the input is missing, is no video, or cannot be read
-    │   └── TruncatedInputError    4   the input broke off; what was read is in the .part file
+    ├── UsageError                 2   an option or argument is invalid (argparse errors as well)
+    ├── InputError                 3   the input is missing, is not a video, or cannot be read
+    │   └── TruncatedInputError    4   the input ends early; the frames before are in the .part file
     ├── OutputError                5   the output cannot be written
     ├── BackgroundError            6   the background is unknown or cannot be read
-    ├── ModelError                 7   the model bundle is missing, damaged or of another kind
-    ├── BackendError               8   the backend asked for cannot run here
+    ├── ModelError                 7   the model bundle is missing, damaged or not supported
+    ├── BackendError               8   the requested backend cannot run on this machine
     └── ExportError                9   an export failed, or failed its own check; nothing is kept
 
-An interrupt (Ctrl-C) exits with 130 and leaves a playable ``.part`` file.  Messages are one line:
-what, where, what to do.
+Ctrl-C exits with 130 and leaves a playable ``.part`` file.  A message is one line: where, what is
+wrong, what to do.
 """
 
 from __future__ import annotations
 
+from os import PathLike, fspath
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM and SIGHUP."""
 FAULT = 70
-"""Exit code after an error that none of these classes stands for: a fault, or too little memory."""
+"""Exit code after any other exception: a bug, or too little memory."""
 
 
 class FuseMatteError(Exception):
-    """Base of all of them."""
+    """Base class of them all.  ``str()`` gives the one-line message, remedy included.
+
+    path: the file, folder or URL at fault, as it was given; None if there is none.
+    option: the option at fault, by its name in Python (``light_wrap``); None if there is none.
+    remedy: what to do, the last clause of the message; None if nothing can be suggested.
+    """
 
     exit_code = 1
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | PathLike[str] | None = None,
+        option: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message if remedy is None else f"{message}; {remedy}")
+        self.path = None if path is None else fspath(path)
+        self.option, self.remedy = option, remedy
+
+    def fields(self) -> dict[str, str | int | None]:
+        """The error for programs, as JSON can hold it; ``--json`` prints these."""
+        return {
+            "error": type(self).__name__,
+            "code": self.exit_code,
+            "message": str(self),
+            "path": self.path,
+            "option": self.option,
+            "remedy": self.remedy,
+        }
+
 
 class UsageError(FuseMatteError, ValueError):
-    """An option or argument that cannot be."""
+    """An option or argument is invalid."""
 
     exit_code = 2
 
 
 class InputError(FuseMatteError):
-    """The input is missing, is no video, or cannot be read."""
+    """The input is missing, is not a video, or cannot be read."""
 
     exit_code = 3
 
 
 class TruncatedInputError(InputError):
-    """The input broke off before its end; everything before that was processed."""
+    """The input ends before its container says it does; every frame before that was processed."""
 
     exit_code = 4
 
@@ -61,13 +91,13 @@ class BackgroundError(FuseMatteError):
 
 
 class ModelError(FuseMatteError):
-    """The model bundle is missing, damaged or of another kind."""
+    """The model bundle is missing, damaged or not supported."""
 
     exit_code = 7
 
 
 class BackendError(FuseMatteError):
-    """The backend asked for cannot run here."""
+    """The requested backend cannot run on this machine."""
 
     exit_code = 8
 

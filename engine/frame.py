@@ -1,5 +1,5 @@
-"""The values that travel through the engine: Frame (a picture in its own YUV planes), Matte, and
-VideoInfo (what is known of a video before its frames are read)."""
+"""The values that travel through the engine: Frame (YUV planes and a timestamp), Matte (the
+network's output for one frame) and VideoInfo (the properties of a video)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PixelFormat(NamedTuple):
 
     @property
     def with_alpha(self) -> str:
-        """libav's name of the layout with an alpha plane behind the others."""
+        """libav's name for the same layout with an alpha plane."""
         return self.name.replace("yuv", "yuva")
 
     @property
@@ -79,17 +79,17 @@ class Color(NamedTuple):
 
     @property
     def is_hdr(self) -> bool:
-        """Whether the transfer is that of high dynamic range: PQ or HLG."""
+        """Whether the transfer function is HDR: PQ or HLG."""
         return self.transfer in (PQ, HLG)
 
 
 PQ, HLG = 16, 18
-"""Transfer characteristics of ITU-R BT.2100."""
+"""HDR transfer functions of ITU-R BT.2100."""
 
 UNSPECIFIED = Color()
 
 CLOCK = Fraction(1, 90000)
-"""Seconds: the time base of what comes without one, and of live pictures."""
+"""Seconds: the time base of live frames, and of frames that come without one."""
 
 
 class YuvMatrix(NamedTuple):
@@ -115,15 +115,15 @@ _MATRICES = {
 class Frame:
     """One picture of a video.
 
-    planes: Y, U, V; views of the decoder's own buffers, never written to.
-    format: their layout.
-    color: the colour tags of the stream.
+    planes: Y, U, V; read-only views of the decoder's buffers.
+    format: layout of the planes.
+    color: colour tags of the stream.
     pts: presentation time, in units of ``time_base`` seconds.
-    duration: in the same units; 0 where unknown.
-    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
-    aspect: width over height of one pixel.
-    alpha: the picture's own opacity, [height, width], the luma plane's dtype, 0 to ``format.peak``;
-    the colours are not multiplied by it.  None where the picture is opaque.
+    duration: in the same units; 0 if unknown.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player rotates the picture for display.
+    aspect: pixel aspect ratio, width over height.
+    alpha: the source's own alpha, [height, width], the luma plane's dtype, 0 to ``format.peak``,
+    straight (colours are not premultiplied).  None if the picture is opaque.
     """
 
     planes: Planes
@@ -153,7 +153,7 @@ class Frame:
 
     @property
     def matrix(self) -> YuvMatrix:
-        """The YCbCr matrix; where the stream does not tell, BT.709 from 720 lines, else BT.601."""
+        """The YCbCr matrix; for untagged streams BT.709 from 720 lines up, BT.601 below."""
         short_side = min(self.height, self.width)
         return _MATRICES.get(self.color.matrix, BT709 if short_side >= 720 else BT601)
 
@@ -171,25 +171,25 @@ class Frame:
         return replace(self, planes=planes)
 
 
-class Stream:
-    """What the mattes of one video have in common: who made them, as a key and nothing else."""
+class StreamKey:
+    """Identifies the Matter that made a matte; used as a dictionary key only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matte:
-    """What the network found in one frame, at the network's resolution, in the frame's orientation.
+    """The network's output for one frame, at the network's resolution, oriented like the frame.
 
     Shape:
         alpha: [h, w], float32, 0..1: the opacity of the person.
-        foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B,
-        which bracket alpha between 1 - B and F.
-        beta: [h, w], float32, 0..1: the fusion's weight; alpha = beta F + (1 - beta) (1 - B).
+        foreground, background: [h, w], float32, 0..1: the two decoders' probabilities F and B;
+        alpha lies between 1 - B and F.
+        beta: [h, w], float32, 0..1: the blending weight; alpha = beta F + (1 - beta) (1 - B).
         color: [3, h, w], float32: the frame's Y'CbCr (0..1, -0.5..0.5, -0.5..0.5), area-averaged to
-        the same size; its luma guides the refinement.
+        the same size; its luma is the guide of the refinement.
 
-    stream: the same for all mattes of one Matter; None for others.
+    stream: shared by all mattes of one Matter; None for a matte made in any other way.
 
-    ``refine(frame, matte)`` gives the alpha at the frame's own size.
+    ``refine(frame, matte)`` gives the alpha at full resolution.
     """
 
     alpha: Map
@@ -199,16 +199,16 @@ class Matte:
     color: Map
     pts: int
     time_base: Fraction
-    stream: Stream | None = field(default=None, repr=False, compare=False)
+    stream: StreamKey | None = field(default=None, repr=False, compare=False)
 
     @property
     def confidence(self) -> float:
-        """How far the two decoders agree, 0..1: one minus the mean gap between F and 1 - B."""
+        """Agreement of the two decoders, 0..1: one minus the mean gap between F and 1 - B."""
         return float(1 - np.abs(self.foreground + self.background - 1).mean())
 
 
 class Chapter(NamedTuple):
-    """A part of a video with a title; times in seconds, on the clock of the frames."""
+    """A chapter of a video; times in seconds, on the same clock as the frames."""
 
     start: Fraction
     end: Fraction
@@ -216,11 +216,11 @@ class Chapter(NamedTuple):
 
 
 class Mastering(NamedTuple):
-    """SMPTE ST 2086 and CTA-861.3; None for what the video does not tell.
+    """HDR metadata of SMPTE ST 2086 and CTA-861.3; None for what the video lacks.
 
-    display: x and y of red, green, blue and white, then the least and the highest luminance of the
-        display, in cd/m2.
-    light: the highest luminance of a pixel, and of a picture's mean, in cd/m2 (MaxCLL, MaxFALL).
+    display: the mastering display's chromaticities (x and y of red, green, blue and white), then
+        its minimum and maximum luminance in cd/m2.
+    light: content light levels MaxCLL and MaxFALL, in cd/m2.
     """
 
     display: tuple[Fraction, ...] | None = None
@@ -232,28 +232,28 @@ UNTOLD = Mastering()
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What is known of a video: its reader finds it out, once, and writers take it over.
+    """The properties of a video.  A reader determines them once; a writer is configured from them.
 
     name: the path or URL as it was given.
-    container_name: libav's name of the container.
-    width, height: of the coded picture, in pixels, before rotation.
-    format: the layout of the frames' planes.
-    color: the colour tags of the frames.
-    mastering: what an HDR video tells of the display it was graded on, with its first picture.
-    has_alpha: whether frames come with an alpha of their own.
-    on_device: whether the first picture came in the GPU's memory.
-    rotation: degrees clockwise (0, 90, 180, 270) that a player turns the picture for display.
-    aspect: width over height of one pixel.
-    frame_rate: average, in frames per second; None where unknown.
+    container_name: libav's name for the container.
+    width, height: coded size in pixels, before rotation.
+    format: pixel format of the frames.
+    color: colour tags of the frames.
+    mastering: HDR mastering metadata of the first frame.
+    has_alpha: whether frames carry an alpha plane.
+    on_device: whether the first frame was decoded into GPU memory.
+    rotation: degrees clockwise (0, 90, 180, 270) that a player rotates the picture for display.
+    aspect: pixel aspect ratio, width over height.
+    frame_rate: average, in frames per second; None if unknown.
     time_base: the unit of timestamps, in seconds.
-    frame_count: as the container tells it, else estimated; None where unknown.
-    duration: in seconds; None where unknown.
-    origin: the time of the first frame if only a part of the video is read or if it lies below
-        zero, else 0: what a file that holds only this part would count from; in seconds.
-    audio_streams, subtitle_streams, attachments: templates for copies of these streams.
-    left_out: what kinds of streams the file has beside them and the video.
+    frame_count: from the container, or estimated; None if unknown.
+    duration: in seconds; None if unknown.
+    origin: seconds that an output subtracts from timestamps: the time of the first frame if only a
+        part of the video is read or if that time is negative, else 0.
+    audio_streams, subtitle_streams, attachments: templates for copying these streams.
+    left_out: kinds of streams in the file that are not copied.
     chapters: those within the part that is read.
-    metadata, video_metadata: the tags (title and the like) of the container and the video stream.
+    metadata, video_metadata: tags (title and the like) of the container and the video stream.
     """
 
     name: str

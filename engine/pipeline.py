@@ -1,8 +1,8 @@
 """Threads and bounded queues: decode, matte, composite and encode at the same time.
 
-Nothing here knows pixels.  Each stage is a function from a value to a value, or to several, and
-runs in a thread of its own; values stay in order.  ``Pipeline`` waits for the slowest stage,
-``Relay`` drops what comes too fast; both stand on ``BoundedQueue``.
+Nothing here knows about pixels.  A stage is a function from one value to one or several, and runs
+in its own thread; the order of values is kept.  ``Pipeline`` waits for the slowest stage,
+``Relay`` drops values that come too fast; both use ``BoundedQueue``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from typing import Any, Generic, NamedTuple, TypeVar
 log = logging.getLogger(__name__)
 
 DEPTH = 4
-"""Values that may wait before each stage: enough to ride out a slow frame, few enough that a
-pipeline of 2160p frames stays small."""
+"""Queue capacity before each stage: enough to absorb a slow frame, few enough that a pipeline of
+2160p frames stays small."""
 POLL = 0.1
-"""Seconds after which a thread that waits wakes up, for Ctrl-C to reach it on every system."""
+"""Seconds after which a waiting thread wakes up, so that Ctrl-C reaches it on every system."""
 
 HANGS = 10.0
-"""Seconds after which a live stage that does not come back is given up."""
+"""Seconds after which a live stage that does not return is abandoned."""
 
 
 class Stage(NamedTuple):
-    """A thread's work: ``work`` makes a value of a value.
+    """A pipeline stage: ``work`` maps an input value to an output value.
 
-    at_end: of a stage whose work makes a list of values, none or several: what it still holds when
-    there are no more.
+    at_end: given for stages whose ``work`` returns a list of values, of any length; returns the
+    values still held back when the input ends.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Stage(NamedTuple):
     at_end: Callable[[], list[Any]] | None = None
 
     def make(self, item: object) -> list[Any]:
-        """The values made of one."""
+        """The outputs for one input."""
         made = self.work(item)
         return [made] if self.at_end is None else made
 
 
 @dataclass
 class Statistics:
-    """Where the time went: seconds of work per stage, waiting left out.
+    """Busy seconds per stage, without waiting.
 
-    skipped: frames of the job that an earlier run had done.
+    skipped: frames that an earlier run of a resumed job had finished.
     """
 
     busy: dict[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Statistics:
     skipped: int = 0
 
     def add(self, stage: str, seconds: float) -> None:
-        """Counts work; each stage is counted by one thread alone."""
+        """Adds busy time; each stage is only updated from its own thread."""
         self.busy[stage] = self.busy.get(stage, 0.0) + seconds
 
     @property
@@ -69,17 +69,17 @@ class Statistics:
 
 
 class Stopped(Exception):
-    """The queue was closed while a thread waited."""
+    """The queue is closed."""
 
 
 Item = TypeVar("Item")
 
 
 class BoundedQueue(Generic[Item]):
-    """Values from one thread to another, of which at most ``capacity`` wait.
+    """A queue between threads that holds at most ``capacity`` values.
 
-    What does not fit drops the oldest, or with ``patient`` waits until there is room.  Whoever
-    waits when it is closed, or comes later, gets ``Stopped``.
+    When it is full, ``put`` drops the oldest value or, with ``patient``, waits for room.  After
+    ``close``, waiting and later calls raise ``Stopped``.
     """
 
     def __init__(self, capacity: int, *, patient: bool = False) -> None:
@@ -90,7 +90,7 @@ class BoundedQueue(Generic[Item]):
         self._closed = False
 
     def put(self, item: Item) -> int:
-        """Adds one; returns how many were dropped for it."""
+        """Adds a value; returns how many older ones were dropped for it."""
         with self._changed:
             while self._patient and len(self._waiting) >= self._capacity and not self._closed:
                 self._changed.wait(POLL)
@@ -104,13 +104,13 @@ class BoundedQueue(Generic[Item]):
             return dropped
 
     def get(self, timeout: float | None = None) -> Item:
-        """Takes the oldest; waits up to ``timeout`` seconds, then raises ``TimeoutError``."""
+        """Takes the oldest value; raises ``TimeoutError`` after ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not self._waiting and not self._closed:
                 left = POLL if deadline is None else deadline - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError(f"nothing came in {timeout} s")
+                    raise TimeoutError(f"nothing arrived within {timeout} s")
                 self._changed.wait(min(POLL, left))
             if self._closed:
                 raise Stopped
@@ -119,7 +119,7 @@ class BoundedQueue(Generic[Item]):
             return item
 
     def close(self) -> None:
-        """Lets go whoever waits; what is left is dropped."""
+        """Wakes all waiting threads; values still queued are dropped."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -127,7 +127,7 @@ class BoundedQueue(Generic[Item]):
 
 
 def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
-    """A thread of ours; it sees the context variables of whoever makes it."""
+    """A daemon thread that inherits the context variables of its creator."""
     context = contextvars.copy_context()
     return threading.Thread(
         target=context.run, args=(target, *args), name=f"fusematte-{name}", daemon=True
@@ -136,7 +136,7 @@ def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thr
 
 @dataclass(frozen=True)
 class _End:
-    """The last item of a queue: the source is exhausted, or a stage raised ``error``."""
+    """End marker of a queue: the source is exhausted, or a stage raised ``error``."""
 
     error: BaseException | None = None
 
@@ -144,8 +144,8 @@ class _End:
 class Pipeline:
     """Runs ``source`` through ``stages``; iterate over it for the results.
 
-    An error in the source or in a stage is raised from the iterator after every result that came
-    before it.  Leaving the ``with`` block stops and joins all threads, in whatever state they are.
+    An exception in the source or in a stage is raised by the iterator, after all results that
+    precede it.  Leaving the ``with`` block stops and joins all threads.
     """
 
     def __init__(self, source: tuple[str, Iterable[Any]], *stages: Stage) -> None:
@@ -175,7 +175,7 @@ class Pipeline:
     def __iter__(self) -> Iterator[Any]:
         while not isinstance(item := self._queues[-1].get(), _End):
             yield item
-        self._stop()  # whoever asks again is told at once
+        self._stop()  # iterating again raises Stopped at once
         if item.error is not None:
             raise item.error
 
@@ -207,7 +207,7 @@ class Pipeline:
 
     @staticmethod
     def _run(work: Callable[[], None], outputs: BoundedQueue[Any]) -> None:
-        """A thread's whole life: its last word is how it ended."""
+        """Body of a thread: runs ``work``, then queues the end marker with its error, if any."""
         error: BaseException | None = None
         with contextlib.suppress(Stopped):
             try:
@@ -227,11 +227,11 @@ class Pipeline:
 
 
 class Relay:
-    """The live counterpart of ``Pipeline``: values are pushed, and what comes too fast is dropped.
+    """The live counterpart of ``Pipeline``: values are pushed, and dropped if they come too fast.
 
-    Before the first stage ``waiting`` values may wait, of which the newest win; between stages one,
-    for which the faster stage waits.  The last stage keeps or sends its result itself.  A stage
-    that raises ends the relay: its error is logged and given to whoever pushes next.
+    The first stage's queue holds ``waiting`` values and drops the oldest; the queues between stages
+    hold one, and the faster stage waits.  The last stage handles its result itself.  A stage that
+    raises stops the relay: the error is logged, and raised by the next ``push``.
     """
 
     def __init__(self, *stages: Stage, waiting: int) -> None:
@@ -247,15 +247,15 @@ class Relay:
             thread.start()
 
     def push(self, item: object) -> int:
-        """Adds a value; returns how many older ones were dropped for it."""
+        """Queues a value; returns how many older ones were dropped for it."""
         if self._error is not None:
             raise self._error
         return self._queues[0].put(item)
 
     def close(self) -> bool:
-        """Stops and joins the threads, unless called from one of them; may be called twice.
+        """Stops the threads and joins all but the calling one; may be called twice.
 
-        Returns whether they ended: a stage that hangs is left behind after ``HANGS`` seconds.
+        Returns whether they ended: a stage that hangs is abandoned after ``HANGS`` seconds.
         """
         for queue in self._queues:
             queue.close()
@@ -282,9 +282,9 @@ class Relay:
 
 
 class Feed:
-    """A thread that takes the values of a source and hands each to ``push``.
+    """A thread that passes each value of a source to ``push``.
 
-    ended: the source is exhausted, or it or ``push`` raised ``error``.
+    ended: set when the source is exhausted, or when it or ``push`` raised ``error``.
     """
 
     def __init__(self, name: str, source: Iterable[Any], push: Callable[[Any], object]) -> None:
@@ -295,7 +295,7 @@ class Feed:
         self._thread.start()
 
     def close(self, patience: float) -> None:
-        """Stops after the value at hand; waits at most so many seconds for that."""
+        """Stops after the current value; waits at most ``patience`` seconds for that."""
         self._stop.set()
         self._thread.join(patience)
 
@@ -319,10 +319,11 @@ def processors() -> int:
 
 
 def network_threads() -> int:
-    """Half of the processors, until it is measured: what decodes, composites and encodes at the
-    same time wants the rest.
+    """The default number of inference threads, used until it is measured: half of the processors.
+    Decoding, compositing and encoding run at the same time on the others.
 
-    Threads of a network wait for the slowest of them, so sharing a processor costs all of them: of
-    two beside a process that takes a core of two, live latency had a p99 of 67 ms, of one 25 ms.
+    Inference threads wait for the slowest of them, so one busy core delays them all: beside a
+    process that occupied one of two cores, the p99 of live latency was 67 ms with two threads and
+    25 ms with one.
     """
     return max(1, processors() // 2)

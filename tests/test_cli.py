@@ -218,7 +218,7 @@ def test_models_are_listed_and_described(tmp_path: Path, capfd: pytest.CaptureFi
     assert main(["models", str(folder)]) == 0
     assert "exported to openvino in int8" in capfd.readouterr().out
     assert main(["models", "edge", str(tmp_path / "none")]) == ModelError.exit_code
-    assert "no model" in capfd.readouterr().err
+    assert "does not exist" in capfd.readouterr().err
 
 
 def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:

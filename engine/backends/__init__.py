@@ -55,31 +55,31 @@ def create_backend(
     if named and wish.backend not in BACKENDS:
         raise BackendError(f"no backend {wish.backend!r}; there are: auto, {', '.join(BACKENDS)}")
     reasons = []
-    with closing(_plans(wish, bundle, threads, work)) as plans:
-        for plan in plans:
-            if plan.spec in without:
+    with closing(_attempts(wish, bundle, threads, work)) as attempts:
+        for attempt in attempts:
+            if attempt.spec in without:
                 continue
-            level, reason = logging.INFO, _why_not(plan.spec, bundle)
+            level, reason = logging.INFO, _why_not(attempt.spec, bundle)
             if reason is None:
                 try:
-                    backend = plan.ready or _make(plan.spec, bundle, plan.threads)
+                    backend = attempt.ready or _make(attempt.spec, bundle, attempt.threads)
                 except BackendError as error:  # it should have been able to
                     level, reason = logging.WARNING, str(error)
                 else:
-                    backend.spec, backend.threads = plan.spec, plan.threads
+                    backend.spec, backend.threads = attempt.spec, attempt.threads
                     _tell(bundle, backend)
                     return backend
             elif named:
-                reason = f"backend {plan.spec} cannot run here: {reason}"
-            if plan.spec != wish:  # else it is all that is said, by the error below
-                log.log(level, "not on %s: %s", plan.spec, reason)
-            reasons.append(reason if named else f"{plan.spec}: {reason}")
+                reason = f"backend {attempt.spec} cannot run here: {reason}"
+            if attempt.spec != wish:  # else it is all that is said, by the error below
+                log.log(level, "not on %s: %s", attempt.spec, reason)
+            reasons.append(reason if named else f"{attempt.spec}: {reason}")
     if named:
         raise BackendError(reasons[-1] if reasons else f"backend {wish}: nothing else is left")
     raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
 
 
-class Plan(NamedTuple):
+class Attempt(NamedTuple):
     """What to try next; ``ready``: made already, while it was timed."""
 
     spec: Spec
@@ -87,9 +87,9 @@ class Plan(NamedTuple):
     ready: Backend | None = None
 
 
-def _plans(
+def _attempts(
     wish: Spec, bundle: Bundle, threads: int | None, work: Work
-) -> Generator[Plan, None, None]:
+) -> Generator[Attempt, None, None]:
     """Each backend in its order; before the first of those that have a choice, what was measured
     to be fastest among them."""
     kinds = BACKENDS.values() if wish.backend == "auto" else [BACKENDS[wish.backend]]
@@ -99,12 +99,12 @@ def _plans(
     for kind in kinds:
         if tuned[:1] == [kind] and not pinned:
             yield from _fastest_first(tuned, wish, bundle, threads, work)
-        yield Plan(_plain(kind, wish), unmeasured)
+        yield Attempt(_plain(kind, wish), unmeasured)
 
 
 def _fastest_first(
     kinds: list[type[Backend]], wish: Spec, bundle: Bundle, threads: int | None, work: Work
-) -> Generator[Plan, None, None]:
+) -> Generator[Attempt, None, None]:
     try:
         choice = choose(
             lambda: candidates(kinds, wish, bundle),
@@ -118,7 +118,7 @@ def _fastest_first(
     try:
         for timing in choice.timings:
             ready = choice.ready.pop(timing.spec, None)
-            yield Plan(Spec.parse(timing.spec), timing.threads, ready)
+            yield Attempt(Spec.parse(timing.spec), timing.threads, ready)
     finally:
         for backend in choice.ready.values():
             backend.close()

@@ -98,7 +98,7 @@ class Tuning:
         return f"{best} (after {rest}), measured by {how}, {self.date}"
 
 
-class Choice(NamedTuple):
+class Ranking(NamedTuple):
     """What to take, the fastest first, and those of them that are already compiled, by spec."""
 
     timings: tuple[Timing, ...]
@@ -138,7 +138,7 @@ def keep(key: TuningKey, tuning: Tuning) -> bool:
 
 def choose(
     candidates: Callable[[], Sequence[Spec]], make: Make, bundle: Bundle, key: TuningKey
-) -> Choice:
+) -> Ranking:
     """The candidates, fastest first: as they were found before, or by timing them now.
 
     Args:
@@ -148,11 +148,11 @@ def choose(
         FuseMatteError: none can be made; that of the first.
     """
     if (known := recall(key)) is not None:
-        return Choice(known.timings, {})
+        return Ranking(known.timings, {})
     threads = network_threads() if key.threads is None else key.threads
     found = candidates()
     if len(found) < 2:
-        return Choice(tuple(Timing(spec=str(spec), threads=threads, ms=0) for spec in found), {})
+        return Ranking(tuple(Timing(spec=str(spec), threads=threads, ms=0) for spec in found), {})
     log.info("first use of %s %s on this machine: timing %s",
              bundle.name, bundle.version, ", ".join(map(str, found)))  # fmt: skip
     ready, unfinished = _made(found, lambda spec: make(spec, threads), key.size)
@@ -164,7 +164,7 @@ def choose(
         log.info("the next start times %s as well", ", ".join(map(str, unfinished)))
     else:
         keep(key, Tuning(timings=timings, thorough=False))
-    return Choice(timings, {str(spec): backend for spec, backend in ready.items()})
+    return Ranking(timings, {str(spec): backend for spec, backend in ready.items()})
 
 
 def ranked(times: Mapping[Spec, float]) -> list[tuple[Spec, float]]:

@@ -14,7 +14,7 @@ from fusematte.engine.commands.options import (
     add_precision,
     backend_of,
 )
-from fusematte.engine.jobs.batch import Result, find_items, run_batch, table
+from fusematte.engine.jobs.batch import BatchResult, find_items, run_batch, table
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
     silent = options.quiet or options.cluster or options.jobs != 1
     progress = lines or (None if silent else ProgressReport())
 
-    def tell(result: Result) -> None:
+    def tell(result: BatchResult) -> None:
         if progress is not None:
             progress.clear()
         if lines is not None:

@@ -31,7 +31,7 @@ from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet
 from fusematte.engine.live.preview import Preview
 from fusematte.engine.live.recording import Recording
-from fusematte.engine.live.run import KEYS, Live
+from fusematte.engine.live.run import KEYS, LiveRun
 from fusematte.engine.live.session import Session
 from fusematte.engine.live.stream import Stream
 from fusematte.engine.live.virtual_camera import VirtualCamera
@@ -116,12 +116,12 @@ def main(options: argparse.Namespace) -> int:
         )
         keys = stack.enter_context(terminal_keys())
         report = None if options.quiet else StatisticsLine(json=options.json)
-        live = Live(camera, session, outlets, backgrounds, report, keys)
+        live = LiveRun(camera, session, outlets, backgrounds, report, keys)
         opened.pop_all()  # from here on it closes them itself
         return _run(live, session, quiet=options.quiet or options.json)
 
 
-def _run(live: Live, session: Session, *, quiet: bool) -> int:
+def _run(live: LiveRun, session: Session, *, quiet: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         live.run()
     if not quiet:

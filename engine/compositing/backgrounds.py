@@ -1,4 +1,4 @@
-"""What a person is put on: a colour, nothing, a picture, a video, or the old background blurred."""
+"""The kinds of new background: colour, transparent, picture, animation, video, blurred camera."""
 
 from __future__ import annotations
 
@@ -35,37 +35,38 @@ from fusematte.engine.pixels.color import convert_planes, frame_from_rgb, spans
 from fusematte.engine.pixels.fit import fit_frame, shrink
 
 log = logging.getLogger(__name__)
-Behind = Planes | tuple[int, int, int] | Map
-"""What the kernel takes for a background: planes of the frame's format, one colour (Y, U, V), or a
-small picture [3, h, w], float32, in code values, to be interpolated."""
+BackgroundPixels = Planes | tuple[int, int, int] | Map
+"""A background as the kernel takes it: planes in the frame's format, one colour (Y, U, V), or a
+small picture [3, h, w], float32, in code values, that the kernel interpolates."""
 GREEN = "#00b140"
 """The green of studio screens."""
 DEFAULT_BLUR = 18.0
 """Sigma of the blurred background, in pixels of a picture 720 lines high."""
 FINEST_BLUR = 1.8
-"""Least sigma of a blurred background, in pixels of the small picture that is blurred."""
+"""Minimum sigma in pixels of the downscaled picture that is blurred."""
 
 
 class Background(ABC):
-    """What appears where the person is not.
+    """The new background of a video.
 
-    shows_camera: it is made from the frame's own pixels, and may not be shown without a matte.
+    shows_camera: whether it is made from the frame's own pixels and must not be shown without a
+    matte.
     """
 
     shows_camera = True
 
     @abstractmethod
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
-        """The background of this frame, in the frame's own code values.
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:
+        """The background for this frame, in the frame's code values.
 
-        matte: None where there is none; what is made from the camera's picture cannot do without.
+        matte: required if ``shows_camera``; otherwise it may be None.
         """
 
     def begin(self, time: Fraction) -> None:  # noqa: B027
-        """Tells when the job's first frame is shown, if that is not the first one asked for."""
+        """Sets the time of the job's first frame, for jobs that do not start with it."""
 
     def close(self) -> None:  # noqa: B027
-        """Frees what the background holds open; most hold nothing."""
+        """Closes the background's files, if it has any."""
 
 
 class ColorBackground(Background):
@@ -76,23 +77,24 @@ class ColorBackground(Background):
     def __init__(self, rgb: tuple[int, int, int]) -> None:
         self._pixel = frame_from_rgb(np.array(rgb, np.uint8).reshape(1, 1, 3))
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:  # noqa: ARG002
         y, u, v = convert_planes(self._pixel.planes, self._pixel, frame)
         return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
 
 
 class TransparentBackground(Background):
-    """Nothing: frames get an alpha.  Where something must be seen through them, it is black."""
+    """No background: results carry an alpha.  Where pixels are needed all the same, they are
+    black."""
 
     shows_camera = False
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:  # noqa: ARG002
         black, _, neutral, _ = frame.levels
         return int(black), int(neutral), int(neutral)
 
 
 class ImageBackground(Background):
-    """A still picture, covering the frame."""
+    """A still picture, scaled to cover the frame."""
 
     shows_camera = False
 
@@ -101,14 +103,14 @@ class ImageBackground(Background):
         self._picture = frame_from_rgb(picture)
         self._fitted: tuple[Frame, Planes] | None = None
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:  # noqa: ARG002
         if self._fitted is None or not _alike(self._fitted[0], frame):
             self._fitted = frame, fit_frame(self._picture, frame)
         return self._fitted[1]
 
 
 class AnimatedBackground(Background):
-    """An animation (GIF, APNG, WebP), covering the frame; it loops from the first frame on."""
+    """An animation (GIF, APNG, WebP), scaled to cover the frame; it loops."""
 
     shows_camera = False
 
@@ -122,8 +124,8 @@ class AnimatedBackground(Background):
     def begin(self, time: Fraction) -> None:
         self._begin = time
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:  # noqa: ARG002
-        if self._begin is None or frame.time < self._begin:  # the first job, or another one
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:  # noqa: ARG002
+        if self._begin is None or frame.time < self._begin:  # a new job
             self._begin = frame.time
         elapsed = (frame.time - self._begin) * 1000 % self._ends[-1]
         index = bisect_right(self._ends, elapsed)
@@ -135,7 +137,7 @@ class AnimatedBackground(Background):
 
 
 class VideoBackground(Background):
-    """A video, covering the frame, at its own pace from the job's first frame on; it loops."""
+    """A video, scaled to cover the frame; it starts with the job, keeps its own speed and loops."""
 
     shows_camera = False
 
@@ -165,10 +167,10 @@ class VideoBackground(Background):
         self._shown = self._next = next(self._frames)
         self._loop_begin = -self._shown.time
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Planes:  # noqa: ARG002
+    def render(self, frame: Frame, matte: Matte | None) -> Planes:  # noqa: ARG002
         if self._begin is None:
             self._begin = frame.time
-        elif frame.time < self._now:  # another job
+        elif frame.time < self._now:  # a new job
             self._begin = frame.time
             self._reader.close()
             self._rewind()
@@ -181,7 +183,7 @@ class VideoBackground(Background):
         return planes
 
     def _advance(self, elapsed: Fraction) -> None:
-        """Moves on to the last background frame that is due."""
+        """Advances to the background frame due at this time."""
         while self._due(self._next) <= elapsed:
             self._shown = self._next
             self._next = self._read()
@@ -206,13 +208,13 @@ class VideoBackground(Background):
             return next(self._frames, None)
         except TruncatedInputError as error:
             if not self._cut:
-                log.warning("background %s; that much of it is shown, over and over", error)
+                log.warning("background %s; the part before that is looped", error)
             self._cut = True
             return None
 
 
 class BlurBackground(Background):
-    """The frame itself, out of focus; the person does not bleed into it.
+    """The frame itself, blurred, without the person's colours bleeding into it.
 
     sigma: in pixels of a picture 720 lines high.
     """
@@ -220,13 +222,13 @@ class BlurBackground(Background):
     def __init__(self, sigma: float = DEFAULT_BLUR) -> None:
         self.sigma = sigma
 
-    def behind(self, frame: Frame, matte: Matte | None) -> Behind:
+    def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:
         if matte is None:
-            raise TypeError("the blurred background is made from a frame and its matte")
+            raise TypeError("a blurred background needs a matte")
         sigma = self.sigma * min(matte.alpha.shape) / 720
-        # What is blurred over many pixels does not need them all.
+        # A wide blur needs no full resolution.
         factor = max(1, int(sigma / FINEST_BLUR))
-        # Averages over the background alone: weighted by what is not the person, then normalised.
+        # Averages the background alone: weighted by 1 - alpha, then normalised.
         weight = np.clip(1 - shrink(matte.alpha, factor), 1e-3, 1)
         share = 1 / _gaussian(weight, sigma / factor)
         blurred = np.stack(
@@ -245,7 +247,7 @@ def _gaussian(picture: Map, sigma: float) -> Map:
 
 
 def _alike(a: Frame, b: Frame) -> bool:
-    """Whether a background fitted for one frame fits the other."""
+    """Whether a background fitted to one frame fits the other."""
     return (a.planes[0].shape, a.format, a.color, a.rotation, a.aspect) == (
         b.planes[0].shape,
         b.format,
@@ -256,8 +258,8 @@ def _alike(a: Frame, b: Frame) -> bool:
 
 
 def open_background(spec: str | PathLike[str]) -> Background:
-    """Opens what ``--background`` names: ``green``, ``#rrggbb``, ``blur[:sigma]``,
-    ``transparent``, a picture or a video by its path, URL, folder or pattern.
+    """Opens a background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, or a picture
+    or video by its path, URL, folder or pattern.
 
     Raises:
         BackgroundError: it is none of these, or cannot be read.
@@ -284,7 +286,9 @@ def _parse_sigma(text: str) -> float:
     except ValueError:
         sigma = math.nan
     if not 0 < sigma <= 720:
-        raise BackgroundError(f"background {text!r}: sigma must be a number over 0, at most 720")
+        raise BackgroundError(
+            f"background {text!r}: sigma must be above 0 and at most 720", option="background"
+        )
     return sigma
 
 
@@ -292,7 +296,9 @@ def _open_file(path: str) -> Background:
     if not Path(path).is_file():
         raise BackgroundError(
             f"background {path!r} is neither green, #rrggbb, blur[:sigma], transparent "
-            "nor a file that exists"
+            "nor a file that exists",
+            path=path,
+            option="background",
         )
     try:
         if is_animated(path):
@@ -300,13 +306,19 @@ def _open_file(path: str) -> Background:
         return ImageBackground(read_image(path, opaque=True))
     except OSError as error:
         reason = error
-    if is_known_picture(path):  # libav would go on where the reader of pictures refused
-        raise BackgroundError(f"background {path!r} cannot be read: {reason.strerror or reason}")
+    if is_known_picture(path):  # libav would decode what the picture reader refuses
+        raise BackgroundError(
+            f"background {path!r} cannot be read: {reason.strerror or reason}",
+            path=path,
+            option="background",
+        )
     try:
         return VideoBackground(path)
     except (FuseMatteError, StopIteration) as error:
         raise BackgroundError(
-            f"background {path!r} is neither a picture ({reason}) nor a video ({error})"
+            f"background {path!r} is neither a picture ({reason}) nor a video ({error})",
+            path=path,
+            option="background",
         ) from error
 
 
@@ -314,4 +326,6 @@ def _open_video(path: str) -> Background:
     try:
         return VideoBackground(path)
     except (FuseMatteError, StopIteration) as error:
-        raise BackgroundError(f"background {path!r} cannot be read: {error}") from error
+        raise BackgroundError(
+            f"background {path!r} cannot be read: {error}", path=path, option="background"
+        ) from error

@@ -1,4 +1,4 @@
-"""Fail closed: what is shown when there is no matte, made without a pixel of the camera."""
+"""Fail closed: the frame that is shown when there is no matte; it contains no camera pixels."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from fusematte.engine.frame import Frame, Planes
 log = logging.getLogger(__name__)
 
 CARD_LUMA, SIGN_LUMA = 0.1, 0.45
-"""Of the card and of the two bars on it, 0..1."""
+"""Luma of the card and of the two bars on it, 0..1."""
 
 
 def closed_frame(frame: Frame, background: Background) -> Frame:
-    """The background alone, in the frame's layout and at its time; of the frame's pixels, none.
+    """The background alone, in the frame's format and at its time, without any of its pixels.
 
-    Where the background is made from the camera's picture (blur), or fails itself, it is the card.
+    If the background is made from the camera's picture (blur) or fails as well: the still card.
     """
     if not background.shows_camera:
         try:
             return frame.with_planes(_background_planes(frame, background))
         except Exception as error:
-            log.debug("a still card takes the background's place: %s", error)
+            log.debug("the background failed, so a still card is shown: %s", error)
     return card(frame)
 
 
 def card(frame: Frame) -> Frame:
-    """A still card of the frame's size: dark gray, two bars in the middle, as for a pause."""
+    """A still card of the frame's size: dark gray with a pause sign, two bars in the middle."""
     height, width = frame.planes[0].shape
     black, span, neutral, _ = frame.levels
     luma = np.full((height, width), black + CARD_LUMA * span, frame.format.dtype)
@@ -44,10 +44,10 @@ def card(frame: Frame) -> Frame:
 
 
 def _background_planes(frame: Frame, background: Background) -> Planes:
-    behind = background.behind(frame, None)
-    if isinstance(behind, np.ndarray):
-        raise TypeError("a background that is not made from the frame gives planes or a colour")
-    # New planes: the result is the caller's to keep, the background's own are not.
+    pixels = background.render(frame, None)
+    if isinstance(pixels, np.ndarray):
+        raise TypeError("a background that does not show the camera renders planes or a colour")
+    # New planes: the caller keeps the result, the background reuses its own.
     y, u, v = (np.empty_like(plane) for plane in frame.planes)
-    y[...], u[...], v[...] = behind
+    y[...], u[...], v[...] = pixels
     return y, u, v

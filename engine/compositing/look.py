@@ -1,7 +1,8 @@
-"""Light wrap and despill: a person takes on the new background's light, and loses the old one's.
+"""Light wrap (light of the new background on the person's edges) and despill (removal of the old
+background's colour cast).
 
-Both are corrections of the person's estimated colour at low resolution; the kernels carry them to
-full resolution with the rest of that colour's shift.
+Both correct the estimated foreground colour at low resolution; the kernels upsample them together
+with the rest of the colour shift.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from fusematte.engine.frame import Map
 from fusematte.engine.matting.mask import WHOLE, Mask
 
 WRAP_REACH = 0.025
-"""How far the background's light reaches over the person: a sigma, in shorter sides."""
+"""How far the light reaches over the person: sigma as a share of the picture's shorter side."""
 TINT = 0.05
-"""The old background's saturation from which on its hue is trusted; a gray one has none to take
-away.  Chroma spans -0.5..0.5."""
+"""Saturation of the old background at which despill works fully; a gray one has no hue to remove.
+Chroma spans -0.5..0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """light_wrap: how much of the new background's light shines over the person's edges, 0 to 1.
-    despill: how much of the old background's hue is taken off the person, 0 to 1.
+    """How a composite looks.
+
+    light_wrap: strength of the new background's light on the person's edges, 0 to 1.
+    despill: share of the old background's hue that is removed from the person, 0 to 1.
     mask: edits of the alpha.
 
     Raises:
-        UsageError: one of them is no number in 0..1.
+        UsageError: light_wrap or despill is not within 0..1.
     """
 
     light_wrap: float = 0.0
@@ -39,23 +42,26 @@ class Look:
     def __post_init__(self) -> None:
         for name, value in (("light wrap", self.light_wrap), ("despill", self.despill)):
             if not 0 <= value <= 1:
-                raise UsageError(f"{name} must be a number from 0 to 1, not {value}")
+                raise UsageError(
+                    f"{name} must be a number from 0 to 1, not {value}",
+                    option=name.replace(" ", "_"),
+                )
 
     @property
     def keeps_colors(self) -> bool:
-        """Whether the solid parts of the people come out in the frame's own colours."""
+        """Whether opaque areas keep the frame's own colours."""
         return not (self.light_wrap or self.despill)
 
 
 PLAIN = Look()
-"""None of them."""
+"""No light wrap, no despill, no edits."""
 
 
 def despilled(foreground: Map, old: Map, alpha: Map, strength: float) -> Map:
-    """The person's colours without the old background's hue.
+    """The foreground colours without the old background's hue.
 
-    What a colour's chroma has in the direction of the old background's mean chroma, beyond what it
-    has across it, is taken off: hues more than 45 degrees away stay as they are.
+    With the old background's mean chroma as the direction, the excess of a colour's component along
+    it over its component across it is removed: hues more than 45 degrees away do not change.
 
     Shape:
         foreground, old: [3, h, w], Y'CbCr (0..1, -0.5..0.5); alpha: [h, w]; output: [3, h, w].
@@ -75,9 +81,9 @@ def despilled(foreground: Map, old: Map, alpha: Map, strength: float) -> Map:
 
 
 def wrapped(foreground: Map, light: Map, alpha: Map, strength: float) -> Map:
-    """The person's colours with the background's light over their edges.
+    """The foreground colours with the new background's light on their edges.
 
-    The light is the blurred background; it falls off with the blurred background's share.
+    The light is the blurred background, weighted by the blurred 1 - alpha.
 
     Shape:
         foreground, light: [3, h, w], Y'CbCr; alpha: [h, w]; output: [3, h, w].

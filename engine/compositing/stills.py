@@ -1,4 +1,4 @@
-"""A picture's people, cut out or over another background."""
+"""Compositing of still pictures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from fusematte.engine.pixels.color import frame_from_rgb
 def compose_picture(
     picture: NDArray[np.uint8], matter: Matter, background: Background, look: Look = PLAIN
 ) -> NDArray[np.uint8]:
-    """The people of an RGB picture [H, W, 3], uint8, over a background, at the picture's own size.
+    """Composites the people in an RGB picture [H, W, 3], uint8, over a background.
 
     Shape:
-        output: [H, W, 3], RGB; over ``transparent`` [H, W, 4], RGBA, colours not multiplied by
-        alpha.
+        output: [H, W, 3], RGB; over ``transparent`` [H, W, 4], RGBA with straight alpha.
     """
     frame = frame_from_rgb(picture)
     made = compose(frame, matte_still(frame, matter), background, look=look).frame

@@ -126,7 +126,7 @@ class CudaDriver:
     def copy_rows(
         self, source: tuple[int, int], target: tuple[int, int], shape: tuple[int, int]
     ) -> None:
-        """Copies rows within the device, on the stream; see ``gpu_frame_path.Device``."""
+        """Copies rows within the device, on the stream; see ``gpu_frame_path.StreamDevice``."""
         work = self._cuda.Memcpy2D()
         work.set_src_device(source[0])
         work.set_dst_device(target[0])

@@ -52,7 +52,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Result:
+class BatchResult:
     """What became of a file.
 
     status: "done", "failed", or "kept" if an earlier batch had done it.
@@ -135,9 +135,9 @@ def run_batch(
     jobs: int = 1,
     cluster: str | None = None,
     report: Path | None = None,
-    tell: Callable[[Result], None],
+    tell: Callable[[BatchResult], None],
     progress: Progress | None = None,
-) -> list[Result]:
+) -> list[BatchResult]:
     """Does all items, whatever becomes of the others; calls ``tell`` after each.
 
     Args:
@@ -157,9 +157,9 @@ def run_batch(
     if report is not None:
         items = [_with_page(item, folder, report) for item in items]
     kept = _kept(folder, items) if resume else {}
-    results: list[Result] = []
+    results: list[BatchResult] = []
 
-    def note(result: Result) -> None:
+    def note(result: BatchResult) -> None:
         results.append(result)
         _write_report(folder, results)
         tell(result)
@@ -190,8 +190,8 @@ def _with_page(item: Item, folder: Path, report: Path) -> Item:
 
 
 def _side_by_side(
-    items: Sequence[Item], do: Callable[[Item], Result], at_once: int
-) -> Iterator[Result]:
+    items: Sequence[Item], do: Callable[[Item], BatchResult], at_once: int
+) -> Iterator[BatchResult]:
     pool = ThreadPoolExecutor(at_once)
     try:
         for future in as_completed([pool.submit(do, item) for item in items]):
@@ -207,7 +207,7 @@ def _do(
     resume: bool,
     progress: Progress | None,
     workers: Workers | None = None,
-) -> Result:
+) -> BatchResult:
     begun = time.perf_counter()
     names = str(item.input), str(item.output)
     try:
@@ -227,12 +227,12 @@ def _do(
         log.debug("%s", item.input, exc_info=error)
         said = (str(error).splitlines() or [""])[0]
         return _failed(names, begun, 1, f"{item.input}: {type(error).__name__}: {said}")
-    return Result(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
+    return BatchResult(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
 
 
-def _failed(names: tuple[str, str], begun: float, code: int, text: str) -> Result:
+def _failed(names: tuple[str, str], begun: float, code: int, text: str) -> BatchResult:
     seconds = round(time.perf_counter() - begun, 3)
-    return Result(*names, "failed", code, text, seconds=seconds)
+    return BatchResult(*names, "failed", code, text, seconds=seconds)
 
 
 def _make(folder: Path) -> None:
@@ -242,11 +242,11 @@ def _make(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
-def _kept(folder: Path, items: Sequence[Item]) -> dict[str, Result]:
+def _kept(folder: Path, items: Sequence[Item]) -> dict[str, BatchResult]:
     """What an earlier batch has done, and is still there."""
     try:
         rows = json.loads((folder / REPORT).read_text("utf-8"))["files"]
-        before = {row["input"]: Result(**row) for row in rows}
+        before = {row["input"]: BatchResult(**row) for row in rows}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     kept = {}
@@ -259,14 +259,14 @@ def _kept(folder: Path, items: Sequence[Item]) -> dict[str, Result]:
     return kept
 
 
-def _write_report(folder: Path, results: Sequence[Result]) -> None:
+def _write_report(folder: Path, results: Sequence[BatchResult]) -> None:
     path = folder / REPORT
     states = Counter(result.status for result in results)
     report = {"summary": dict(states), "files": [asdict(result) for result in results]}
     write_whole(path, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def table(results: Sequence[Result]) -> list[str]:
+def table(results: Sequence[BatchResult]) -> list[str]:
     """A summary for people: a line for each file, and one for all."""
     width = max((len(Path(result.input).name) for result in results), default=4)
     lines = [f"{'file':<{width}}  {'result':<7} {'frames':>7} {'seconds':>8} {'fps':>6}"]

@@ -17,7 +17,7 @@ from fusematte.engine.errors import BackendError, FuseMatteError
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 RETRIES = 3
 """How often a task is tried again when its worker or machine dies."""
@@ -55,11 +55,11 @@ class Cluster:
 
     def map(
         self,
-        function: Callable[..., Result],
+        function: Callable[..., Returned],
         tasks: Sequence[tuple[Any, ...]],
         threads: int,
         backend: str,
-    ) -> Iterator[Result]:
+    ) -> Iterator[Returned]:
         """As ``Workers`` has it; a task whose worker died is tried again."""
         ray = self._ray
         remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(threads, backend))

@@ -49,7 +49,13 @@ from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
 from fusematte.engine.media.notices import known
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, is_playable
+from fusematte.engine.media.segments import (
+    JOINABLE,
+    FinishedSegments,
+    SegmentPlan,
+    Span,
+    is_playable,
+)
 from fusematte.engine.media.writer import is_special, is_stdout
 from fusematte.engine.models import Bundle, load_bundle
 from fusematte.engine.pipeline import Statistics
@@ -114,7 +120,7 @@ class SegmentedJob:
         self.measures = measures.rows if measures else []
         return done
 
-    def plan(self, reader: Reader) -> Plan:
+    def plan(self, reader: Reader) -> SegmentPlan:
         """How the input is cut; what cannot be done is said before."""
         check(self.input, self.output, self.options, reader.info)
         return segments.plan(reader)
@@ -130,7 +136,7 @@ class SegmentedJob:
         Matter(options.model, backend=options.backend, threads=options.threads or threads).close()
 
     def run(
-        self, plan: Plan, resume: bool, workers: Workers | None, progress: Progress | None
+        self, plan: SegmentPlan, resume: bool, workers: Workers | None, progress: Progress | None
     ) -> Report:
         """The job in segments, those that are missing."""
         header = self._header(plan)
@@ -150,7 +156,7 @@ class SegmentedJob:
             journal.remove()
             return report
 
-    def _header(self, plan: Plan) -> Header:
+    def _header(self, plan: SegmentPlan) -> Header:
         settings = self.options.settings()
         background = Path(self.options.background)
         if background.is_file():
@@ -208,7 +214,7 @@ class SegmentedJob:
         return list(self._names(index).values())
 
     def _work(
-        self, plan: Plan, missing: list[int], workers: Workers | None, meter: _Meter
+        self, plan: SegmentPlan, missing: list[int], workers: Workers | None, meter: _Meter
     ) -> Iterator[Record]:
         if workers is None:
             yield from self._work_here(plan, missing, meter)
@@ -229,7 +235,7 @@ class SegmentedJob:
         options = replace(self.options, threads=threads, **outputs)
         return fspath(Path(self.input).resolve()), output, options, index, span, self.measured
 
-    def _work_here(self, plan: Plan, missing: list[int], meter: _Meter) -> Iterator[Record]:
+    def _work_here(self, plan: SegmentPlan, missing: list[int], meter: _Meter) -> Iterator[Record]:
         with open_tools(self.options) as tools:
             for index in missing:
                 span = self._restore(tools, index, plan.spans[index])
@@ -251,7 +257,7 @@ class SegmentedJob:
     def _memory(self, index: int) -> Path:
         return memory_of(self._names(index)["output"])
 
-    def _complete(self, plan: Plan, done: dict[int, Record], meter: _Meter) -> Report:
+    def _complete(self, plan: SegmentPlan, done: dict[int, Record], meter: _Meter) -> Report:
         records = [done[index] for index in range(len(plan.spans))]
         frames = sum(record.frames for record in records)
         self.measures = [measure for record in records for measure in record.measures]
@@ -272,7 +278,7 @@ class SegmentedJob:
                 found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
                 files[path].extend(found[:1])
         with known():
-            join(self.input, self.output, self.options, Parts(files, reason, frames))
+            join(self.input, self.output, self.options, FinishedSegments(files, reason, frames))
 
     def _salvage(self, done: dict[int, Record], reason: BaseException) -> bool:
         """Makes the ``.part`` files of what there is, from the beginning up to the first gap.

@@ -26,7 +26,7 @@ from fusematte.engine.media.audio import audio_mode
 from fusematte.engine.media.image_sequence import is_picture_sequence
 from fusematte.engine.media.outputs import AnyWriter, open_output
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.media.segments import Parts, Span
+from fusematte.engine.media.segments import FinishedSegments, Span
 from fusematte.engine.media.writer import Writer, is_stdout
 from fusematte.engine.pipeline import Pipeline, Stage, Statistics
 from fusematte.engine.stages.contract import Matted, Observe, Stages
@@ -108,7 +108,7 @@ def run_once(
         return _process(reader, stages, outputs, span, progress)
 
 
-def join(input: StrPath, output: StrPath, options: JobOptions, parts: Parts) -> int:
+def join(input: StrPath, output: StrPath, options: JobOptions, parts: FinishedSegments) -> int:
     """Makes the outputs of a job of files that spans of it have made; returns the frames.
 
     No network and no background is opened.

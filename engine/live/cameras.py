@@ -44,17 +44,17 @@ SCHEME_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}}
 """libav's options of a protocol, in and out."""
 
 
-class Device(NamedTuple):
+class CaptureDevice(NamedTuple):
     """A camera: what ``--camera`` takes, and what the system calls it."""
 
     name: str
     description: str
 
 
-def list_cameras() -> list[Device]:
+def list_cameras() -> list[CaptureDevice]:
     """The cameras of this machine."""
     found = av.device.enumerate_input_devices(_driver())
-    return [Device(device.name, device.description) for device in found]
+    return [CaptureDevice(device.name, device.description) for device in found]
 
 
 class Camera(ABC):

@@ -81,7 +81,7 @@ class _Clock:
 
 
 @dataclass
-class Live:
+class LiveRun:
     """Runs a camera through a session to outlets; in the end it closes camera and outlets.
 
     report: called with the figures about once a second.

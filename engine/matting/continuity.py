@@ -1,4 +1,4 @@
-"""Whether a frame goes on from the one before it."""
+"""Detection of cuts and gaps between consecutive frames."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from fusematte.engine.frame import Map
 
 GAP = Fraction(1, 2)
-"""Seconds between two frames from which on the first tells nothing of the second."""
+"""Seconds; across a longer gap the earlier frame is no guide to the later one."""
 CUT = 0.1
-"""Mean change of luma, coarsely seen, that is a cut: moving cameras stay below 0.02, cuts between
-two scenes are at 0.17 and above."""
+"""Mean change of the coarse luma from which on it is a cut: moving cameras stay below 0.02, cuts
+between two scenes are at 0.17 and above."""
 COARSE = 32, 18
-"""Size at which two frames are compared for a cut."""
+"""Width and height at which two frames are compared."""
 
 
 class Continuity:
-    """Tells whether a frame goes on from the one before it.
+    """Detects cuts and long gaps in a sequence of frames.
 
-    before: that frame's luma, coarsely seen, and its time; None where there is none.
+    before: the previous frame's coarse luma and its time; None if there is no previous frame.
     """
 
     def __init__(self) -> None:
         self.before: tuple[Map, Fraction] | None = None
 
     def breaks(self, luma: Map, time: Fraction) -> bool:
-        """Whether there is a cut or a long gap before this frame; takes note of it.
+        """Whether there is a cut or a long gap before this frame, which becomes the previous one.
 
         Shape:
             luma: [h, w], 0..1, of any size.
@@ -42,5 +42,5 @@ class Continuity:
         return float(np.abs(coarse - before[0]).mean()) > CUT
 
     def reset(self) -> None:
-        """Forgets the frame before."""
+        """Forgets the previous frame."""
         self.before = None

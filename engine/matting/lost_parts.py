@@ -1,6 +1,7 @@
-"""Small parts of a person, hands above all, that the network loses from one frame to the next.
+"""Holds small parts of a person, hands above all, that the network loses for a few frames.
 
-They are held for a moment where the picture shows that they are still there, a little further on.
+A lost part is searched near its last place in the new picture; if it is still visible there, its
+alpha is kept for up to eight frames.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from numpy.typing import NDArray
 from fusematte.engine.frame import Map, Matte
 
 SMALL = 0.0004, 0.05
-"""Parts of the picture's area that a small part has."""
+"""Minimum and maximum area of a part, as shares of the picture's area."""
 LOST = 0.5
-"""Fall of alpha from one frame to the next that is a loss."""
+"""Drop of alpha from one frame to the next that counts as a loss."""
 EDGE = 0.1
-"""Fall of alpha out to which a lost part goes."""
+"""A lost part extends over the neighbouring pixels whose alpha dropped by more than this."""
 REACH = 8
-"""Pixels of the network that a part may have moved from one frame to the next."""
+"""Search radius for a lost part, in pixels at the network's resolution."""
 _MARGIN = 4
 SAME = 0.35
-"""Change of luma up to which a part is still there, as a part of its own contrast."""
+"""A part is still visible if its luma changed by at most this share of its own contrast."""
 CREDIT, COST = 24, 3
-"""Each frame that a part is seen in lets it be held longer, up to ``CREDIT``; each frame that it is
-held in costs so much: 8 frames at most, and none for what has only just come up."""
+"""A part gains one credit in each frame where the network sees it, up to ``CREDIT``; each frame
+where it is held costs ``COST``: 8 frames at most, none for a part that has only just appeared."""
 
 
 class LostParts:
-    """Holds small parts that the network loses although they can still be seen."""
+    """Holds small parts that the network loses although they are still visible."""
 
     def __init__(self) -> None:
         self._credit = np.zeros((1, 1), np.uint8)
 
     def __call__(self, matte: Matte, before: Matte) -> Matte:
-        """The matte with such parts of ``before``, the one shown last, where they are now."""
+        """The matte with the lost parts of ``before``, the previous result, at their new places."""
         shape = matte.alpha.shape
         if before.alpha.shape != shape:
             return matte
@@ -58,7 +59,7 @@ class LostParts:
         return replace(matte, alpha=alpha)
 
     def _count(self, seen: NDArray[np.bool_], held: NDArray[np.bool_]) -> None:
-        """Parts keep their credit where they move to."""
+        """Updates the credits; a part takes its credit along when it moves."""
         near = cv2.dilate(self._credit, np.ones((2 * REACH + 1,) * 2, np.uint8))
         earned = np.minimum(near, CREDIT - 1) + np.uint8(1)
         left = np.maximum(near, COST) - np.uint8(COST)
@@ -66,7 +67,7 @@ class LostParts:
 
 
 class _Part(NamedTuple):
-    """A part of a picture: its box, and what of that is the part."""
+    """A connected region: its bounding box, and its mask within the box."""
 
     box: tuple[slice, slice]
     mask: NDArray[np.bool_]
@@ -77,14 +78,14 @@ def _lost_parts(matte: Matte, before: Matte) -> Iterator[_Part]:
     lost = (fall > LOST).astype(np.uint8)
     if not lost.any():
         return
-    # What is thinner than this is the edge of something that moves.
+    # Anything thinner is the edge of a moving object.
     lost = np.asarray(cv2.morphologyEx(lost, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))
-    # The whole of it, out to where alpha does not fall: what is held has no edge of its own.
+    # The whole region, out to where alpha did not drop: a held part gets no edge of its own.
     _, labels, boxes, _ = cv2.connectedComponentsWithStats((fall > EDGE).astype(np.uint8))
     for label in np.unique(labels[lost > 0]):
         x, y, width, height, area = boxes[label]
         if SMALL[0] * lost.size <= area <= SMALL[1] * lost.size:
-            # With some of what is around it, to know it by.
+            # With a margin, so that its surroundings help to recognise it.
             box = (
                 slice(max(0, y - _MARGIN), y + height + _MARGIN),
                 slice(max(0, x - _MARGIN), x + width + _MARGIN),
@@ -93,7 +94,7 @@ def _lost_parts(matte: Matte, before: Matte) -> Iterator[_Part]:
 
 
 def _place_of(part: _Part, now: Map, before: Map) -> tuple[slice, slice] | None:
-    """Where the part's box is now; None if the part is not to be seen any more."""
+    """The part's box in the current frame; None if the part is no longer visible."""
     rows, columns = part.box
     wanted = np.ascontiguousarray(before[part.box])
     weight = cv2.dilate(part.mask.astype(np.float32), np.ones((5, 5), np.uint8))

@@ -1,4 +1,4 @@
-"""Mask controls: what editors do to a matte before they use it."""
+"""Mask controls as in video editors: grow, shrink, feather, threshold, invert."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fusematte.engine.matting.refine import coefficients, refine
 from fusematte.engine.pixels.color import as_float
 
 REACH = 100
-"""The most pixels to grow, shrink or feather by."""
+"""Largest number of pixels to grow, shrink or feather by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mask:
-    """Edits of the alpha at the frame's own size, done in this order.
+    """Edits of the alpha at full resolution, applied in this order.
 
-    min_alpha: alphas below it become 0; 0 to 1.
-    grow: pixels by which what is opaque grows; below 0 it shrinks.
-    feather: pixels over which its edges are softened: the sigma of a Gaussian.
-    invert: keep the background and take the people away.
+    min_alpha: alpha values below it become 0; 0 to 1.
+    grow: pixels by which the matte grows; negative values shrink it.
+    feather: sigma in pixels of a Gaussian that softens the edges.
+    invert: keep the background and remove the people.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a value is out of range.
     """
 
     invert: bool = False
@@ -37,14 +37,20 @@ class Mask:
 
     def __post_init__(self) -> None:
         if not -REACH <= self.grow <= REACH:
-            raise UsageError(f"grow must be {-REACH} to {REACH} pixels, not {self.grow}")
+            raise UsageError(
+                f"grow must be {-REACH} to {REACH} pixels, not {self.grow}", option="grow"
+            )
         if not 0 <= self.feather <= REACH:
-            raise UsageError(f"feather must be 0 to {REACH} pixels, not {self.feather:g}")
+            raise UsageError(
+                f"feather must be 0 to {REACH} pixels, not {self.feather:g}", option="feather"
+            )
         if not 0 <= self.min_alpha <= 1:
-            raise UsageError(f"min alpha must be 0 to 1, not {self.min_alpha:g}")
+            raise UsageError(
+                f"min alpha must be 0 to 1, not {self.min_alpha:g}", option="min_alpha"
+            )
 
     def edit(self, alpha: Plane, peak: int) -> Plane:
-        """The edited copy of an alpha plane [H, W], uint8 or uint16 that goes up to ``peak``."""
+        """An edited copy of an alpha plane [H, W], uint8 or uint16, 0 to ``peak``."""
         edited = np.where(alpha < self.min_alpha * peak, alpha.dtype.type(0), alpha)
         if self.grow:
             sides = 2 * abs(self.grow) + 1, 2 * abs(self.grow) + 1
@@ -58,20 +64,20 @@ class Mask:
 
 
 WHOLE = Mask()
-"""The matte as it is."""
+"""No edits."""
 
 
 def edited_alpha(frame: Frame, matte: Matte, mask: Mask) -> Plane:
-    """``refine``, then the edits: [H, W], 0 to the frame's peak."""
+    """The refined and edited alpha: [H, W], 0 to the frame's peak."""
     alpha = refine(frame, matte)
     return alpha if mask == WHOLE else mask.edit(alpha, frame.format.peak)
 
 
 def edited_matte(frame: Frame, matte: Matte, mask: Mask, threads: int = 1) -> tuple[Matte, Guided]:
-    """A matte with the edits, and its coefficients for ``cpp_ext.composite``.
+    """The edited matte, and its coefficients for ``cpp_ext.composite``.
 
-    Edits are in the frame's pixels, so their coefficients have the frame's size, unlike others:
-    4 bytes a pixel twice, for as long as the frame is composited.
+    Edits work at full resolution, so the coefficients of an edited matte have the frame's size:
+    8 bytes a pixel while the frame is composited.
     """
     if mask == WHOLE:
         return matte, coefficients(matte, threads)

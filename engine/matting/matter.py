@@ -1,4 +1,4 @@
-"""From a frame to its matte: the network, and what it remembers of the frame before."""
+"""``Matter``: runs the network on the frames of a video and keeps its temporal state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.backends import Backend, Maps, Work
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, UsageError
-from fusematte.engine.frame import Frame, Map, Matte, Stream
+from fusematte.engine.frame import Frame, Map, Matte, StreamKey
 from fusematte.engine.matting.continuity import Continuity
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
@@ -24,12 +24,12 @@ from fusematte.engine.pixels.color import enlarge, viewable
 def network_size(
     height: int, width: int, *, area: int, multiple: int, aspect: float = 1.0
 ) -> tuple[int, int]:
-    """The network's (height, width) for a frame: about ``area`` pixels, the frame's shape.
+    """The network's (height, width) for a frame: about ``area`` pixels at the frame's aspect ratio.
 
-    aspect: width over height of one pixel of the frame.
+    aspect: the frame's pixel aspect ratio, width over height.
 
-    Of the four sizes around the ideal with sides in steps of ``multiple``, the one whose shape
-    and area together are off by the smallest factor.
+    The ideal size is rounded to multiples of ``multiple``: of the four sizes around it, the one
+    that deviates least in aspect ratio and area.
     """
     shape = width * aspect / height
     ideal = math.sqrt(area * shape) / multiple, math.sqrt(area / shape) / multiple
@@ -44,9 +44,9 @@ def network_size(
 
 
 def size_for(frame: Frame, bundle: Bundle, scale: float = 1.0) -> tuple[int, int]:
-    """The network's (height, width) for this frame, in its display orientation.
+    """The network's (height, width) for this frame, in display orientation.
 
-    scale: of the model's default area.
+    scale: factor on the model's default area.
     """
     if bundle.only_size is not None:
         return bundle.only_size
@@ -64,11 +64,11 @@ def size_for(frame: Frame, bundle: Bundle, scale: float = 1.0) -> tuple[int, int
 
 
 def network_input(frame: Frame, height: int, width: int) -> tuple[Map, Map]:
-    """A frame as the network sees it, and its colour for the refinement.
+    """The network's input for a frame, and the frame's colour for the refinement.
 
     Shape:
-        output: image [1, 3, height, width], RGB, 0..1, upright, as the viewer will see it;
-        Y'CbCr [3, h, w] in the frame's own orientation.
+        output: image [1, 3, height, width], RGB, 0..1, in display orientation; Y'CbCr [3, h, w] in
+        the frame's own orientation.
     """
     turns = frame.rotation // 90
     coded = (width, height) if turns % 2 else (height, width)
@@ -78,9 +78,10 @@ def network_input(frame: Frame, height: int, width: int) -> tuple[Map, Map]:
 
 
 class Memory(NamedTuple):
-    """What a Matter knows of the last frame: all that the next frame's matte depends on.
+    """A Matter's complete temporal state after a frame.
 
-    alpha: the network's, [h, w], float32, 0..1, upright; luma: coarsely seen; time: in seconds.
+    alpha: the network's, [h, w], float32, 0..1, in display orientation; luma: the frame's coarse
+    luma; time: in seconds.
     """
 
     alpha: Map
@@ -89,23 +90,23 @@ class Memory(NamedTuple):
 
 
 class Matter:
-    """Mattes the frames of one video, in their order.
+    """Makes the mattes of one video's frames; call it with each frame, in order.
 
-    The only owner of temporal state: the alpha of the last frame, which is the network's fourth
-    input.  It resets itself at a cut, after a long gap and where the frames' size changes;
-    ``reset`` before any other frame that does not follow the last one.
+    It owns the temporal state: the alpha of the last frame, which is the network's fourth input.
+    The state is reset at a cut, after a long gap and when the frame size changes; call ``reset``
+    before any other frame that does not follow the last one.
 
-    scale: the network's area as a part of the model's own, 1 at first; it may change between two
-    frames, which then keep their continuity.
-    follows: whether the frame matted last went on from the one before it.
+    scale: factor on the model's default network area, initially 1; it may change between frames
+    without resetting the state.
+    follows: whether the last frame continued from the one before it.
 
     Args:
         model: a shipped model's name or a bundle folder.
         backend: ``auto``, or ``NAME[:DEVICE][:PRECISION]``, as in ``openvino:gpu`` or
-            ``auto:f32``; what is left open is chosen by measurement.
-        threads: CPU threads for the network; None takes what ``fusematte tune`` found best, until
-            then half of the processors.
-        work: what goes on beside the network: "file" or "live".
+            ``auto:f32``; the parts left out are chosen by measurement.
+        threads: CPU threads for inference; None takes the number that ``fusematte tune`` found
+            best, or half of the processors if it never ran.
+        work: the kind of work that runs beside inference, "file" or "live".
 
     Raises:
         ModelError, BackendError: the model or the backend cannot be used.
@@ -128,16 +129,16 @@ class Matter:
         self._previous: Map | None = None
         self.follows = False
         self._continuity = Continuity()
-        self._stream = Stream()
+        self._stream = StreamKey()
 
     @property
     def backend(self) -> Backend:
-        """What the network runs on."""
+        """The backend that runs the network."""
         return self._lease.backend
 
     @property
     def memory(self) -> Memory | None:
-        """What it knows of the last frame; set it to go on where another Matter stopped."""
+        """The temporal state; assign another Matter's to continue where that one stopped."""
         if self._previous is None or self._continuity.before is None:
             return None
         return Memory(self._previous, *self._continuity.before)
@@ -150,18 +151,18 @@ class Matter:
             self._continuity.before = memory.luma, memory.time
 
     def keep(self, alpha: Map) -> None:
-        """Takes note of the alpha of the last frame, which somebody else has matted."""
+        """Stores the alpha of a last frame that was matted elsewhere, by the GPU frame path."""
         self._previous = alpha
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
-        """The network's (height, width) for this frame, in its display orientation."""
+        """The network's (height, width) for this frame, in display orientation."""
         return size_for(frame, self.bundle, self.scale)
 
     def __call__(self, frame: Frame) -> Matte:
         """Mattes one frame.
 
         Raises:
-            BackendError: the network's output is not finite; the frame before stays known.
+            BackendError: the network's output is not finite; the temporal state is unchanged.
         """
         turns = frame.rotation // 90
         image, color = network_input(frame, *self.size_for(frame))
@@ -169,7 +170,7 @@ class Matter:
             self._previous = None
         self.follows = self._previous is not None
         maps = self._infer(image)
-        self._previous = maps.alpha.copy()  # the matte is the caller's, to change as well
+        self._previous = maps.alpha.copy()  # the caller may modify the matte
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
         )
@@ -185,7 +186,7 @@ class Matter:
         )
 
     def starts_anew(self, frame: Frame, luma: Map) -> bool:
-        """Takes note of a frame; whether it has nothing to do with the one before it.
+        """Registers a frame; returns whether it does not continue from the previous one.
 
         Shape:
             luma: [h, w], 0..1, of any size.
@@ -198,10 +199,11 @@ class Matter:
         return self._continuity.breaks(luma, frame.time) or changed
 
     def _infer(self, image: Map) -> Maps:
-        """Runs the network on [1, 3, h, w] with the alpha of the frame before.
+        """Runs the network on [1, 3, h, w] with the previous frame's alpha.
 
-        A first frame has none: there a first matte, made without, stands in for it.  That takes the
-        network's time twice, once, and saves what a video's second frame would show of a jump.
+        A first frame has no previous alpha.  It is run twice: a first matte, made without one,
+        serves as the previous alpha of the second.  Without that, the matte would jump at the
+        video's second frame.
         """
         height, width = image.shape[2:]
         if self._previous is None:
@@ -218,16 +220,16 @@ class Matter:
         return self._lease.infer(image, previous)
 
     def _run(self, image: Map, previous: Map) -> Maps:
-        """What the network says, if that is numbers: others would spread from frame to frame."""
+        """Runs the network and checks its output: NaNs would spread from frame to frame."""
         maps = self.infer(image, previous)
         if not all(np.isfinite(plane).all() for plane in maps):
             raise BackendError(f"{self.backend.name}: the network's output has infinities or NaNs")
         return maps
 
     def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
-        """Makes the network ready for frames like this one at several scales.
+        """Compiles the network for frames like this one at several scales.
 
-        The first frame of a size otherwise waits for its compilation.
+        Otherwise the first frame of each size waits for the compilation.
         """
         for scale in scales:
             with self.at_scale(scale):
@@ -237,7 +239,7 @@ class Matter:
 
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:
-        """Another scale, for a while."""
+        """Sets another scale for the duration of the context."""
         before, self.scale = self.scale, scale
         try:
             yield
@@ -245,12 +247,12 @@ class Matter:
             self.scale = before
 
     def reset(self) -> None:
-        """Forgets the last frame."""
+        """Resets the temporal state."""
         self._previous = None
         self._continuity.reset()
 
     def close(self) -> None:
-        """Frees the network, unless others in the process use the same one."""
+        """Releases the network, which is freed when nothing else in the process uses it."""
         self._lease.close()
 
     def __enter__(self) -> Self:

@@ -1,14 +1,13 @@
-"""Guided-filter refinement: the network's alpha brought to the frame's own resolution.
+"""Guided-filter refinement: upsamples the network's alpha to the frame's resolution.
 
 The guided filter (He, Sun, Tang, TPAMI 2013) models alpha as slope * luma + offset in every window
-and averages both over the windows of a pixel.  We keep its averaged slope, but not its averaged
-offset: with offset = alpha - slope * luma the network's alpha passes unchanged at its own
-resolution, and the frame's luma adds only what is finer.  Averaging the offset as well blurs alpha
-by the window; benchmarks/bench_refine.py has the figures.
+and averages both over the windows of a pixel.  We keep the averaged slope but not the averaged
+offset: with offset = alpha - slope * luma the network's alpha is unchanged at its own resolution,
+and the frame's luma only adds finer detail.  Averaging the offset as well would blur alpha by the
+window; benchmarks/bench_refine.py has the figures.
 
-The guide is the luma alone.  Y'CbCr in its place would lower the error of a perfect alpha by an
-eighth and that of the network's not at all, for more than twice the time
-(benchmarks/bench_guide.py).
+The guide is the luma alone.  A Y'CbCr guide lowers the error of a perfect alpha by an eighth, that
+of the network's alpha not at all, and takes more than twice the time (benchmarks/bench_guide.py).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def refine(frame: Frame, matte: Matte) -> Plane:
         output: [H, W], 0 (background) to 255 (person), uint8; to 1023, uint16, for 10-bit frames.
     """
     alpha = np.empty(frame.planes[0].shape, frame.format.dtype)
-    # The kernel applies the coefficients while it composites; what it composites is not wanted.
+    # The kernel applies the coefficients while it composites; only its alpha is used here.
     slope, offset = coefficients(matte)
     composite(frame.planes, slope, offset, (0, 0, 0), levels=frame.levels, alpha=alpha)
     return alpha

@@ -1,8 +1,8 @@
-"""Flicker told from movement by the frames around, and taken away.
+"""Temporal smoothing: removes flicker of alpha without lagging behind movement.
 
-Smoothing works where the two decoders disagree (F + B is far from 1) and the picture stands still:
-there a change of alpha from one frame to the next is the network's doubt and no movement.  Anywhere
-else the network's alpha stays as it is, so that nothing lags behind the person.
+Alpha is only smoothed where the two decoders disagree (F + B is far from 1) and the picture stands
+still: a change of alpha there comes from the network's uncertainty, not from movement.  Everywhere
+else the network's alpha stays as it is.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from fusematte.engine.matting.lost_parts import LostParts
 from fusematte.engine.pixels.color import enlarge
 
 HOLD = 0.7
-"""The most that the frame before counts for in a smoothed alpha."""
+"""Largest weight of the previous frame in a smoothed alpha."""
 DOUBT = 0.1
-"""Disagreement of the decoders that is full doubt."""
+"""Disagreement of the decoders that counts as full doubt."""
 STILL = 0.02
 """Change of luma at which stillness has fallen to 1/e."""
 _NEARBY = 5, 3
-"""Windows over which stillness and doubt are averaged, in pixels of the network."""
+"""Windows over which stillness and doubt are averaged, in pixels at the network's resolution."""
 
 
 class Smoother:
-    """Holds alpha where it flickers, from each frame to the next."""
+    """Smooths each matte with the previous one; adds no delay."""
 
     def __init__(self) -> None:
         self._before: Matte | None = None
@@ -37,7 +37,7 @@ class Smoother:
     def __call__(self, matte: Matte, *, follows: bool) -> Matte:
         """The matte with its alpha smoothed.
 
-        follows: it goes on from the one before.
+        follows: whether it continues from the previous one.
         """
         before = self._before if follows else None
         if before is not None:
@@ -51,7 +51,7 @@ class Smoother:
 
 
 class Lookahead:
-    """Smooths with the frames that come after as well, at the price of ``frames`` frames' delay."""
+    """Smooths each matte with the following ones as well, which delays it by ``frames`` frames."""
 
     def __init__(self, frames: int) -> None:
         self._frames = frames
@@ -60,16 +60,16 @@ class Lookahead:
         self._smoother = Smoother()
 
     def __call__(self, matte: Matte, *, follows: bool) -> Matte | None:
-        """The matte of ``frames`` frames ago, smoothed; None while there is none.
+        """The matte of ``frames`` frames ago, smoothed; None until there is one.
 
-        follows: ``matte`` goes on from the one before it.
+        follows: whether ``matte`` continues from the previous one.
         """
         self._around.append((matte, follows))
         self._waiting += 1
         return self._next() if self._waiting > self._frames else None
 
     def drain(self) -> list[Matte]:
-        """At the end: the mattes that were still waiting for what comes after."""
+        """At the end of the video: the mattes still held back."""
         return [self._next() for _ in range(self._waiting)]
 
     def _next(self) -> Matte:
@@ -88,7 +88,7 @@ class Lookahead:
         return replace(matte, alpha=matte.alpha + unsure * (total / weights - matte.alpha))
 
     def _scene_of(self, index: int) -> list[Matte]:
-        """The others around it that belong to the same scene."""
+        """The neighbouring mattes within the window that belong to the same scene."""
         first = last = index
         earliest, latest = max(0, index - self._frames), index + self._frames
         while first > earliest and self._around[first][1]:
@@ -99,17 +99,17 @@ class Lookahead:
 
 
 def stillness(matte: Matte, other: Matte) -> Map:
-    """Where the picture is the same in both: [h, w], 1 where it is, falling to 0."""
+    """How little the picture changed between two mattes: [h, w], 1 for no change, down to 0."""
     change = cv2.blur(np.abs(matte.color[0] - _sized(other.color[0], matte)), _NEARBY[:1] * 2)
     return np.asarray(np.exp(-((change / STILL) ** 2)), np.float32)
 
 
 def doubt(matte: Matte) -> Map:
-    """Where the two decoders disagree: [h, w], 0 where they do not, up to 1."""
+    """How far the two decoders disagree: [h, w], 0 for agreement, up to 1."""
     gap = cv2.blur(np.abs(matte.foreground + matte.background - 1), _NEARBY[1:] * 2)
     return np.asarray(np.clip(gap / DOUBT, 0, 1), np.float32)
 
 
 def _sized(plane: Map, matte: Matte) -> Map:
-    """A map of another frame at this one's size; the network's may change in between."""
+    """A map of another matte at this one's size; the network's size may have changed in between."""
     return plane if plane.shape == matte.alpha.shape else enlarge(plane, *matte.alpha.shape)

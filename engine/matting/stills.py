@@ -1,4 +1,4 @@
-"""The matte of a picture that follows no other."""
+"""Matting of still pictures."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fusematte.engine.matting.matter import Matter
 from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
 
 CLOSER = 1.6
-"""Of the network's own area: a still picture has the time to be seen twice, as a video's frames
-are and then in more detail."""
+"""Factor on the network's area: there is time to run a still picture twice, at the size used for
+video and at this larger one."""
 
 
 def matte_picture(
     picture: NDArray[np.uint8], matter: Matter, mask: Mask = WHOLE
 ) -> NDArray[np.uint8]:
-    """The alpha [H, W], uint8, of an RGB picture [H, W, 3] that follows no other."""
+    """The alpha [H, W], uint8, of a still RGB picture [H, W, 3], uint8."""
     frame = frame_from_rgb(picture)
     return np.asarray(edited_alpha(frame, matte_still(frame, matter), mask), np.uint8)
 
 
 def matte_still(frame: Frame, matter: Matter) -> Matte:
-    """The matte of a frame that follows no other: the mean of what the network says at its own
-    size and at a larger one, unless an engine has no larger one."""
+    """The matte of a single frame: the mean of the network's alphas at its default size and at a
+    larger one, where the model accepts that size."""
     matter.reset()
     matte = matter(frame)
     with matter.at_scale(matter.scale * CLOSER):

@@ -39,7 +39,7 @@ from fusematte.engine.media.av_frames import (
 from fusematte.engine.media.hdr_metadata import mastering_of
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.picture_header import check_size
-from fusematte.engine.media.sources import Source, is_url
+from fusematte.engine.media.sources import MediaSource, is_url
 from fusematte.engine.media.timeline import FrameClock, Timeline
 from fusematte.engine.pixels.fit import fit_frame
 
@@ -266,7 +266,7 @@ class Reader(_Described):
         self._decoder.flush_buffers()
 
     def _open(self) -> None:
-        self._source = Source(*self._given)
+        self._source = MediaSource(*self._given)
         self._name, self._container = self._source.name, self._source.container
         try:
             self._video = self._pick_stream()

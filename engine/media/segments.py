@@ -53,14 +53,14 @@ class Span(NamedTuple):
         return self.begin <= pts and (self.end is None or pts < self.end)
 
 
-class Plan(NamedTuple):
+class SegmentPlan(NamedTuple):
     """How a video is cut; ``digest`` tells one video from another."""
 
     spans: list[Span]
     digest: str
 
 
-class Parts(NamedTuple):
+class FinishedSegments(NamedTuple):
     """What an output is joined from.
 
     files: for each output its files in order.
@@ -73,7 +73,7 @@ class Parts(NamedTuple):
     frames: int | None = None
 
 
-def plan(reader: Reader, frames: int | None = None) -> Plan:
+def plan(reader: Reader, frames: int | None = None) -> SegmentPlan:
     """Cuts a video at key frames into segments of at least ``frames`` frames (FRAMES).
 
     Reads through the file without decoding it.  A video whose packets do not all tell their own
@@ -99,7 +99,7 @@ def plan(reader: Reader, frames: int | None = None) -> Plan:
         Span(begin, end, ordered[max(0, cut - WARM_UP)], ordered[0])
         for cut, begin, end in zip(cuts, begins, [*begins[1:], None], strict=True)
     ]
-    return Plan(spans, digest.hexdigest())
+    return SegmentPlan(spans, digest.hexdigest())
 
 
 def _cuts(times: list[int], keys: list[int], frames: int) -> list[int]:
@@ -112,7 +112,7 @@ def _cuts(times: list[int], keys: list[int], frames: int) -> list[int]:
     return cuts
 
 
-def join(reader: Reader, writers: Sequence[Writer], parts: Parts, *, audio: bool) -> int:
+def join(reader: Reader, writers: Sequence[Writer], parts: FinishedSegments, *, audio: bool) -> int:
     """Fills each writer with the packets of its parts, the first one also with the audio.
 
     Returns the number of frames.  If the parts are not all, the audio ends with them.

@@ -38,7 +38,7 @@ _PATIENCE = 15.0, 30.0
 _GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 
 
-class Source:
+class MediaSource:
     """An open container and what it came from.
 
     name: as the user wrote it.

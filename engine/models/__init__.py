@@ -1,4 +1,4 @@
-"""Model bundles: a folder with ``model.onnx`` and the ``manifest.json`` that says what it is."""
+"""Model bundles: folders with ``model.onnx`` and a ``manifest.json`` that describes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT = 1
 """Version of the bundle format that this code reads."""
 DEFAULT_MODEL = "edge"
 INT8_BOUND = 0.006
-"""The mean difference of alpha over all pixels that a network in int8 may have."""
+"""Largest mean alpha difference to the float network that an int8 network may have."""
 MAX_SIDE = 8192
 """Of the network's input, in pixels."""
 MAX_MULTIPLE = 1024
@@ -26,10 +26,10 @@ SHIPPED = Path(__file__).parent
 class Bundle:
     """A model on disk, checked against its manifest.
 
-    folder: where it lies.
-    takes_previous: the network has the input ``previous``, the last frame's alpha.
+    folder: the bundle's folder.
+    takes_previous: whether the network has the input ``previous``, the last frame's alpha.
     multiple: height and width of the network's input must be multiples of this.
-    default_size: (height, width) that the model was made for; other shapes of like area work.
+    default_size: (height, width) that the model was trained for; other shapes of similar area work.
     """
 
     name: str
@@ -43,36 +43,37 @@ class Bundle:
 
     @property
     def int8(self) -> Path | None:
-        """The same network in int8, for processors that are fastest so; None: there is none."""
+        """The file of the same network in int8; None if the bundle has none."""
         name = self.manifest.get("int8", {}).get("file")
         own = self.file == self.folder / self.manifest["file"]
         return self.folder / name if name and own else None
 
     @property
     def int8_is_accurate(self) -> bool:
-        """Whether ``int8`` was within its bound when it was made: else nobody takes it unasked."""
+        """Whether ``int8`` was within ``INT8_BOUND`` when it was made; if not, it is only used on
+        request."""
         accuracy = self.manifest.get("int8", {}).get("accuracy", {})
         return bool(accuracy.get("mean", 0.0) <= INT8_BOUND)
 
     @property
     def quantised(self) -> bool:
-        """Whether its own network is in int8: an export that was made so."""
+        """Whether ``file`` itself is an int8 network, as int8 exports are."""
         return bool(self.manifest.get("export", {}).get("precision") == "int8")
 
     def without_int8(self) -> Bundle:
-        """The same model, as if it had no int8 network."""
+        """The same bundle without its int8 network."""
         return replace(self, manifest={k: v for k, v in self.manifest.items() if k != "int8"})
 
     @property
     def only_size(self) -> tuple[int, int] | None:
-        """The one (height, width) that an engine was built for, if it takes no other."""
+        """The (height, width) of an engine built for a single size; None for other models."""
         profile = self._profile
         if profile is None or profile["least"] != profile["most"]:
             return None
         return profile["best"][0], profile["best"][1]
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether it runs at this size: engines were built for a range of them."""
+        """Whether the model accepts this input size; an engine was built for a range of them."""
         profile = self._profile
         return profile is None or (
             profile["least"][0] <= height <= profile["most"][0]
@@ -96,14 +97,14 @@ def load_bundle(model: str | PathLike[str] = DEFAULT_MODEL) -> Bundle:
     """Opens a shipped model by name, or a bundle by the path of its folder.
 
     Raises:
-        ModelError: there is none, or its manifest or its hash is wrong.
+        ModelError: no such bundle, an invalid manifest, or a file that does not match its hash.
     """
     shipped = SHIPPED / str(model)
     folder = shipped if str(model) in shipped_models() else Path(model)
     if not folder.is_dir():
         names = ", ".join(shipped_models()) or "none"
         raise ModelError(
-            f"no model {str(model)!r}: name a shipped one ({names}) or a bundle folder"
+            f"model {str(model)!r} does not exist; name a shipped one ({names}) or a bundle folder"
         )
     manifest = _read_manifest(folder / "manifest.json")
     try:
@@ -118,9 +119,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot read the model's manifest: {error}") from error
+        raise ModelError(f"{path}: the model's manifest cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(f"{path}: not a model manifest of format {FORMAT}")
+        raise ModelError(f"{path}: is not a model manifest of format {FORMAT}")
     return manifest
 
 
@@ -132,7 +133,7 @@ def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
         _check_hash(folder / _file_name(name), sha256)
     int8 = _object(manifest.get("int8", {}), "int8").get("file")
     if int8 is not None and _file_name(int8) not in files:
-        raise ValueError(f"int8: {int8!r} is not among the files with a hash")
+        raise ValueError(f"int8: {int8!r} is not listed in 'files' with its hash")
     multiple = _whole(manifest["multiple"], "multiple", 1, MAX_MULTIPLE)
     size = _object(manifest["default_size"], "default_size")
     height, width = (
@@ -153,44 +154,46 @@ def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
 
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{key} is no text")
+        raise ValueError(f"{key} is not a string")
     return value
 
 
 def _object(value: object, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{key} is no JSON object")
+        raise ValueError(f"{key} is not a JSON object")
     return value
 
 
 def _whole(value: object, key: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{key} must be a whole number of {least} to {most}, not {value!r}")
+        raise ValueError(f"{key} must be an integer from {least} to {most}, not {value!r}")
     return value
 
 
 def _file_name(value: object) -> str:
-    """The name of a file in the bundle's own folder."""
-    name = _text(value, "a file's name")
+    """A file name without a folder, so that it stays within the bundle."""
+    name = _text(value, "a file name")
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0:"):
-        raise ValueError(f"{name!r} is no name of a file in the bundle")
+        raise ValueError(f"{name!r} is not a plain file name")
     return name
 
 
 def _check_profile(manifest: dict[str, Any]) -> None:
-    """The sizes that an engine was built for."""
+    """Checks the input sizes of an exported engine."""
     engine = _object(_object(manifest.get("export", {}), "export").get("engine", {}), "engine")
     profile = _object(engine.get("profile", {}) or {}, "profile")
     for key in ("least", "best", "most") if profile else ():
         sides = profile[key]
         if not isinstance(sides, list) or len(sides) != 2:
-            raise ValueError(f"profile: {key} is no height and width")
+            raise ValueError(f"profile: {key} is not a [height, width] pair")
         for side in sides:
             _whole(side, f"profile: {key}", 1, MAX_SIDE)
 
 
 def _check_hash(file: Path, sha256: str) -> None:
     if not file.is_file():
-        raise ModelError(f"{file}: the model's network file is missing")
+        raise ModelError(f"{file}: the model file is missing; reinstall or export the model again")
     if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise ModelError(f"{file}: its SHA-256 is not the manifest's; reinstall or export it again")
+        raise ModelError(
+            f"{file}: its SHA-256 differs from the manifest; reinstall or export the model again"
+        )

@@ -1,7 +1,6 @@
-"""Memory for pictures, used again as soon as nobody looks at them any more.
+"""A pool of picture buffers that are reused once nothing refers to them.
 
-Fresh memory of a picture's size comes from the system page by page, which costs about as much as
-filling it does.
+The system maps fresh memory page by page, which takes about as long as filling it does.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ from numpy.typing import NDArray
 from fusematte.engine.frame import Frame, Plane, Planes
 
 ALIGNMENT = 64
-"""Bytes; of every row, and of what may be read beyond the last one: codecs' vectors want both."""
+"""Bytes: row alignment, and padding after the last row; the vector code of codecs needs both."""
 IDLE = 8
-"""Pictures kept for the next ones: about as many as a pipeline has under way."""
+"""Idle buffers that are kept: about as many as a pipeline has in flight."""
 
 _Lease = Array[c_uint8]
-"""A block of the pool in use.  Planes are views of it; it ends when the last one does.  It is no
-NumPy array, because NumPy would make the planes refer to the block itself, past the lease."""
+"""A block of the pool in use.  Planes are views of it; it lives as long as the last of them.  It is
+not a NumPy array: NumPy would make the planes refer to the block itself, bypassing the lease."""
 
 _idle: deque[NDArray[np.uint8]] = deque(maxlen=IDLE)
 
 
 def new_planes(frame: Frame) -> Planes:
-    """Three planes of the frame's layout, to be written; their content is undefined."""
+    """Three uninitialised planes with the frame's shapes and dtype."""
     y, u, v = _lease([plane.shape for plane in frame.planes], frame.planes[0].dtype.itemsize)
     return y, u, v
 
 
 def new_plane(frame: Frame) -> Plane:
-    """One plane like the frame's luma, to be written; its content is undefined."""
+    """One uninitialised plane with the shape and dtype of the frame's luma."""
     return _lease([frame.planes[0].shape], frame.planes[0].dtype.itemsize)[0]
 
 
 def is_leased(planes: Sequence[Plane]) -> bool:
-    """Whether the planes are whole ones of the pool: encoders may read them where they are."""
+    """Whether the planes are whole buffers of the pool, which encoders may read in place."""
     return all(isinstance(plane.base, Array) for plane in planes)
 
 
@@ -67,7 +66,8 @@ def _take(size: int) -> _Lease:
 
 
 def _idle_block(size: int) -> NDArray[np.uint8] | None:
-    """Leases end in any thread at any moment, so there is no lock: each step is atomic."""
+    """An idle block of this size.  Leases end in any thread at any moment; there is no lock because
+    each step is atomic."""
     for _ in range(len(_idle)):
         try:
             block = _idle.popleft()

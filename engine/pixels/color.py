@@ -1,4 +1,4 @@
-"""Between colour representations: RGB to planes, one YCbCr matrix, range or light to another."""
+"""Conversion between colour representations: RGB, YCbCr matrices, ranges, transfer functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusematte.engine.frame import (
 )
 
 RGB_FRAME_COLOR = Color(matrix=1, primaries=1, transfer=13, full_range=True)
-"""BT.709 YCbCr, full range, of sRGB pictures."""
+"""The colour tags of sRGB pictures as YCbCr: BT.709, full range."""
 
 
 def as_float(picture: Plane) -> Map:
@@ -58,7 +58,7 @@ def to_ycbcr(rgb: Map, matrix: YuvMatrix) -> tuple[Map, Map]:
 
 
 STRIP = 1 << 20
-"""Pixels that are converted at once."""
+"""Pixels converted at a time."""
 
 
 def frame_from_rgb(rgb: NDArray[np.uint8]) -> Frame:
@@ -69,7 +69,7 @@ def frame_from_rgb(rgb: NDArray[np.uint8]) -> Frame:
     )
     y, u, v = (np.empty(rgb.shape[:2], np.uint8) for _ in range(3))
     rows = max(1, STRIP // max(1, rgb.shape[1]))
-    for top in range(0, rgb.shape[0], rows):  # in floats the whole would take five times its room
+    for top in range(0, rgb.shape[0], rows):  # all of it in floats would take five times the memory
         part = slice(top, top + rows)
         luma, chroma = to_ycbcr(as_float(rgb[part].transpose(2, 0, 1) / 255), frame.matrix)
         y[part], u[part], v[part] = _quantise(luma, chroma, frame)
@@ -77,10 +77,10 @@ def frame_from_rgb(rgb: NDArray[np.uint8]) -> Frame:
 
 
 def convert_planes(planes: Planes, source: Frame, target: Frame) -> Planes:
-    """Planes in the colour representation of ``source``, in that of ``target``; sizes stay.
+    """Converts planes from the colour tags of ``source`` to those of ``target``; sizes stay.
 
     Raises:
-        BackgroundError: ``source`` has a dynamic range that ``target`` cannot show.
+        BackgroundError: ``source`` is HDR and ``target`` has another transfer function.
     """
     same_light = _same_light(source.color, target.color)
     if same_light and (source.matrix, source.levels) == (target.matrix, target.levels):
@@ -124,7 +124,7 @@ def _quantise(luma: Map, chroma: Map, target: Frame) -> Planes:
 
 
 _WHITE = 203.0
-"""Luminance of a diffuse white in HDR video, in cd/m2 (ITU-R BT.2408, table 1)."""
+"""Luminance of diffuse white in HDR video, in cd/m2 (ITU-R BT.2408, table 1)."""
 _PQ_PEAK, _HLG_PEAK = 10_000.0, 1000.0
 _HLG_GAMMA = 1.2
 _BT2020_PRIMARIES, _SRGB, _LINEAR = 9, 13, 8
@@ -132,13 +132,13 @@ _BT2020_PRIMARIES, _SRGB, _LINEAR = 9, 13, 8
 _TO_BT2020 = np.array(
     [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]], np.float32
 )
-"""Linear light of BT.709 primaries in BT.2020's (ITU-R BT.2087-0, section 2.2)."""
+"""Linear RGB with BT.709 primaries to BT.2020 primaries (ITU-R BT.2087-0, section 2.2)."""
 _TO_BT709 = np.asarray(np.linalg.inv(_TO_BT2020), np.float32)
 _BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
 def to_light(signal: Map, transfer: int) -> Map:
-    """R'G'B' [3, h, w] in 0..1 as linear light on a display; 1 is a diffuse white.
+    """R'G'B' [3, h, w] in 0..1 as linear display light; 1 is diffuse white.
 
     Source: ITU-R BT.1886 for standard video, IEC 61966-2-1 for sRGB, BT.2100 tables 4 and 5.
     """
@@ -163,7 +163,7 @@ def to_light(signal: Map, transfer: int) -> Map:
 
 
 def from_light(light: Map, transfer: int) -> Map:
-    """The inverse of ``to_light``, held to 0..1."""
+    """The inverse of ``to_light``, clipped to 0..1."""
     light = as_float(np.maximum(light, 0))
     if transfer == PQ:
         power = np.power(np.minimum(light * (_WHITE / _PQ_PEAK), 1), 0.1593017578125)
@@ -186,15 +186,15 @@ def from_light(light: Map, transfer: int) -> Map:
 
 
 def convert_light(rgb: Map, source: Color, target: Color) -> Map:
-    """R'G'B' [3, h, w] of one transfer and set of primaries in another's; whites match.
+    """Converts R'G'B' [3, h, w] between transfer functions and primaries; diffuse whites match.
 
     Raises:
-        BackgroundError: ``source`` has a dynamic range that ``target`` cannot show.
+        BackgroundError: ``source`` is HDR and ``target`` has another transfer function.
     """
     if source.is_hdr and source.transfer != target.transfer:
         raise BackgroundError(
-            "the background has a high dynamic range (PQ or HLG) and the video another one; "
-            "convert the background to the video's transfer first"
+            "the background is HDR (PQ or HLG) and the video has another transfer function; "
+            "convert the background to the video's first"
         )
     light = to_light(rgb, source.transfer)
     wide, wanted = (color.primaries == _BT2020_PRIMARIES for color in (source, target))
@@ -204,10 +204,9 @@ def convert_light(rgb: Map, source: Color, target: Color) -> Map:
 
 
 def viewable(rgb: Map, color: Color) -> Map:
-    """R'G'B' [3, h, w] as a standard screen would show it, which is what the network knows.
+    """R'G'B' [3, h, w] as an SDR screen would show it, which is what the network was trained on.
 
-    PQ looks flat and dark if its code values are taken for those of standard video; HLG was made to
-    be taken for them.
+    PQ code values look flat and dark when shown as SDR; HLG is designed to be shown so.
     """
     if color.transfer != PQ:
         return rgb
@@ -215,7 +214,7 @@ def viewable(rgb: Map, color: Color) -> Map:
 
 
 def _same_light(source: Color, target: Color) -> bool:
-    """Whether colours need no conversion of light: all standard transfers count as one."""
+    """Whether transfer function and primaries match; all SDR transfers count as one."""
     wide = [color.primaries == _BT2020_PRIMARIES for color in (source, target)]
     ranges = [color.transfer if color.is_hdr else 0 for color in (source, target)]
     return wide[0] == wide[1] and ranges[0] == ranges[1]

@@ -1,4 +1,4 @@
-"""A picture in another one's size and layout: scaled to cover it, cropped, converted."""
+"""Fitting one picture to another's size and pixel format: scale to cover, crop, convert."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusematte.engine.pixels.color import convert_planes
 
 
 def fit_frame(source: Frame, target: Frame) -> Planes:
-    """Scales ``source`` to cover ``target``, crops what overhangs, in the target's own planes."""
+    """``source`` scaled to cover ``target`` and cropped, in the pixel format of ``target``."""
     turns = (source.rotation - target.rotation) // 90 % 4
     height, width = target.height, target.width
     shape = float(width * target.aspect / height)
@@ -34,7 +34,7 @@ def _chroma_size(target: Frame, turns: int) -> tuple[int, int]:
 
 
 def _crop(source: Frame, shape: float) -> Planes:
-    """The middle of a frame whose sides, on display, have the ratio ``shape``: views."""
+    """The centre of a frame, cropped to the display aspect ratio ``shape``: views."""
     own = float(source.width * source.aspect / source.height)
     width = source.width if own <= shape else max(1, round(source.width * shape / own))
     height = source.height if own >= shape else max(1, round(source.height * own / shape))
@@ -52,7 +52,7 @@ def _crop(source: Frame, shape: float) -> Planes:
 def thumbnail(frame: Frame, width: int, height: int | None = None) -> NDArray[np.uint8]:
     """A small upright picture of a frame, as a player shows it: [height, width, 3], RGB, uint8.
 
-    height: rows, what overhangs is cropped; None takes what the frame's own shape makes of them.
+    height: the picture is cropped to it; None keeps the frame's aspect ratio.
     """
     turned = frame.rotation in (90, 270)
     shape = float(frame.width * frame.aspect / frame.height)
@@ -67,6 +67,6 @@ def thumbnail(frame: Frame, width: int, height: int | None = None) -> NDArray[np
 
 
 def shrink(picture: Map, factor: int) -> Map:
-    """A map [h, w] at 1/factor of its size, by area means."""
+    """A map [h, w] at 1/factor of its size, area-averaged."""
     size = (max(1, picture.shape[1] // factor), max(1, picture.shape[0] // factor))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)

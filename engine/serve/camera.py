@@ -76,37 +76,37 @@ class Lives:
     def __init__(self, library: Library, options: dict[str, Any]) -> None:
         set_up_aiortc()
         self._library, self._options = library, options
-        self._live: set[Live] = set()
+        self._connections: set[CameraConnection] = set()
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._connections)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serves one page's websocket until either side ends it."""
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MESSAGE_LIMIT)
         await socket.prepare(request)
-        if len(self._live) >= MOST:
+        if len(self._connections) >= MOST:
             busy = Refusal("busy", f"{MOST} cameras are live already; stop one of them first")
             await _tell(socket, busy)
             await socket.close()
             return socket
-        live = Live(socket, self._library, self._options)
-        self._live.add(live)
+        connection = CameraConnection(socket, self._library, self._options)
+        self._connections.add(connection)
         try:
-            await live.run()
+            await connection.run()
         finally:
             try:
-                await live.close()
+                await connection.close()
             finally:
-                self._live.discard(live)
+                self._connections.discard(connection)
         return socket
 
     async def close(self) -> None:
         """Ends them all."""
-        await asyncio.gather(*(live.hang_up() for live in self._live))
+        await asyncio.gather(*(connection.hang_up() for connection in self._connections))
 
 
-class Live:
+class CameraConnection:
     """One page's camera.
 
     Messages of the page: ``{"type": "offer", "sdp", ...settings}`` once, then ``{"type":

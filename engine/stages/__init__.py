@@ -1,1 +1,1 @@
-"""From a frame to its result, shared by files, cameras and the page."""
+"""Matting, smoothing and compositing as stages that file jobs and live sessions share."""

@@ -1,4 +1,4 @@
-"""The stages of frames that come one by one: on the GPU where they can be, else on the CPU."""
+"""Stages for live sessions: each frame is processed on the GPU where possible, else on the CPU."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 def open_stages(matter: Matter, background: Background, options: StageOptions) -> Stages:
-    """The stages for a matter: those on the GPU have a share only where its backend is TensorRT."""
+    """The stages for a matter; the GPU's are only available with the TensorRT backend."""
     if not isinstance(matter.backend, TensorRtBackend):
         return CpuStages(matter, background, options)
     return ChosenStages(matter, background, options)
 
 
 class ChosenStages(Stages):
-    """Chooses for each frame; the first frame and every change of place is told in a line."""
+    """Chooses CPU or GPU for each frame; logs the first choice and every change."""
 
     def __init__(self, matter: Matter, background: Background, options: StageOptions) -> None:
         self.matter, self.background, self.options = matter, background, options
@@ -35,7 +35,7 @@ class ChosenStages(Stages):
 
     def begin(self, frame: Frame) -> list[Matted]:
         held = []
-        if self._cpu.matter is not self.matter:  # another model
+        if self._cpu.matter is not self.matter:  # the model was changed
             held = self._leave(None)
             self._open()
         chosen = self._choose(frame)
@@ -45,13 +45,13 @@ class ChosenStages(Stages):
         return [*held, *chosen.begin(frame)]
 
     def _open(self) -> None:
-        """The stages of the present matter.  Frames on the way may still be finished by these: what
-        they need lies with the path that they are on, which is closed at the end."""
+        """Opens stages for the current matter.  Frames in flight on earlier ones can still be
+        finished: their memory belongs to the path they are on, which is closed at the end."""
         self._cpu = CpuStages(self.matter, self.background, self.options)
         self._gpu = open_gpu_stages(self._resources, self.matter, self.background, self.options)
 
     def _leave(self, chosen: CpuStages | GpuStages | None) -> list[Matted]:
-        """Changes the place; gives the frames that were held back."""
+        """Switches between CPU and GPU; returns the frames that were held back."""
         held = self.drain()
         self._gpu.pause()
         self._used = chosen
@@ -81,7 +81,7 @@ class ChosenStages(Stages):
         chosen = self._cpu if reason else self._gpu
         if chosen is not self._used:
             if reason:
-                log.warning("frames are worked on by the CPU: %s", reason)
+                log.warning("frames are processed on the CPU: %s", reason)
             else:
-                log.info("frames are worked on by %s", self.matter.backend.device)
+                log.info("frames are processed on %s", self.matter.backend.device)
         return chosen

@@ -1,6 +1,6 @@
-"""The contract of the stages between a frame and its result, and what they are asked for.
+"""The interface of the stages between a frame and its composite, and their options.
 
-The same stages serve files, cameras, the page and programs, whatever works on the pixels.
+File jobs, live sessions and the page's server all use these stages, on the CPU and on the GPU.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ MAX_LOOKAHEAD = 30
 """Frames."""
 
 Observe = Callable[[Matte], None]
-"""Called with the matte of each frame as the network gave it, in the frames' order."""
+"""Called with each frame's matte as the network made it, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions:
-    """What the stages do.
+    """Options of the stages.
 
     look: light wrap, despill and edits of the matte.
-    with_alpha, with_foreground: results carry the alpha plane, and the person's own colours.
-    smoothing: flicker of the alpha is damped.
-    lookahead: frames that are held back, so that smoothing knows what comes after.
-    with_mattes: frames carry their mattes to the host, for whoever looks at them.
-    threads: of the kernels that composite; other stages may keep the other cores busy.
+    with_alpha, with_foreground: results carry the alpha plane; the estimated foreground colours.
+    smoothing: reduce flicker of the alpha.
+    lookahead: number of frames held back so that smoothing can use the following ones.
+    with_mattes: download mattes to host memory, for an observer.
+    threads: CPU threads of the compositing kernels; other stages may use the remaining cores.
 
     Raises:
         UsageError: lookahead is out of range.
@@ -49,21 +49,24 @@ class StageOptions:
 
     @property
     def needs_mattes(self) -> bool:
-        """Whether mattes are wanted in host memory, wherever they are made."""
+        """Whether mattes are needed in host memory, even if they are made on the GPU."""
         return self.with_mattes or self.smoothing or self.lookahead > 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.lookahead <= MAX_LOOKAHEAD:
-            raise UsageError(f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {self.lookahead}")
+            raise UsageError(
+                f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {self.lookahead}",
+                option="lookahead",
+            )
 
 
 @dataclass(kw_only=True)
 class Matted:
-    """A frame with its matte, on its way to the composite.
+    """A frame with its matte, ready to be composited.
 
-    matte: None where it stays in the GPU's memory.
-    seconds: of work so far, by stage.
-    slot: the frame's memory on the GPU.
+    matte: None if it stays in GPU memory.
+    seconds: busy time so far, by stage.
+    slot: the frame's memory on the GPU, if it is processed there.
     """
 
     frame: Frame
@@ -73,12 +76,12 @@ class Matted:
 
 
 class Stages(ABC):
-    """Matting, smoothing and compositing, for the frames of one video in their order.
+    """Matting, smoothing and compositing of one video's frames, in order.
 
-    ``begin``, ``drain`` and ``reset`` are called from one thread at a time, ``finish`` and ``drop``
-    from one, which may be another.
+    One thread at a time calls ``begin``, ``drain`` and ``reset``; one thread, which may be another,
+    calls ``finish`` and ``drop``.
 
-    matter, background: may be changed between two frames; the caller closes them.
+    matter, background: may be replaced between two frames; the caller closes them.
     """
 
     matter: Matter
@@ -87,23 +90,23 @@ class Stages(ABC):
 
     @abstractmethod
     def begin(self, frame: Frame) -> list[Matted]:
-        """Mattes a frame; gives what is ready to be composited: that frame, an older one that was
-        held back, or none."""
+        """Mattes a frame; returns the frames ready to be composited: this one, an older one that
+        was held back, or none."""
 
     @abstractmethod
     def drain(self) -> list[Matted]:
-        """At the end: the frames that are still held back."""
+        """At the end of the video: the frames still held back."""
 
     @abstractmethod
     def reset(self) -> list[Matted]:
-        """Forgets the frames before; gives those that were held back, as they are."""
+        """Resets the temporal state; returns the frames that were held back, not smoothed."""
 
     @abstractmethod
     def finish(self, matted: Matted) -> Composite:
-        """The frame over the background."""
+        """Composites a frame over the background."""
 
     def drop(self, matted: Matted) -> None:  # noqa: B027
-        """In the place of ``finish``: the frame is not wanted."""
+        """Discards a frame; called instead of ``finish``."""
 
     def close(self) -> None:  # noqa: B027
-        """Frees what the stages themselves hold."""
+        """Frees the stages' own resources."""

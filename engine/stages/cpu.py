@@ -1,4 +1,4 @@
-"""The stages of frames in host memory: the CPU works on pixels, whatever the network runs on."""
+"""Stages for frames in host memory: the CPU processes the pixels, any backend runs the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusematte.engine.stages.smoothed import Smoothed
 class CpuStages(Stages):
     """See ``Stages``.
 
-    observe: see each matte.
+    observe: called with each matte.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The stages of frames in the GPU's memory: whether they can be taken, and how."""
+"""Stages for frames in GPU memory, and the checks whether a video can be processed there."""
 
 from __future__ import annotations
 
@@ -31,62 +31,62 @@ from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
 from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
-from fusematte.engine.stages.gpu_frame_path import Device, FramePath, Network, Slot
+from fusematte.engine.stages.gpu_frame_path import FramePath, Network, Slot, StreamDevice
 from fusematte.engine.stages.smoothed import Smoothed
 
 log = logging.getLogger(__name__)
 log.addFilter(OnlyNews())
 
 ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
-"""Encoders that read frames in the GPU's memory."""
+"""Encoders that read frames from GPU memory."""
 
 
 def why_not(video: VideoInfo | Frame, background: Background, options: StageOptions) -> str | None:
-    """Why frames of the TensorRT backend cannot stay on the GPU, or None.
+    """Why frames cannot stay on the GPU although the backend is TensorRT; None if they can.
 
-    video: what is known of it, or a frame.
+    video: the video's properties, or one frame.
     """
     has_alpha = video.alpha is not None if isinstance(video, Frame) else video.has_alpha
     reasons = (
-        (video.rotation != 0, "the video is turned for display"),
+        (video.rotation != 0, "the video is rotated for display"),
         (video.color.is_hdr, "the video is HDR"),
-        (has_alpha, "the video has an alpha of its own"),
+        (has_alpha, "the video has an alpha plane"),
         (isinstance(background, TransparentBackground), "the background is transparent"),
-        (options.with_foreground, "the person's own colours are asked for"),
-        (options.look != PLAIN, "light wrap, despill or an edit of the matte is asked for"),
+        (options.with_foreground, "the foreground colours are an output"),
+        (options.look != PLAIN, "light wrap, despill or a mask edit is on"),
     )
     return cuda.why_no_kernels() or next((reason for holds, reason in reasons if holds), None)
 
 
 def nvdec_for(name: str | os.PathLike[str]) -> HWAccel | None:
-    """NVDEC for the video of a file; None where libav or the source cannot, which is told."""
+    """NVDEC for a video file; None, with a log line, if libav or the input does not allow it."""
     text = os.fspath(name)
     if is_url(text) or is_stdin(text) or is_sequence(text) or not Path(text).is_file():
-        log.info("%s: is decoded on the CPU: only files are decoded on the GPU", text)
+        log.info("%s: decoded on the CPU: only files can be decoded on the GPU", text)
         return None
     if "cuda" not in hwdevices_available():
-        log.warning("%s: is decoded on the CPU: this build of av has no NVDEC", text)
+        log.warning("%s: decoded on the CPU: this build of av has no NVDEC", text)
         return None
     return HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
 
 
 def nvenc_for(info: VideoInfo, encoding: Encoding) -> HWAccel | None:
-    """What lets the encoder read composites in the GPU's memory; None, which is told, where they
-    are brought to the CPU."""
+    """Lets the encoder read composites from GPU memory; None, with a log line, if they have to be
+    downloaded."""
     reason = None
     if encoding.codec not in ENCODERS:
-        reason = f"--codec is none of {', '.join(ENCODERS)}"
+        reason = f"--codec is not one of {', '.join(ENCODERS)}"
     elif not info.on_device:
-        reason = "they were not decoded on the GPU"
+        reason = "the input was not decoded on the GPU"
     elif encoding.pixel_format is not None:
-        reason = f"they are wanted as {encoding.pixel_format}"
+        reason = f"--pixel-format {encoding.pixel_format} is converted on the CPU"
     elif info.format.bits > 8 and encoding.codec == "h264_nvenc":
-        reason = "h264_nvenc has 8 bits; use hevc_nvenc"
+        reason = "h264_nvenc encodes 8 bits only; use hevc_nvenc"
     elif info.height % 2 or info.width % 2:
-        reason = "their size is odd"
+        reason = "the frame size is odd"
     if reason is None:
         return HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True)
-    log.info("composites are brought to the CPU to be encoded: %s", reason)
+    log.info("composites are downloaded from the GPU for encoding: %s", reason)
     return None
 
 
@@ -97,20 +97,20 @@ class _Loan:
 class GpuStages(Stages):
     """See ``Stages``.
 
-    ``begin`` only starts the work, and ``finish`` waits for it.  Where somebody looks at mattes, as
-    smoothing does, ``begin`` waits for the network.
+    ``begin`` only starts the work and ``finish`` waits for it.  If mattes are needed on the host,
+    for smoothing or an observer, ``begin`` waits for the network.
 
-    A path is set up by the first frame, in whichever layout it comes.  Where layout, network size
-    or background change, as when a decoder falls back to the CPU, another takes its place.
+    The first frame creates a ``FramePath``.  A new one replaces it when pixel format, network size
+    or background change, for example when the decoder falls back to the CPU.
 
     keep: composites stay on the device, for an encoder that reads them there.
-    observe: see each matte.
+    observe: called with each matte.
     """
 
     def __init__(
         self,
         network: Network,
-        drivers: tuple[Device, Device],
+        drivers: tuple[StreamDevice, StreamDevice],
         current: Callable[[], AbstractContextManager[None]],
         matter: Matter,
         background: Background,
@@ -169,14 +169,14 @@ class GpuStages(Stages):
         path.release(slot)
 
     def pause(self) -> None:
-        """Hands the temporal state back to ``matter``: others matte the next frames."""
+        """Returns the temporal state to ``matter``: the next frames are matted elsewhere."""
         with self._current():
             if self._made_for is not None:
                 self._paths[-1].hand_over()
         self._made_for = None
 
     def _blended(self, ready: list[Matted]) -> list[Matted]:
-        """Starts the composites of frames whose mattes are as they shall be."""
+        """Starts compositing of frames whose mattes are final."""
         for matted in ready:
             path, slot = matted.slot
             assert matted.matte is not None
@@ -191,7 +191,7 @@ class GpuStages(Stages):
         return path, slot
 
     def close(self) -> None:
-        """Hands the temporal state back and frees the device's memory: after the encoder."""
+        """Returns the temporal state and frees device memory; call it after closing the encoder."""
         self.pause()
         with self._current():
             for path in self._paths:
@@ -199,14 +199,14 @@ class GpuStages(Stages):
         self._paths.clear()
 
     def _path_for(self, frame: Frame) -> FramePath:
-        """The path of frames like this one."""
+        """The path for frames like this one."""
         shape = frame.height, frame.width, frame.format, frame.color, frame.aspect
         wanted = type(frame), shape, self.matter.scale, self.matter, self.background
         if wanted != self._made_for:
             if self._made_for is not None:
                 if self._made_for[0] is DeviceFrame and not isinstance(frame, DeviceFrame):
                     at = float(frame.time)
-                    log.warning("from %.3f s on the decoder works on the CPU", at)
+                    log.warning("from %.3f s on, frames are decoded on the CPU", at)
                 self.pause()
             self._paths.append(self._new_path(frame))
             self._made_for = wanted
@@ -214,7 +214,7 @@ class GpuStages(Stages):
         return self._paths[-1]
 
     def _close_idle(self) -> None:
-        """Frees the paths of before that no frame is on any more."""
+        """Frees earlier paths that no frame is using any more."""
         for path in [path for path in self._paths[:-1] if path.is_idle]:
             path.close()
             self._paths.remove(path)
@@ -234,7 +234,7 @@ class GpuStages(Stages):
         )
 
     def _lend(self, path: FramePath, slot: Slot, frame: Frame) -> DeviceFrame:
-        """The composite where it is; its slot is free when the encoder is done with it."""
+        """The composite in device memory; its slot is released when the encoder is done with it."""
         assert isinstance(frame, DeviceFrame)
         loan = _Loan()
         weakref.finalize(loan, path.release, slot).atexit = False
@@ -248,10 +248,10 @@ def _on_host(frame: Frame, planes: tuple[np.ndarray, np.ndarray, np.ndarray]) ->
 
 
 class OnGpu(NamedTuple):
-    """What a job on the GPU works with.
+    """What a job uses when its frames are processed on the GPU.
 
-    reader: the job's own, or another that decodes on the GPU.
-    encoder: for the writer of composites that stay there.
+    reader: the job's own, or a new one that decodes on the GPU.
+    encoder: for a writer that reads composites from GPU memory.
     """
 
     reader: Reader
@@ -269,12 +269,12 @@ def take_gpu(
     encoding: Encoding,
     observe: Observe | None = None,
 ) -> OnGpu | None:
-    """What keeps a job's frames on the GPU, closed with ``stack``; None, which is told, where its
-    network alone runs there, or not even that."""
+    """Opens what keeps a job's frames on the GPU, to be closed with ``stack``; None if the network
+    runs elsewhere or, with a log line, if the frames cannot stay there."""
     if not isinstance(matter.backend, TensorRtBackend):
         return None
     if reason := why_not(reader.info, background, options):
-        log.warning("frames are worked on by the CPU, the network alone by the GPU: %s", reason)
+        log.warning("frames are processed on the CPU, only the network runs on the GPU: %s", reason)
         return None
     reader = stack.enter_context(_decoding_on_gpu(reader, reopen))
     encoder = nvenc_for(reader.info, encoding)
@@ -294,7 +294,7 @@ def open_gpu_stages(
     keep: bool = False,
     observe: Observe | None = None,
 ) -> GpuStages:
-    """The stages on the GPU of a matter whose backend is TensorRT, closed with ``stack``."""
+    """GPU stages for a matter whose backend is TensorRT, to be closed with ``stack``."""
     assert isinstance(matter.backend, TensorRtBackend)
     drivers = stack.enter_context(closing(CudaDriver())), stack.enter_context(closing(CudaDriver()))
     stages = GpuStages(
@@ -317,11 +317,11 @@ def _decoding_on_gpu(reader: Reader, reopen: Callable[[HWAccel], Reader]) -> Rea
     try:
         other = reopen(hardware)
     except FuseMatteError as error:
-        log.warning("%s: is decoded on the CPU: NVDEC cannot be used (%s)", reader.name, error)
+        log.warning("%s: decoded on the CPU: NVDEC cannot be used (%s)", reader.name, error)
         return reader
     if other.on_device:
         reader.close()
         return other
     other.close()
-    log.warning("%s: is decoded on the CPU: NVDEC does not know its codec", reader.name)
+    log.warning("%s: decoded on the CPU: NVDEC does not support its codec", reader.name)
     return reader

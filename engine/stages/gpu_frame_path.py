@@ -1,8 +1,8 @@
-"""What happens to a frame on the device, as one sequence of launches on one stream.
+"""The processing of a frame on the GPU: one sequence of kernel launches on one CUDA stream.
 
-The numbers are those of ``Matter``, ``refine`` and ``compose``: the network's input by area means,
-the guided filter at the network's resolution, the person's colour at half of it, one pass over the
-picture's own planes.
+It computes the same as ``Matter``, ``refine`` and ``compose``: area-averaged network input, guided
+filter at the network's resolution, foreground colour at half of that, then one pass over the
+frame's planes.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from fusematte.engine.matting.refine import EPSILON, RADIUS
 from fusematte.engine.pixels.color import enlarge
 
 ALIGNMENT = 256
-"""Bytes to whose multiples the maps of a plan are laid: the allocator's own."""
+"""Alignment in bytes of each map in the block: that of the CUDA allocator."""
 
 Bytes = NDArray[np.uint8]
 
 
 class Event(Protocol):
-    """A point in a stream's work."""
+    """A CUDA event."""
 
     def synchronize(self) -> object: ...
 
 
 class Graph(Protocol):
-    """Captured work."""
+    """A CUDA graph."""
 
     def launch(self) -> None: ...
     def close(self) -> None: ...
 
 
-class Device(cuda.Device, Protocol):
-    """One stream of a device; ``CudaDriver`` is one.  All but ``mark`` and ``wait`` are put on the
-    stream and return at once."""
+class StreamDevice(cuda.Device, Protocol):
+    """A device with one stream, as ``CudaDriver`` is.  Operations are queued on the stream and
+    return at once; ``mark`` records an event there, ``wait`` blocks until the stream is idle."""
 
     kind: int
-    """Of its memory, as DLPack numbers it."""
+    """DLPack's number for its kind of memory."""
 
     def allocate(self, size: int) -> Any: ...  # noqa: ANN401
     def pinned(self, shape: tuple[int, ...], dtype: Any = ...) -> NDArray[Any]: ...  # noqa: ANN401
@@ -74,10 +74,11 @@ class Device(cuda.Device, Protocol):
 
 
 class Network(Protocol):
-    """An engine as the path uses it.
+    """An inference engine as the path uses it.
 
-    takes_guide: the guided filter is within: it reads ``guide`` and writes ``slope``, ``offset``.
-    captures: its launches may be part of a graph of ours.
+    takes_guide: whether the engine contains the guided filter: then it reads ``guide`` and writes
+    ``slope`` and ``offset``.
+    captures: whether its launches may be captured in the path's CUDA graphs.
     """
 
     takes_guide: bool
@@ -89,18 +90,18 @@ class Network(Protocol):
         addresses: Mapping[str, int],
         device: Any,  # noqa: ANN401
     ) -> Callable[[], None]:
-        """What runs it once on the device's stream, with its tensors at these addresses."""
+        """A function that runs it once on the device's stream, its tensors at these addresses."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Float maps in one block of memory, by name: (channels, height, width)."""
+class MapLayout:
+    """Float32 maps in one block of memory, by name: (channels, height, width)."""
 
     maps: Mapping[str, tuple[int, int, int]]
 
     @property
     def offsets(self) -> dict[str, int]:
-        """Where each map begins, in bytes."""
+        """Byte offset of each map."""
         offsets, end = {}, 0
         for name, shape in self.maps.items():
             offsets[name] = end
@@ -114,14 +115,14 @@ class Plan:
 
 
 class Blur(NamedTuple):
-    """How a background is put out of focus: at a (height, width), with these weights."""
+    """Blur of a background: its (height, width) and the weights of its 1-D Gaussian."""
 
     size: tuple[int, int]
     taps: Map
 
 
 def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
-    """What ``BlurBackground.behind`` and OpenCV's GaussianBlur make of a network size."""
+    """The same blur as ``BlurBackground.render`` makes with OpenCV, for a network size."""
     height, width = size
     sigma = background.sigma * min(size) / 720
     factor = max(1, int(sigma / FINEST_BLUR))
@@ -131,8 +132,9 @@ def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
     return Blur(small, np.asarray(cv2.getGaussianKernel(count, sigma, cv2.CV_32F)[:, 0]))
 
 
-def plan_maps(size: tuple[int, int], blur: tuple[int, int, int] | None) -> Plan:
-    """What the path keeps at a network ``size``; ``blur``: height, width, taps of a background."""
+def map_layout(size: tuple[int, int], blur: tuple[int, int, int] | None) -> MapLayout:
+    """The maps of a path at a network ``size``; ``blur``: height, width and taps of a blurred
+    background."""
     height, width = size
     whole, half = (1, height, width), (height // 2, width // 2)
     columns, rows = COARSE
@@ -147,17 +149,18 @@ def plan_maps(size: tuple[int, int], blur: tuple[int, int, int] | None) -> Plan:
         maps |= {
             "background_color": (3, *small),
             "background_alpha": (1, *small),
-            "behind": (3, *small),
+            "blurred": (3, *small),
         }
         maps |= {"taps": (1, 1, taps)}
-    return Plan(maps)
+    return MapLayout(maps)
 
 
 @dataclass(kw_only=True, eq=False)
 class Slot:
-    """The memory of one frame under way.
+    """The memory of one frame in flight.
 
-    device: the picture, the composite and its alpha; host: pinned, for what is up- or downloaded.
+    device: blocks of picture, composite and alpha; ``..._host`` and ``staging`` are pinned host
+    memory for uploads and downloads.
     """
 
     device: list[Any]
@@ -179,18 +182,19 @@ class Slot:
 
 @dataclass(kw_only=True)
 class FramePath:
-    """One video's frames on a device, for as long as their size and layout stay.
+    """Processes the frames of one video on a device, while their size and pixel format stay.
 
-    The alpha of the frame before stays on the device; ``matter`` says which frames go on from it.
+    The previous frame's alpha stays on the device; ``matter`` decides which frames continue from
+    it.
 
-    download: whether composites are brought to the host; they stay on the device else.
-    with_alpha: whether the alpha is brought to the host.
-    with_mattes: mattes come to the host (``matte_of``) and go back, smoothed, with ``blend``; then
-    ``begin`` does the network's part alone.
+    download: whether composites are downloaded to the host or stay on the device.
+    with_alpha: whether alpha planes are downloaded.
+    with_mattes: mattes are downloaded (``matte_of``) and uploaded again, smoothed, by ``blend``;
+    ``begin`` then only runs the network.
     """
 
-    device: Device
-    intake: Device
+    device: StreamDevice
+    intake: StreamDevice
     network: Network
     matter: Matter
     background: Background
@@ -205,16 +209,16 @@ class FramePath:
     def __post_init__(self) -> None:
         self.size = self.matter.size_for(self.like)
         self.layout = layout_of(self.like)
-        self.plan = plan_maps(self.size, self._blur_size())
-        self._maps = self.device.allocate(self.plan.size)
+        self.map_layout = map_layout(self.size, self._blur_size())
+        self._maps = self.device.allocate(self.map_layout.size)
         base = int(self._maps)
-        self._at = {name: base + offset for name, offset in self.plan.offsets.items()}
+        self._at = {name: base + offset for name, offset in self.map_layout.offsets.items()}
         self._levels, self._matrix = cuda.Levels(*self.like.levels), cuda.Matrix(*self.like.matrix)
-        self._behind_memory: Any = None
+        self._background_memory: Any = None
         names = ("image", "previous", "guide", *Maps._fields, "slope", "offset")
         ports = {name: self._at[_PORTS.get(name, name)] for name in names}
         self._infer = self.network.bind(self.size, ports, self.device)
-        self.device.clear(base, self.plan.size)
+        self.device.clear(base, self.map_layout.size)
         self._prepare_background()
         memory = self.matter.memory
         self._follows = memory is not None
@@ -226,7 +230,7 @@ class FramePath:
         self.device.wait()
 
     def begin(self, frame: Frame) -> Slot:
-        """Puts a frame's work on the stream; returns before it is done."""
+        """Queues a frame's work on the stream; returns before it is done."""
         slot = self._free.pop() if self._free else self._new_slot()
         slot.frame = frame
         self._take_in(slot, frame)
@@ -248,7 +252,7 @@ class FramePath:
         return slot
 
     def matte_of(self, slot: Slot) -> Matte:
-        """Waits for the network; its matte of a frame, the caller's to keep."""
+        """Waits for the network; a copy of the frame's matte."""
         assert slot.frame is not None and slot.done is not None
         slot.done.synchronize()
         maps = {name: host.copy() for name, host in slot.maps_host.items()}
@@ -258,8 +262,8 @@ class FramePath:
         return Matte(color=color, pts=frame.pts, time_base=frame.time_base, **flat)
 
     def blend(self, slot: Slot, alpha: Map) -> None:
-        """Puts the composite of a frame with this alpha, its matte's or a smoothed one, on the
-        stream; ``slot.done`` tells when it is there."""
+        """Queues the composite of a frame with this alpha, its matte's or a smoothed one;
+        ``slot.done`` is its event."""
         assert slot.frame is not None
         self._update_background(slot.frame)
         slot.maps_host["alpha"][0] = alpha
@@ -269,11 +273,11 @@ class FramePath:
         slot.done = self.device.mark()
 
     def run(self, slot: Slot) -> None:
-        """All launches for the slot's picture."""
+        """Queues all launches for the slot's picture."""
         self._run(slot, "all", self._launch)
 
     def _run(self, slot: Slot, name: str, launch: Callable[[Slot], None]) -> None:
-        """Launches one by one at first, then as a graph."""
+        """Launches one by one at first, then as a captured graph."""
         if name not in slot.graphs and name in slot.ran and self.network.captures:
             slot.graphs[name] = self.device.capture(lambda: launch(slot))
         if name in slot.graphs:
@@ -283,7 +287,7 @@ class FramePath:
         slot.ran.add(name)
 
     def _bring(self, slot: Slot) -> None:
-        """Downloads what is wanted on the host."""
+        """Downloads the requested results."""
         if self.download:
             self.device.download(slot.result.data[0], slot.result_host)
         if self.with_alpha:
@@ -291,15 +295,15 @@ class FramePath:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no frame is under way."""
+        """Whether no frame is in flight."""
         return len(self._free) == len(self._slots)
 
     def forget(self) -> None:
-        """The next frame does not go on from the last one."""
+        """The next frame does not continue from the last one."""
         self._follows = False
 
     def release(self, slot: Slot) -> None:
-        """The slot's memory may be used again."""
+        """Returns a slot for reuse."""
         slot.frame = None
         self._free.append(slot)
 
@@ -312,7 +316,7 @@ class FramePath:
         )
 
     def hand_over(self) -> None:
-        """Waits for the work and hands the last alpha to ``matter``, for whoever goes on."""
+        """Waits for the work and returns the last alpha to ``matter``."""
         previous = np.empty(self.size, np.float32)
         self.device.download(self._at["previous"], previous)
         self.device.wait()
@@ -327,7 +331,7 @@ class FramePath:
             slot.device.clear()
         self._slots.clear()
         self._free.clear()
-        del self._maps, self._infer, self._behind_memory
+        del self._maps, self._infer, self._background_memory
 
     def _new_slot(self) -> Slot:
         layout = self.layout
@@ -335,7 +339,7 @@ class FramePath:
         blocks = [self.device.allocate(size) for size in (layout.size, layout.size, alpha_size)]
         picture, result = (layout.planes_at(int(block)) for block in blocks[:2])
         alpha, planes = int(blocks[2]) * self.with_alpha, self._background_planes()
-        coarse = self.device.pinned(self.plan.maps["coarse"], np.float32)
+        coarse = self.device.pinned(self.map_layout.maps["coarse"], np.float32)
         sizes = layout.size, layout.size * self.download, alpha_size
         hosts = [self.device.pinned((size,), np.uint8) for size in sizes]
         job = cuda.CompositeJob(
@@ -352,12 +356,12 @@ class FramePath:
         return slot
 
     def _maps_on_host(self) -> dict[str, Map]:
-        """Pinned memory for what makes a matte."""
+        """Pinned memory for the maps of a matte."""
         names = ("color", *Maps._fields) if self.with_mattes else ()
-        return {name: self.device.pinned(self.plan.maps[name], np.float32) for name in names}
+        return {name: self.device.pinned(self.map_layout.maps[name], np.float32) for name in names}
 
     def _take_in(self, slot: Slot, frame: Frame) -> None:
-        """Brings the picture into the slot, and a coarse luma of it to the host."""
+        """Copies the picture into the slot, and a coarse luma of it to the host."""
         intake = self.intake
         if isinstance(frame, DeviceFrame):
             intake.follow_decoder()
@@ -372,8 +376,8 @@ class FramePath:
         self._resize(intake, slot, "coarse_rgb", "coarse")
         intake.download(self._at["coarse"], slot.coarse_host)
 
-    def _resize(self, device: Device, slot: Slot, rgb: str, ycbcr: str) -> None:
-        _, height, width = self.plan.maps[ycbcr]
+    def _resize(self, device: StreamDevice, slot: Slot, rgb: str, ycbcr: str) -> None:
+        _, height, width = self.map_layout.maps[ycbcr]
         job = cuda.ResizeJob(
             self.layout.kernel_layout(), slot.picture, self._levels, self._matrix, height, width,
             self._at[rgb], self._at[ycbcr],
@@ -381,7 +385,7 @@ class FramePath:
         cuda.resize_to_tensor(device, job)
 
     def _restart(self, slot: Slot) -> None:
-        """A frame that none goes before: a first matte stands in for that one's, as in Matter."""
+        """A first frame: a first matte serves as the previous alpha, as in ``Matter``."""
         size = 4 * self.size[0] * self.size[1]
         self.device.clear(self._at["previous"], size)
         if self.matter.bundle.takes_previous:
@@ -405,21 +409,21 @@ class FramePath:
         self._remember()
 
     def _launch_composite(self, slot: Slot) -> None:
-        """With the alpha that was uploaded; other frames have used the maps in between."""
+        """Composites with the uploaded alpha; other frames have used the maps in between."""
         self.device.begin_frame()
         self._resize(self.device, slot, "rgb", "color")
         self._filter()
         self._composite(slot)
 
     def _remember(self) -> None:
-        """Keeps the network's alpha for the next frame."""
+        """Stores the network's alpha for the next frame."""
         size = 4 * self.size[0] * self.size[1]
         self.device.copy(self._at["alpha"], self._at["previous"], size)
 
     def _composite(self, slot: Slot) -> None:
-        """What comes behind slope and offset."""
+        """Everything after slope and offset: foreground colour, blur, the composite."""
         device, at, size = self.device, self._at, self.size
-        half = self.plan.maps["half_color"][1:]
+        half = self.map_layout.maps["half_color"][1:]
         cuda.shrink(device, at["color"], (3, *size), at["half_color"], half)
         cuda.shrink(device, at["alpha"], (1, *size), at["half_alpha"], half)
         lower, upper = ((ctypes.c_float * 3)(*limits) for limits in zip(*YCBCR_BOUNDS, strict=True))
@@ -450,13 +454,13 @@ class FramePath:
 
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size
-        _, height, width = self.plan.maps["behind"]
+        _, height, width = self.map_layout.maps["blurred"]
         cuda.shrink(device, at["color"], (3, *size), at["background_color"], (height, width))
         cuda.shrink(device, at["alpha"], (1, *size), at["background_alpha"], (height, width))
-        radius = self.plan.maps["taps"][2] // 2
+        radius = self.map_layout.maps["taps"][2] // 2
         job = cuda.BlurJob(
             height, width, radius, at["taps"], at["background_color"], at["background_alpha"],
-            at["behind"], self._levels,
+            at["blurred"], self._levels,
         )  # fmt: skip
         cuda.blur_background(device, job)
 
@@ -464,37 +468,37 @@ class FramePath:
         if isinstance(self.background, BlurBackground):
             self.device.upload(blur_of(self.background, self.size).taps, self._at["taps"])
             return
-        behind = self.background.behind(self.like, None)
-        if isinstance(behind[0], int):
-            flat = np.array(behind, np.float32)
+        pixels = self.background.render(self.like, None)
+        if isinstance(pixels[0], int):
+            flat = np.array(pixels, np.float32)
             self.device.upload(flat, self._at["flat"])
         else:
-            self._behind_memory = self.device.allocate(self.layout.size)
-            self._behind_host = np.zeros(self.layout.size, np.uint8)
+            self._background_memory = self.device.allocate(self.layout.size)
+            self._background_host = np.zeros(self.layout.size, np.uint8)
 
     def _update_background(self, frame: Frame) -> None:
-        """Uploads another picture of the background; it waits for the frames that see the last."""
-        if self._behind_memory is None:
+        """Uploads the background if it changed; the stream orders that after earlier frames."""
+        if self._background_memory is None:
             return
-        behind = cast(Planes, self.background.behind(frame, None))
-        if behind is not self._shown:
-            self.layout.pack(behind, self._behind_host)
-            self.device.upload(self._behind_host, int(self._behind_memory))
-            self._shown = behind
+        pixels = cast(Planes, self.background.render(frame, None))
+        if pixels is not self._shown:
+            self.layout.pack(pixels, self._background_host)
+            self.device.upload(self._background_host, int(self._background_memory))
+            self._shown = pixels
 
     def _background_planes(self) -> cuda.Planes:
-        if self._behind_memory is None:
+        if self._background_memory is None:
             return cuda.Planes()
-        return self.layout.planes_at(int(self._behind_memory))
+        return self.layout.planes_at(int(self._background_memory))
 
     def _background_grid(self) -> cuda.Grid:
-        if self._behind_memory is not None:
+        if self._background_memory is not None:
             return cuda.Grid()
-        return self._grid("behind" if isinstance(self.background, BlurBackground) else "flat")
+        return self._grid("blurred" if isinstance(self.background, BlurBackground) else "flat")
 
     def _grid(self, name: str) -> cuda.Grid:
-        return cuda.Grid(self._at[name], *self.plan.maps[name][1:])
+        return cuda.Grid(self._at[name], *self.map_layout.maps[name][1:])
 
 
 _PORTS = {"image": "rgb", "guide": "color"}
-"""The engine's tensors that have another name among the maps."""
+"""Engine tensors whose map has another name."""

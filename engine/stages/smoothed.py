@@ -1,4 +1,4 @@
-"""Smoothing as the stages do it: the mattes of frames, and the frames that are held back."""
+"""Smoothing within the stages, with the frames that lookahead holds back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusematte.engine.stages.contract import Matted, StageOptions
 
 
 class Smoothed:
-    """Smooths the mattes of one video's frames, as far as the options ask for it."""
+    """Smooths the mattes of one video's frames as the options say."""
 
     def __init__(self, options: StageOptions) -> None:
         self._options = options
@@ -21,7 +21,7 @@ class Smoothed:
     def __call__(self, matted: Matted, *, follows: bool) -> list[Matted]:
         """The frames that are ready: this one, an older one, or none.
 
-        follows: the frame goes on from the one before it.
+        follows: whether the frame continues from the previous one.
         """
         if self._smoother is None:
             return [matted]
@@ -33,20 +33,20 @@ class Smoothed:
         return [] if smoothed is None else [self._next(smoothed)]
 
     def drain(self) -> list[Matted]:
-        """At the end: the frames that are still held back."""
+        """At the end of the video: the frames still held back."""
         if not isinstance(self._smoother, Lookahead):
             return []
         return [self._next(matte) for matte in self._smoother.drain()]
 
     def reset(self) -> list[Matted]:
-        """Forgets the frames before; gives those that were held back, as they are."""
+        """Resets the smoothing; returns the frames that were held back, not smoothed."""
         held = list(self._held)
         self._held.clear()
         self._smoother = self._new_smoother()
         return held
 
     def _next(self, matte: Matte) -> Matted:
-        """The frame that was held back longest, with its smoothed matte."""
+        """The frame held back longest, with its smoothed matte."""
         matted = self._held.popleft()
         matted.matte = matte
         return matted

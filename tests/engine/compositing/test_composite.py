@@ -19,7 +19,7 @@ from tests.helpers import cut, make_clip, matte_of
 from fusematte.engine.compositing.backgrounds import Background, BlurBackground, open_background
 from fusematte.engine.compositing.composite import compose, composite
 from fusematte.engine.errors import BackgroundError
-from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte, Plane, Stream
+from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte, Plane, StreamKey
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.engine.pixels.fit import fit_frame
@@ -320,7 +320,7 @@ def test_blur_does_not_bleed_the_persons_colour() -> None:
     picture = np.where(mask[..., None], RED, BLUE).astype(np.uint8)
     frame = frame_from_rgb(picture)
     matte = matte_of(frame, mask.astype(np.float32))
-    small = np.asarray(BlurBackground(40).behind(frame, matte))
+    small = np.asarray(BlurBackground(40).render(frame, matte))
     y, u, v = (cv2.resize(plane, (width, height)) for plane in small)
     blurred = rgb_of(frame.with_planes((y, u, v)))
     assert np.abs(blurred - BLUE)[~mask].max() < 8
@@ -333,7 +333,7 @@ def test_more_sigma_blurs_more() -> None:
     frame = frame_from_rgb(rng.integers(0, 256, (72, 128, 3), np.uint8))
     matte = flat_matte(frame, 0, (288, 512))
     spread = [
-        float(np.std(open_background(spec).behind(frame, matte)[0]))
+        float(np.std(open_background(spec).render(frame, matte)[0]))
         for spec in ("blur:2", "blur", "blur:90", "blur:720")
     ]
     assert spread == sorted(spread, reverse=True)
@@ -448,12 +448,12 @@ def test_two_loops_over_one_video_have_a_clock_each(tmp_path: Path) -> None:
     frame = frame_from_rgb(np.zeros((48, 64, 3), np.uint8))
     nobody = matte_of(frame, np.zeros((18, 24), np.float32))
 
-    def shown(stream: Stream, index: int) -> NDArray[np.uint8]:
+    def shown(stream: StreamKey, index: int) -> NDArray[np.uint8]:
         now = replace(frame, pts=index, time_base=Fraction(1, 10))
         return composite(now, replace(nobody, stream=stream), scene).planes[0]
 
-    alone = [shown(Stream(), index).copy() for index in (0,)]
-    one, other = Stream(), Stream()
+    alone = [shown(StreamKey(), index).copy() for index in (0,)]
+    one, other = StreamKey(), StreamKey()
     first = [shown(one, index).copy() for index in range(6)]
     again = [shown(one, 6).copy(), shown(other, 0).copy(), shown(one, 7).copy()]
     np.testing.assert_array_equal(again[1], alone[0])  # the second loop begins at the beginning

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fusematte.engine.errors import InputError
-from fusematte.engine.media.sources import Source
+from fusematte.engine.media.sources import MediaSource
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is the peer")
 
@@ -87,7 +87,7 @@ def test_what_is_no_video_is_told() -> None:
     assert done.stdout == b""
     assert done.stderr.count(b"\n") == 1 and b"standard input" in done.stderr
     with pytest.raises(InputError, match="pipe:1280x720"):
-        Source("pipe:yuv")
+        MediaSource("pipe:yuv")
 
 
 def test_a_reader_that_goes_away_ends_it() -> None:

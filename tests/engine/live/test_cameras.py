@@ -15,7 +15,7 @@ from tests.helpers import make_clip
 from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.live.backoff import FIRST, LIMIT, BackOff
 from fusematte.engine.live.cameras import (
-    Device,
+    CaptureDevice,
     LiveContainer,
     camera_options,
     device_file,
@@ -134,7 +134,10 @@ def test_cameras_are_asked_for_what_they_have(
 
 
 def test_a_number_on_windows_is_the_name_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = [Device("@device_pnp_1", "Integrated Camera"), Device("@device_pnp_2", "USB Camera")]
+    known = [
+        CaptureDevice("@device_pnp_1", "Integrated Camera"),
+        CaptureDevice("@device_pnp_2", "USB Camera"),
+    ]
     monkeypatch.setattr("fusematte.engine.live.cameras.list_cameras", lambda: known)
     monkeypatch.setattr(sys, "platform", "win32")
     assert device_file("1") == "video=USB Camera"

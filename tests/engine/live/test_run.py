@@ -22,7 +22,7 @@ from fusematte.engine.frame import Frame, Map
 from fusematte.engine.live.cameras import Camera, open_camera
 from fusematte.engine.live.outputs import Outlet
 from fusematte.engine.live.recording import Recording
-from fusematte.engine.live.run import Controls, Live
+from fusematte.engine.live.run import Controls, LiveRun
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.smoothing import Smoother
@@ -69,7 +69,7 @@ def reddest(path: Path) -> int:
 
 def run(camera: Camera, session: Session, *outlets: Outlet) -> None:
     with session:
-        Live(camera, session, outlets, ["green"]).run()
+        LiveRun(camera, session, outlets, ["green"]).run()
 
 
 Sabotage = Callable[[HookedMatter, pytest.MonkeyPatch], None]
@@ -132,7 +132,7 @@ def in_network_now_and_then(matter: HookedMatter, _: pytest.MonkeyPatch) -> None
 
 def in_background(_: HookedMatter, patch: pytest.MonkeyPatch) -> None:
     for kind in (ColorBackground, BlurBackground):
-        patch.setattr(kind, "behind", fail)
+        patch.setattr(kind, "render", fail)
 
 
 def in_model(matter: HookedMatter, _: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_alpha_view_freeze_and_quit(red_clip: Path) -> None:
     keys = iter(["a", "", "", "", "", "f", "", "", "q"])
     with HookedMatter() as matter, Session("#00ff00", matter=matter) as session:
         matter.hook = everything_is_people
-        Live(camera, session, [collector], ["green"], keys=lambda: next(keys, "")).run()
+        LiveRun(camera, session, [collector], ["green"], keys=lambda: next(keys, "")).run()
     last = collector.frames[-1]
     assert (last.planes[0] > 230).all()  # an alpha of 1, white
     assert (last.planes[1] == 128).all()

@@ -372,7 +372,7 @@ def test_a_fault_anywhere_never_shows_the_camera(
                 patch.setattr(session_module, "mirrored", fault)
             else:
                 for kind in (ColorBackground, BlurBackground):
-                    patch.setattr(kind, "behind", fault)
+                    patch.setattr(kind, "render", fault)
             session.push(red(), pts=5)
             result = session.get(60)
             assert result.error and result.matte is None

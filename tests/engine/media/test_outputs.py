@@ -120,7 +120,7 @@ def test_an_hdr_background_needs_an_hdr_video(tmp_path: Path) -> None:
         color=(9, 9, 16, 1),
     )  # fmt: skip
     frame = read(make_clip(tmp_path / "in.mp4", frames=1))[0]
-    with pytest.raises(BackgroundError, match="high dynamic range"):
+    with pytest.raises(BackgroundError, match="background is HDR"):
         composite(frame, EdgeMatter()(frame), hdr)
     wide = read(hdr)[0]
     assert composite(wide, EdgeMatter()(wide), hdr).color.is_hdr

@@ -56,7 +56,7 @@ def test_a_tall_background_is_cropped_before_it_is_scaled(tmp_path: Path) -> Non
     path = png(tmp_path / "tall.png", 1, 30_000)
     frame = frame_from_rgb(picture(64, 48, 0))
     before = psutil.Process().memory_info().rss
-    shown = open_background(path).behind(frame, matte_of(frame, np.ones((8, 8), np.float32)))
+    shown = open_background(path).render(frame, matte_of(frame, np.ones((8, 8), np.float32)))
     assert np.asarray(shown[0]).shape == (48, 64)
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
@@ -89,7 +89,7 @@ def test_an_animated_background_moves_and_loops(tmp_path: Path, suffix: str) -> 
     for index in range(12):
         frame = frame_from_rgb(picture(64, 48, 0))
         timed = Frame(planes=frame.planes, format=frame.format, color=frame.color, pts=index * 9000)
-        shown = background.behind(timed, matte_of(timed, np.ones((8, 8), np.float32)))
+        shown = background.render(timed, matte_of(timed, np.ones((8, 8), np.float32)))
         seen.append("red" if np.mean(np.asarray(shown[2])) > 150 else "blue")
     assert seen == ["red", "red", "blue", "blue"] * 3
 

@@ -16,7 +16,14 @@ from fusematte.engine.frame import Frame
 from fusematte.engine.jobs import single
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.media.segments import JOINABLE, Parts, Plan, Span, join, plan
+from fusematte.engine.media.segments import (
+    JOINABLE,
+    FinishedSegments,
+    SegmentPlan,
+    Span,
+    join,
+    plan,
+)
 from fusematte.engine.media.writer import Writer
 
 VARIABLE = [0, 3, 4, 10, 11, 12, 25, 31, 40, 41, 42, 43, 60, 90, 91, 92, 93, 94, 95, 120, 121, 122]
@@ -38,7 +45,7 @@ def clip_of(folder: Path, suffix: str, **options: object) -> Path:
     return make_clip(folder / f"in{suffix}", **settings)  # type: ignore[arg-type]
 
 
-def cut_up(path: Path, frames: int) -> Plan:
+def cut_up(path: Path, frames: int) -> SegmentPlan:
     with Reader(path) as reader:
         return plan(reader, frames)
 
@@ -49,17 +56,17 @@ def frames_of(reader: Reader, span: Span) -> list[Frame]:
     return [frame for frame in reader if span.begin <= frame.pts < ends]
 
 
-def encode_parts(source: Path, output: Path, spans: list[Span]) -> Parts:
+def encode_parts(source: Path, output: Path, spans: list[Span]) -> FinishedSegments:
     """Each span transcoded to a file of its own."""
     files = [output.with_name(f"{index}{output.suffix}") for index, _ in enumerate(spans)]
     for span, file in zip(spans, files, strict=True):
         with Reader(source) as reader, Writer(file, like=reader) as writer:
             for frame in frames_of(reader, span):
                 writer.write(frame)
-    return Parts({output: files})
+    return FinishedSegments({output: files})
 
 
-def put_together(source: Path, output: Path, parts: Parts) -> int:
+def put_together(source: Path, output: Path, parts: FinishedSegments) -> int:
     with Reader(source) as reader, Writer(output, like=reader, audio=True) as writer:
         return join(reader, [writer], parts, audio=True)
 
@@ -157,7 +164,7 @@ def test_parts_that_are_not_all_leave_a_part_file(tmp_path: Path) -> None:
     clip, output = clip_of(tmp_path, ".mp4"), tmp_path / "out.mp4"
     files = encode_parts(clip, output, cut_up(clip, 10).spans).files[output]
     with pytest.raises(KeyboardInterrupt):
-        put_together(clip, output, Parts({output: files[:2]}, KeyboardInterrupt()))
+        put_together(clip, output, FinishedSegments({output: files[:2]}, KeyboardInterrupt()))
     assert not output.exists()
     left = content(tmp_path / "out.mp4.part")
     assert left.times == content(clip).times[:32]
@@ -186,7 +193,7 @@ def test_run_by_spans_equals_run(tmp_path: Path) -> None:
             files.append(name)
     assert len(seen) == 16 + 24  # the second span's warm-up is all of the first
     options = JobOptions(alpha_output=alpha, background=scene)
-    assert single.join(clip, output, options, Parts(parts)) == whole.frames == 24
+    assert single.join(clip, output, options, FinishedSegments(parts)) == whole.frames == 24
     assert content(output).times == content(alpha).times == content(clip).times
     assert content(output).packets == content(tmp_path / "whole.mp4").packets
     # The second span's network has seen all that the whole job's had: the pictures are alike.

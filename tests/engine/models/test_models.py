@@ -87,7 +87,7 @@ def test_network_without_the_previous_alpha(tmp_path: Path) -> None:
 
 
 def test_unknown_model_lists_the_shipped_ones() -> None:
-    with pytest.raises(ModelError, match="no model 'huge'") as caught:
+    with pytest.raises(ModelError, match="model 'huge' does not exist") as caught:
         load_bundle("huge")
     assert all(name in str(caught.value) for name in shipped_models())
 

@@ -46,7 +46,7 @@ from fusematte.engine.stages import gpu as stages
 from fusematte.engine.stages.contract import StageOptions, Stages
 from fusematte.engine.stages.cpu import CpuStages
 from fusematte.engine.stages.gpu import GpuStages, nvdec_for, nvenc_for, take_gpu, why_not
-from fusematte.engine.stages.gpu_frame_path import plan_maps
+from fusematte.engine.stages.gpu_frame_path import map_layout
 
 HEIGHT, WIDTH = 96, 160
 PLAIN = StageOptions()
@@ -356,7 +356,7 @@ def test_a_decoder_that_falls_back_is_told_of(
     given = [on_device(frame) for frame in frames[:2]] + frames[2:]
     for frame, wanted in zip(given, expected, strict=True):
         np.testing.assert_array_equal(through(work, frame).frame.planes[0], wanted)
-    assert "from 0.080 s on the decoder works on the CPU" in caplog.text
+    assert "from 0.080 s on, frames are decoded on the CPU" in caplog.text
     work.close()
 
 
@@ -471,13 +471,13 @@ def test_planes_lie_one_after_the_other(name: str, size: tuple[int, int]) -> Non
             np.testing.assert_array_equal(plane, again)
 
 
-def test_maps_of_a_plan_do_not_overlap() -> None:
-    plan = plan_maps((288, 512), (144, 256, 29))
-    begins = [plan.offsets[name] for name in plan.maps]
-    for name, begin, end in zip(plan.maps, begins, [*begins[1:], plan.size], strict=True):
+def test_maps_of_a_layout_do_not_overlap() -> None:
+    layout = map_layout((288, 512), (144, 256, 29))
+    begins = [layout.offsets[name] for name in layout.maps]
+    for name, begin, end in zip(layout.maps, begins, [*begins[1:], layout.size], strict=True):
         assert begin % 256 == 0
-        assert end - begin >= 4 * np.prod(plan.maps[name])
-    assert plan.size < 20e6
+        assert end - begin >= 4 * np.prod(layout.maps[name])
+    assert layout.size < 20e6
 
 
 def test_lent_memory_comes_back_when_nobody_reads_it() -> None:
@@ -511,11 +511,11 @@ def test_the_planes_of_a_device_frame_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("reader", "wishes", "background", "reason"),
     [
-        ({"rotation": 90}, {}, "green", "turned"),
+        ({"rotation": 90}, {}, "green", "rotated"),
         ({"color": Color(9, 9, 16)}, {}, "green", "HDR"),
-        ({"has_alpha": True}, {}, "green", "alpha of its own"),
+        ({"has_alpha": True}, {}, "green", "alpha plane"),
         ({}, {}, "transparent", "transparent"),
-        ({}, {"with_foreground": True}, "green", "own colours"),
+        ({}, {"with_foreground": True}, "green", "foreground colours"),
         ({}, {"look": Look(despill=0.5)}, "green", "despill"),
     ],
 )
@@ -568,7 +568,7 @@ def test_what_nvdec_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert hardware.is_hw_owned
     for name in ("-", "rtsp://camera/1", tmp_path):
         assert nvdec_for(name) is None
-    assert caplog.text.count("only files are decoded on the GPU") == 3
+    assert caplog.text.count("only files can be decoded on the GPU") == 3
 
 
 class HostDriver:
@@ -625,8 +625,8 @@ def test_a_whole_job(
     monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
     got = job("gpu")
     assert "frames stay on no GPU at all" in caplog.text
-    assert "composites are brought to the CPU to be encoded" in caplog.text
-    assert "a.mp4: is decoded on the CPU: NVDEC cannot be used" in caplog.text
+    assert "composites are downloaded from the GPU for encoding" in caplog.text
+    assert "a.mp4: decoded on the CPU: NVDEC cannot be used" in caplog.text
     assert backend.network.runs == 7
     assert content(got) == content(expected)
     for ours, theirs in zip(planes_in(got), planes_in(expected), strict=True):

@@ -25,7 +25,7 @@ from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import Tools, run_once
 from fusematte.engine.live.cameras import open_camera
 from fusematte.engine.live.outputs import Outlet
-from fusematte.engine.live.run import Live
+from fusematte.engine.live.run import LiveRun
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
@@ -166,7 +166,7 @@ def in_a_session(clip: Path, **feature: Any) -> None:  # noqa: ANN401
 def in_live(clip: Path, **feature: Any) -> None:  # noqa: ANN401
     camera = open_camera(str(clip))
     with Session("green", max_pending=FRAMES, **feature) as session:
-        Live(camera, session, [Collector()], ["green"]).run()
+        LiveRun(camera, session, [Collector()], ["green"]).run()
 
 
 def in_a_job_of_the_page(clip: Path, **feature: Any) -> None:  # noqa: ANN401
