@@ -52,7 +52,7 @@ class FuseMatteError(Exception):
         """The error for programs, as JSON can hold it; ``--json`` prints these."""
         return {
             "error": type(self).__name__,
-            "code": self.exit_code,
+            "exit_code": self.exit_code,
             "message": str(self),
             "path": self.path,
             "option": self.option,

@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
+from fusematte.engine.media.files import part_of
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.export.exporter import Request
 from fusematte.export.verify import Accuracy, check
@@ -34,7 +35,8 @@ def add_int8(bundle: Bundle, frames: Sequence[Path]) -> Accuracy:
     request = Request(
         bundle=bundle, target="onnx", precision="int8", frames=tuple(frames), count=FRAMES
     )
-    file, partial = bundle.folder / NAME, bundle.folder / f"{NAME}.part.onnx"
+    file = bundle.folder / NAME
+    partial = part_of(file).with_suffix(".part.onnx")  # OpenVINO goes by the suffix
     try:
         onnx.save_model(request.network(), partial)
         backend = OpenVinoBackend(replace(bundle, file=partial))

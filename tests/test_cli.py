@@ -210,7 +210,7 @@ def test_models_are_listed_and_described(tmp_path: Path, capfd: pytest.CaptureFi
     bundle = load_bundle()
     assert f"edge {bundle.version}: {bundle.folder}" in shipped
     assert "3.0 million parameters" in shipped and "512x288" in shipped
-    assert "the alpha of the frame before" in shipped and "exported" not in shipped
+    assert "the previous frame's alpha" in shipped and "exported" not in shipped
     folder = tmp_path / "mine"
     shutil.copytree(bundle.folder, folder)
     export = {"target": "openvino", "precision": "int8"}

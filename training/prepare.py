@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from fusematte.engine.errors import OutputError
+from fusematte.engine.media.files import part_of
 from fusematte.training.errors import DataError
 from fusematte.training.geometry import Picture
 from fusematte.training.samples import (
@@ -151,7 +152,7 @@ class _Shard:
     """A tar that appears under its name when it is whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.partial, self.count = path, path.with_name(f"{path.name}.part"), 0
+        self.path, self.partial, self.count = path, part_of(path), 0
         self.archive = tarfile.open(self.partial, "w")  # noqa: SIM115
 
     def add(self, name: str, fields: Fields) -> None:

@@ -1,4 +1,4 @@
-"""Inference backends and the choice among them."""
+"""Inference backends, and the choice among them."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def create_backend(
     work: Work = "file",
     without: Container[Spec] = (),
 ) -> Backend:
-    """Makes the backend that is asked for; what is left open is chosen by measurement, see
-    ``tuning``.
+    """Creates the requested backend; parts of the request that are left open are chosen by
+    measurement, see ``tuning``.
 
     Args:
         wish: ``auto``, or ``NAME[:DEVICE][:PRECISION]``, where NAME may be ``auto`` as well.
-        threads: CPU threads; None takes as many as were found best for ``work``.
-        work: what goes on beside the network.
-        without: what has failed before.
+        threads: CPU threads; None takes the number measured best for ``work``.
+        work: the kind of work that runs beside inference.
+        without: specs that have failed before and are not tried again.
 
     Raises:
-        BackendError: there is no such backend, or it cannot run; with ``auto``: none can, and the
-            message gives each one's reason.
+        BackendError: no such backend, or it cannot run here; with ``auto``, none can run, and the
+            message lists each one's reason.
     """
     wish = Spec.parse(wish) if isinstance(wish, str) else wish
     named = wish.backend != "auto"
     if named and wish.backend not in BACKENDS:
-        raise BackendError(f"no backend {wish.backend!r}; there are: auto, {', '.join(BACKENDS)}")
+        raise BackendError(f"there is no backend {wish.backend!r}; use auto, {', '.join(BACKENDS)}")
     reasons = []
     with closing(_attempts(wish, bundle, threads, work)) as attempts:
         for attempt in attempts:
@@ -63,7 +63,7 @@ def create_backend(
             if reason is None:
                 try:
                     backend = attempt.ready or _make(attempt.spec, bundle, attempt.threads)
-                except BackendError as error:  # it should have been able to
+                except BackendError as error:  # unexpected: it is available
                     level, reason = logging.WARNING, str(error)
                 else:
                     backend.spec, backend.threads = attempt.spec, attempt.threads
@@ -71,16 +71,16 @@ def create_backend(
                     return backend
             elif named:
                 reason = f"backend {attempt.spec} cannot run here: {reason}"
-            if attempt.spec != wish:  # else it is all that is said, by the error below
-                log.log(level, "not on %s: %s", attempt.spec, reason)
+            if attempt.spec != wish:  # otherwise the exception below says it
+                log.log(level, "backend %s is not used: %s", attempt.spec, reason)
             reasons.append(reason if named else f"{attempt.spec}: {reason}")
     if named:
-        raise BackendError(reasons[-1] if reasons else f"backend {wish}: nothing else is left")
+        raise BackendError(reasons[-1] if reasons else f"backend {wish} has no other device")
     raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
 
 
 class Attempt(NamedTuple):
-    """What to try next; ``ready``: made already, while it was timed."""
+    """A backend to try; ``ready``: it was already created for timing."""
 
     spec: Spec
     threads: int | None
@@ -90,8 +90,7 @@ class Attempt(NamedTuple):
 def _attempts(
     wish: Spec, bundle: Bundle, threads: int | None, work: Work
 ) -> Generator[Attempt, None, None]:
-    """Each backend in its order; before the first of those that have a choice, what was measured
-    to be fastest among them."""
+    """The backends in order of preference.  The tunable ones come fastest first, as measured."""
     kinds = BACKENDS.values() if wish.backend == "auto" else [BACKENDS[wish.backend]]
     tuned = [kind for kind in kinds if kind.tunable and not _why_not(_plain(kind, wish), bundle)]
     pinned = wish.backend != "auto" and None not in (wish.device, wish.precision)
@@ -113,7 +112,7 @@ def _fastest_first(
             tuning_key(bundle, wish, work=work, threads=threads),
         )
     except BackendError as error:
-        log.info("nothing could be timed: %s", error)
+        log.info("no backend could be timed: %s", error)
         return
     try:
         for timing in choice.timings:
@@ -127,8 +126,8 @@ def _fastest_first(
 def candidates(
     kinds: Iterable[type[Backend]], wish: Spec, bundle: Bundle, *, thorough: bool = False
 ) -> list[Spec]:
-    """What ``wish`` allows of these backends' devices and precisions, the best guess first;
-    nothing that is beyond the model's bound of accuracy."""
+    """The devices and precisions of these backends that ``wish`` allows, the best guess first;
+    int8 only if it is within the model's accuracy bound."""
     offered = (
         Spec(kind.name, device, precision)
         for kind in kinds
@@ -149,7 +148,7 @@ def _make(spec: Spec, bundle: Bundle, threads: int | None) -> Backend:
     if spec.precision not in (None, backend.precision):
         backend.close()
         raise BackendError(
-            f"{spec.backend} computes {bundle.name} in {backend.precision} on {backend.device}, "
+            f"{spec.backend} runs {bundle.name} in {backend.precision} on {backend.device}, "
             f"not in {spec.precision}"
         )
     return backend

@@ -1,4 +1,4 @@
-"""The contract of an inference backend."""
+"""The interface of an inference backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fusematte.engine.models import Bundle
 
 
 class Maps(NamedTuple):
-    """What the network says of one frame: [h, w], float32, 0..1 each; the caller's to keep."""
+    """The network's outputs for one frame: [h, w], float32, 0..1 each; owned by the caller."""
 
     alpha: Map
     foreground: Map
@@ -28,20 +28,22 @@ class Maps(NamedTuple):
 class Backend(ABC):
     """Runs one model on one device.
 
-    Obligations of an implementation:
+    Rules for an implementation:
 
-    - ``spec`` and ``threads``, what it was made with, are set by ``create_backend``.
-    - ``unavailable()`` imports lazily, never raises, and returns None or one line that says why
-      it cannot run here and what would make it.
-    - ``reads`` are the endings of the model files that it loads.
-    - ``tunable``: it has ``candidates``.
-    - ``devices`` are those that the constructor takes, the one it would take by itself first.
-    - The constructor loads the model and says in ``device`` and ``precision`` what it will run on
-      and in; it raises ``BackendError`` or ``ModelError``, nothing else.  Where it has no choice of
-      precision it may ignore what is asked for: ``create_backend`` looks at what came out.
-    - ``infer`` accepts any height and width that are multiples of the bundle's; it may take long
-      on the first call with a new size.  It is called from one thread at a time.
+    - ``create_backend`` sets ``spec`` and ``threads`` to what the backend was created with.
+    - ``unavailable()`` imports lazily, never raises, and returns None, or one line that says why
+      the backend cannot run here and what to do about it.
+    - ``reads`` lists the suffixes of the model files it loads.
+    - ``tunable`` says that ``candidates`` is implemented.
+    - ``devices`` lists the devices the constructor accepts, its default first.
+    - The constructor loads the model and sets ``device`` and ``precision`` to what will be used; it
+      raises ``BackendError`` or ``ModelError``, nothing else.  A backend without a choice of
+      precision may ignore the requested one: ``create_backend`` checks the result.
+    - ``infer`` accepts any height and width that are multiples of the bundle's; the first call with
+      a new size may take long.  It is called from one thread at a time.
     - ``close`` may be called twice.
+
+    To implement a constructor: ``network_file`` first, then load, then ``check_ports``.
     """
 
     name: ClassVar[str]
@@ -61,8 +63,8 @@ class Backend(ABC):
 
     @classmethod
     def candidates(cls, bundle: Bundle, *, thorough: bool) -> list[tuple[str, str]]:  # noqa: ARG003
-        """Devices and precisions among which the fastest is to be found, the best guess first;
-        ``thorough``: those too that are hardly ever it."""
+        """Devices and precisions to be timed, the best guess first; ``thorough``: also those that
+        are hardly ever the fastest."""
         return []
 
     @abstractmethod
@@ -79,9 +81,9 @@ class Backend(ABC):
         Args:
             device: one of ``devices``.
             precision: one of ``PRECISIONS``.
-            threads: bound of the CPU threads.
+            threads: maximum number of CPU threads.
 
-        None leaves each choice to the backend.
+        None leaves the choice to the backend.
         """
 
     @abstractmethod
@@ -95,42 +97,42 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees what the backend holds."""
+        """Frees the model and its memory."""
 
     def check_ports(self, inputs: set[str], outputs: set[str]) -> None:
-        """For constructors: whether a network has what the manifest says and the engine uses.
+        """For constructors: checks a network's inputs and outputs against the manifest.
 
         Raises:
-            ModelError: it has not.
+            ModelError: they differ.
         """
         wanted = {"image", "previous"} if self.bundle.takes_previous else {"image"}
         if inputs != wanted or not outputs.issuperset(Maps._fields):
             raise ModelError(
-                f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
-                f"not {sorted(wanted)} and {sorted(Maps._fields)}; export it again"
+                f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} "
+                f"instead of {sorted(wanted)} and {sorted(Maps._fields)}; export the model again"
             )
 
     @staticmethod
     def network_file(bundle: Bundle, precision: str | None) -> Path:
-        """The network in int8 if that is asked for, else the model's own.
+        """The bundle's int8 network if ``precision`` is int8, else its main one.
 
         Raises:
-            BackendError: the model has none in int8.
+            BackendError: the bundle has no int8 network.
         """
         if precision != "int8" or bundle.quantised:
             return bundle.file
         if bundle.int8 is None:
             raise BackendError(
-                f"model {bundle.name} has no network in int8: leave --precision out, or add one "
-                f"with fusematte export --precision int8"
+                f"model {bundle.name} has no int8 network; leave out --precision, or add one with "
+                "fusematte export --precision int8"
             )
         return bundle.int8
 
     @staticmethod
     def within_range(maps: Iterable[NDArray[np.floating]]) -> Maps:
-        """The caller's own copies, in 0..1: arithmetic leaves it by a bit of the last place."""
+        """Copies clipped to 0..1, which rounding can exceed by the last bit."""
         return Maps(*(np.clip(part, 0, 1, dtype=np.float32) for part in maps))
 
     def feeds(self, image: Map, previous: Map) -> dict[str, Map]:
-        """The inputs of this network by name."""
+        """The network's inputs by name."""
         return {"image": image} | ({"previous": previous} if self.bundle.takes_previous else {})

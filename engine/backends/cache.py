@@ -1,5 +1,5 @@
-"""What was compiled or measured on this machine, kept on disk: whole and for this machine, or not
-at all."""
+"""A cache on disk for compiled networks and measurements; an entry is complete and made on this
+machine, or it is not used."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ log = logging.getLogger(__name__)
 
 MAGIC = b"FUSEMATTE-CACHE-1\n"
 MOST_BYTES = 1 << 30
-"""Of entries of one kind; beyond that, those not used for longest go."""
+"""Limit for all entries of one kind; the least recently used ones are deleted beyond it."""
 
-_told: set[Path] = set()
-"""Folders of which it was said that they cannot be written."""
+_reported: set[Path] = set()
+"""Folders for which the warning that they cannot be written was logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """Everything that an entry depends on; with any other value it is another entry's key."""
+    """Everything that an entry depends on; a change of any field makes it another entry."""
 
     kind: str
 
     @property
     def file_name(self) -> str:
-        """A name that no other key has."""
+        """The entry's file name, unique to this key."""
         text = json.dumps(asdict(self), sort_keys=True)
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.bin"
 
 
 def default_folder() -> Path:
-    """Where caches go on this system; FUSEMATTE_CACHE names another place."""
+    """The cache folder of this system, or the one that FUSEMATTE_CACHE names."""
     if chosen := os.environ.get("FUSEMATTE_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
@@ -47,13 +47,13 @@ def default_folder() -> Path:
 
 
 class Cache:
-    """A folder of entries.  What is damaged or foreign is told of and made anew."""
+    """A folder of entries.  Damaged or foreign entries are logged and count as missing."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
 
     def load(self, key: CacheKey) -> bytes | None:
-        """The entry of this key, or None."""
+        """The entry for this key, or None."""
         path = self.folder / key.file_name
         try:
             data = path.read_bytes()
@@ -61,16 +61,16 @@ class Cache:
             return None
         header, _, content = data.removeprefix(MAGIC).partition(b"\n")
         if not data.startswith(MAGIC) or header != _header(key, content):
-            log.warning("%s: damaged or made elsewhere; it is made anew", path)
+            log.warning("%s: damaged, or from another machine; it is made again", path)
             return None
-        with contextlib.suppress(OSError):  # somebody else's, or on a read-only disk
-            os.utime(path)  # used now
+        with contextlib.suppress(OSError):  # another user's, or on a read-only disk
+            os.utime(path)  # marks it as recently used
         return content
 
     def store(self, key: CacheKey, content: bytes) -> bool:
-        """Keeps an entry, whole or not at all; returns whether it was kept.
+        """Stores an entry atomically; returns whether that worked.
 
-        A folder that cannot be written is told of once, and costs the next start.
+        If the folder cannot be written, one warning is logged, and the next start is slower.
         """
         partial = ""
         try:
@@ -84,15 +84,15 @@ class Cache:
         except OSError as error:
             if partial:
                 Path(partial).unlink(missing_ok=True)
-            if self.folder not in _told:
+            if self.folder not in _reported:
                 log.warning(
-                    "%s: what was compiled and measured cannot be kept (%s), so that every start "
-                    "is slower; set FUSEMATTE_CACHE to a folder that can be written",
+                    "%s: the cache cannot be written (%s), so every start is slower; set "
+                    "FUSEMATTE_CACHE to a writable folder",
                     self.folder, error.strerror,
                 )  # fmt: skip
-            _told.add(self.folder)
+            _reported.add(self.folder)
             return False
-        with contextlib.suppress(OSError):  # another process drops them as well
+        with contextlib.suppress(OSError):  # another process may delete them at the same time
             _drop_oldest(self.folder.glob(f"{key.kind}-*.bin"))
         return True
 
@@ -102,7 +102,7 @@ def _header(key: CacheKey, content: bytes) -> bytes:
 
 
 def _drop_oldest(paths: Iterable[Path]) -> None:
-    """Keeps the newest files, up to ``MOST_BYTES``."""
+    """Deletes the least recently used files beyond ``MOST_BYTES``."""
     total = 0
     entries = [(path.stat(), path) for path in paths]
     for found, path in sorted(entries, key=lambda entry: entry[0].st_mtime, reverse=True):

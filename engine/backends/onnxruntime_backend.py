@@ -1,4 +1,4 @@
-"""Inference with ONNX Runtime: the CPU, and whatever its installed build brings besides."""
+"""Inference with ONNX Runtime, on the CPU and on the accelerators of the installed build."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROVIDERS = {
     "CoreMLExecutionProvider": "CoreML",
     "CPUExecutionProvider": "CPU",
 }
-"""In the order in which they are tried; what ONNX Runtime calls them, what people do."""
+"""Execution providers in the order they are tried, with their common names."""
 DEVICES = {name.lower(): provider for provider, name in PROVIDERS.items()}
 REMEDIES = {
     "directml": "pip install onnxruntime-directml (Windows)",
@@ -31,9 +31,9 @@ REMEDIES = {
 
 
 class OnnxRuntimeBackend(Backend):
-    """The network in ONNX Runtime, on the first of its execution providers that works.
+    """Runs the network in ONNX Runtime, on the first execution provider that works.
 
-    An installed provider that fails is passed over with a warning, never silently.
+    An installed provider that fails is skipped with a warning.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -56,7 +56,7 @@ class OnnxRuntimeBackend(Backend):
         here = [device for device, provider in DEVICES.items() if provider in installed]
         own = _precision(bundle)
         found = [(device, own) for device in here if device != "cpu"]
-        if thorough and "cpu" in here:  # OpenVINO was faster on every processor met
+        if thorough and "cpu" in here:  # OpenVINO was faster on every processor measured
             found += [("cpu", own)] + [("cpu", "int8")] * (bundle.int8 is not None)
         return found
 
@@ -83,7 +83,7 @@ class OnnxRuntimeBackend(Backend):
         self.check_ports({p.name for p in inputs}, {p.name for p in outputs})
 
     def _open(self, options: Any, device: str | None) -> tuple[Any, str]:  # noqa: ANN401
-        """A session and its provider's name."""
+        """A session and the name of its provider."""
         import onnxruntime
 
         installed = onnxruntime.get_available_providers()
@@ -105,16 +105,16 @@ class OnnxRuntimeBackend(Backend):
             else:
                 if session.get_providers()[0] == provider:
                     return session, provider
-                reason = "its libraries are missing or its device is"
+                reason = "its libraries or its device are missing"
             if device is None and provider != "CPUExecutionProvider":
-                log.warning("onnxruntime: %s is installed but fails: %s", provider, reason)
+                log.warning("onnxruntime: %s is installed but failed: %s", provider, reason)
         kind = ModelError if device in (None, "cpu") else BackendError
         raise kind(f"{self._file}: ONNX Runtime cannot run it: {reason}")
 
     def infer(self, image: Map, previous: Map) -> Maps:
         try:
             results = self._session.run(list(Maps._fields), self.feeds(image, previous))
-        except Exception as error:  # as above: a device that is gone, memory that is not there
+        except Exception as error:  # as above: a lost device, too little memory
             reason = str(error).splitlines()[0]
             raise BackendError(f"{self.device} failed: {reason}") from error
         return self.within_range(result[0, 0] for result in results)
@@ -124,6 +124,6 @@ class OnnxRuntimeBackend(Backend):
 
 
 def _precision(bundle: Bundle) -> str:
-    """An export says its precision; a shipped model computes in fp32."""
+    """The precision of an export, from its manifest; shipped models compute in fp32."""
     names = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
     return names[bundle.manifest.get("export", {}).get("precision", "fp32")]

@@ -1,4 +1,4 @@
-"""Inference with OpenVINO: on the CPU of any machine, on Intel's GPUs and NPUs."""
+"""Inference with OpenVINO, on any CPU and on Intel GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMPILED = 12
-"""Input sizes that stay compiled: those of four cameras of different shapes, at three scales each.
-Every one of them holds threads and memory of its own."""
+"""Input sizes that stay compiled: those of four cameras with different aspect ratios, at three
+scales each.  Every one holds its own threads and memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkKey(CacheKey):
-    """What OpenVINO read in a file."""
+    """Cache key of a network's description, as OpenVINO read it from a file."""
 
     openvino: str
     file_sha256: str
@@ -44,7 +44,7 @@ class NetworkKey(CacheKey):
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledKey(NetworkKey):
-    """A network compiled for one size, on a device."""
+    """Cache key of a network compiled for one input size and device."""
 
     processor: str
     options: str
@@ -53,10 +53,10 @@ class CompiledKey(NetworkKey):
 
 
 def load_openvino() -> Any:  # noqa: ANN401
-    """OpenVINO; its model converter, most of its import and used by nothing here, comes when
-    somebody asks for it.
+    """The ``openvino`` module, with its model converter imported lazily.
 
-    OpenVINO goes without where the converter cannot be imported.
+    The converter takes most of OpenVINO's import time and is not used here.  OpenVINO supports
+    being imported without it.
     """
     if "openvino" in sys.modules:
         return sys.modules["openvino"]
@@ -77,11 +77,11 @@ def load_openvino() -> Any:  # noqa: ANN401
 
 
 class OpenVinoBackend(Backend):
-    """The network in OpenVINO: on the CPU, or on a GPU or an NPU of Intel's.
+    """Runs the network in OpenVINO: on the CPU, or on an Intel GPU or NPU.
 
-    Each input size is compiled once, with static shapes: OpenVINO plans memory and picks kernels
-    for the size it knows.  Of more than ``COMPILED``, the one not used for longest goes.  What was
-    compiled is kept on disk: it loads in a tenth of the time, to the same result bit for bit.
+    Each input size is compiled once, with static shapes, for which OpenVINO plans memory and picks
+    kernels.  Beyond ``COMPILED`` sizes, the least recently used one is dropped.  Compiled networks
+    are cached on disk: they load in a tenth of the time and give bit-identical results.
     """
 
     name: ClassVar[str] = "openvino"
@@ -125,8 +125,7 @@ class OpenVinoBackend(Backend):
         self._file = self.network_file(bundle, precision=self.precision)
         if self.precision not in known:
             raise BackendError(
-                f"openvino does not compute in {precision} on {self.device}: it has "
-                f"{', '.join(known)}"
+                f"openvino has no {precision} on {self.device}; use {', '.join(known)}"
             )
         self._options = self._compile_options(threads)
         self._cache = Cache()
@@ -144,11 +143,12 @@ class OpenVinoBackend(Backend):
             return str(self._core.get_property(self._plugin, "FULL_DEVICE_NAME"))
         except RuntimeError as error:
             raise BackendError(
-                f"openvino finds no {self._plugin} here: it needs one of Intel's and its driver"
+                f"openvino finds no {self._plugin} here; it needs an Intel {self._plugin} and its "
+                "driver"
             ) from error
 
     def _compile_options(self, threads: int | None) -> dict[str, Any]:
-        # A network in int8 says so itself; what is left of it computes in this precision.
+        # An int8 network is marked as such; its remaining layers compute in this precision.
         hint = "f32" if self.precision == "int8" and self._plugin == "CPU" else self.precision
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -166,7 +166,7 @@ class OpenVinoBackend(Backend):
             raise ModelError(f"{self._file}: OpenVINO cannot read it: {error}") from error
 
     def _describe(self) -> dict[str, Any]:
-        """The network's ports and whether it computes in int8; read once, then kept."""
+        """The network's inputs and outputs, and whether it is int8; cached on disk."""
         if (kept := self._cache.load(self._network_key)) is not None:
             network: dict[str, Any] = json.loads(kept)
             return network
@@ -185,7 +185,7 @@ class OpenVinoBackend(Backend):
             while len(self._requests) >= COMPILED:
                 del self._requests[next(iter(self._requests))]
             request = self._compiled(shape).create_infer_request()
-        self._requests[shape] = request  # what was used last comes last
+        self._requests[shape] = request  # most recently used comes last
         return request
 
     def _compiled(self, shape: tuple[int, ...]) -> openvino.CompiledModel:
@@ -200,12 +200,12 @@ class OpenVinoBackend(Backend):
             try:
                 return self._core.import_model(io.BytesIO(kept), self._plugin, self._options)
             except RuntimeError as error:
-                log.warning("openvino does not take what it compiled before: %s", error)
+                log.warning("openvino refuses a network it compiled earlier: %s", error)
         compiled = self._compile(shape)
         try:
             exported = compiled.export_model()
-        except RuntimeError as error:  # devices need not be able to
-            log.info("openvino keeps nothing compiled for %s: %s", self.device, error)
+        except RuntimeError as error:  # not every device supports it
+            log.info("openvino cannot export networks compiled for %s: %s", self.device, error)
         else:
             self._cache.store(key, exported if isinstance(exported, bytes) else exported.read())
         return compiled
@@ -223,16 +223,18 @@ class OpenVinoBackend(Backend):
             return self._core.compile_model(model, self._plugin, self._options)
         except RuntimeError as error:
             reason = _last_line(error)
-            raise BackendError(f"openvino cannot compile it for {self.device}: {reason}") from error
+            raise BackendError(
+                f"openvino cannot compile the network for {self.device}: {reason}"
+            ) from error
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         request = self._request(image.shape)
         try:
             request.infer(self.feeds(image, previous), share_inputs=True)
-        except RuntimeError as error:  # a device that is gone, memory that is not there
+        except RuntimeError as error:  # a lost device, too little memory
             reason = _last_line(error)
             raise BackendError(f"openvino failed on {self.device}: {reason}") from error
-        # The request's own buffers are overwritten by the next frame.
+        # The request's buffers are overwritten by the next frame.
         return self.within_range(request.get_tensor(name).data[0, 0] for name in Maps._fields)
 
     def close(self) -> None:
@@ -240,11 +242,11 @@ class OpenVinoBackend(Backend):
 
 
 def precisions(core: openvino.Core, plugin: str, bundle: Bundle) -> list[str]:
-    """What a device of OpenVINO computes this model in, the first guess first.
+    """The precisions in which an OpenVINO device can run this model, the best guess first.
 
-    The guess stands until it is measured, and where nothing is measured: int8 with AVX2, where it
-    was fastest or close to it on every processor met, and on GPUs and NPUs f16, their own.  f16 on
-    an x86 processor is emulated: that we never take.
+    The guess is used until it is measured, and where nothing is measured: int8 on CPUs with AVX2,
+    where it was fastest or close to it on every processor measured, and f16 on GPUs and NPUs.  f16
+    on x86 is emulated and never used.
     """
     able = set(core.get_property(plugin, "OPTIMIZATION_CAPABILITIES"))
     emulated = plugin == "CPU" and platform.machine().lower() in ("x86_64", "amd64")
@@ -262,19 +264,19 @@ def precisions(core: openvino.Core, plugin: str, bundle: Bundle) -> list[str]:
 
 
 def processor(core: openvino.Core) -> str:
-    """The CPU: its name, and what it computes in; makers give one name to many."""
+    """Identifies the CPU: name and instruction sets, as makers reuse names for different ones."""
     name = core.get_property("CPU", "FULL_DEVICE_NAME")
     able = sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     return f"{name}, {platform.machine()}, {' '.join((*instruction_sets(), *able))}"
 
 
 def _last_line(error: RuntimeError) -> str:
-    """What went wrong; the lines before say where in OpenVINO's source."""
-    return (str(error).strip().splitlines() or ["it does not say why"])[-1]
+    """The reason in an OpenVINO error; the lines before it are locations in OpenVINO's source."""
+    return (str(error).strip().splitlines() or ["no reason given"])[-1]
 
 
 def _digest(file: Path) -> str:
-    """Of a network's file, and of the weights that an .xml has beside it."""
+    """SHA-256 of a network file, with the weights in the .bin beside an .xml."""
     files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
     digest = hashlib.sha256()
     for part in files:

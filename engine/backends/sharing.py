@@ -1,4 +1,4 @@
-"""One compiled model for everyone in the process who asks for the same one."""
+"""Sharing of compiled models: within a process, each model is compiled and held once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class _Shared:
     make: Callable[..., Backend]
     users: int = 0
     chosen: bool = False
-    """Its number of threads is what one gets who asks for none."""
+    """Whether a lease without a number of threads gets this one."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     failed: list[Spec] = field(default_factory=list)
 
     def replace(self, error: BackendError) -> None:
-        """Goes on with the next backend after this one has failed.
+        """Switches to the next backend after this one has failed with ``error``.
 
         Raises:
-            BackendError: ``error``, if there is no other.
+            BackendError: ``error``, if there is no other backend.
         """
         self.failed.append(self.backend.spec)
         try:
             replacement = self.make(without=self.failed)
         except BackendError:
             raise error from None
-        log.warning("%s: going on with %s", error, replacement.spec)
+        log.warning("%s; continuing with %s", error, replacement.spec)
         self.backend.close()
         self.backend = replacement
 
@@ -59,12 +59,12 @@ def _in_use(network: tuple[str, str, str], threads: int | None) -> _Key | None:
 
 
 class Lease:
-    """The use of a backend that others may use as well; they run one after the other.
+    """Shared use of a backend; calls of several leases run one after the other.
 
-    The last one to close its lease closes the backend.  A device that fails while it runs, and was
-    not asked for by name, is replaced by the next one that works, with a warning.
+    Closing the last lease closes the backend.  If a device fails at run time and was not requested
+    by name, the next one that works replaces it, with a warning.
 
-    threads, work: as for ``create_backend``; what others use already is taken as it is.
+    threads, work: as for ``create_backend``; a backend already in use is taken as it is.
 
     Raises:
         ModelError, BackendError: as ``create_backend``.
@@ -85,7 +85,7 @@ class Lease:
             if self._key is None:
                 made = again()
                 self._key = *network, made.threads
-                if self._key in _pool:  # what was chosen is what somebody asked for
+                if self._key in _pool:  # the number of threads chosen is already in use
                     made.close()
                 else:
                     _pool[self._key] = _Shared(made, again)
@@ -95,7 +95,7 @@ class Lease:
 
     @property
     def backend(self) -> Backend:
-        """Whose use it is: for its name, device and precision."""
+        """The backend, for its name, device and precision."""
         return self._shared.backend
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
@@ -109,7 +109,7 @@ class Lease:
                     shared.replace(error)
 
     def close(self) -> None:
-        """Ends the use; may be called twice."""
+        """Ends the lease; may be called twice."""
         with _pool_lock:
             if self._key is None:
                 return

@@ -1,4 +1,4 @@
-"""What a user asks of a backend: ``NAME[:DEVICE][:PRECISION]``."""
+"""The request for a backend: ``NAME[:DEVICE][:PRECISION]``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple, Self
 from fusematte.engine.errors import BackendError
 
 PRECISIONS = "f32", "bf16", "f16", "int8"
-"""Of the arithmetic, the most accurate first."""
+"""Precisions, the most accurate first."""
 DEVICES = "cpu", "gpu", "npu", "cuda", "tensorrt", "directml", "coreml"
-"""Of all backends."""
+"""The devices of all backends."""
 
 
 class Spec(NamedTuple):
-    """A backend's name or ``auto``; what is None is not asked for."""
+    """A request: a backend's name or ``auto``; None leaves device or precision open."""
 
     backend: str = "auto"
     device: str | None = None
@@ -21,10 +21,10 @@ class Spec(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads ``auto``, ``openvino``, ``openvino:gpu``, ``auto:int8``, ``openvino:cpu:f32``.
+        """Parses ``auto``, ``openvino``, ``openvino:gpu``, ``auto:int8``, ``openvino:cpu:f32``.
 
         Raises:
-            BackendError: a part is neither a device nor a precision, or one is there twice.
+            BackendError: a part is neither a device nor a precision, or there are two of one kind.
         """
         name, *rest = text.split(":")
         parts: dict[str, str] = {}
@@ -32,8 +32,8 @@ class Spec(NamedTuple):
             kind = "precision" if part in PRECISIONS else "device"
             if part not in (*DEVICES, *PRECISIONS) or kind in parts:
                 raise BackendError(
-                    f"backend {text!r}: write NAME[:DEVICE][:PRECISION], with a device of "
-                    f"{', '.join(DEVICES)} and a precision of {', '.join(PRECISIONS)}"
+                    f"backend {text!r} is not NAME[:DEVICE][:PRECISION]; devices are "
+                    f"{', '.join(DEVICES)}, precisions {', '.join(PRECISIONS)}"
                 )
             parts[kind] = part
         return cls(name, **parts)
@@ -42,7 +42,7 @@ class Spec(NamedTuple):
         return ":".join(part for part in self if part is not None)
 
     def allows(self, other: Spec) -> bool:
-        """Whether the other is one of those that this one asks for."""
+        """Whether ``other`` satisfies this request."""
         return (
             self.backend in ("auto", other.backend)
             and self.device in (None, other.device)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """The network in PyTorch: its own code with the bundle's weights, or an exported program.
+    """Runs the network in PyTorch: its source code with the bundle's weights, or an exported
+    program.
 
     On a GPU each input size is captured once as a CUDA graph over fixed buffers.  The network's
-    code belongs to ``fusematte.training``, which is imported here, when this backend is asked for,
-    and nowhere else in the engine.
+    source is in ``fusematte.training``, which the engine imports here only, and lazily.
     """
 
     name: ClassVar[str] = "torch"
@@ -48,7 +48,9 @@ class TorchBackend(Backend):
             torch.set_num_threads(threads)
         self._on_gpu = device != "cpu" and torch.cuda.is_available()
         if device == "gpu" and not self._on_gpu:
-            raise BackendError("PyTorch finds no GPU here: its CUDA build and a driver are needed")
+            raise BackendError(
+                "PyTorch finds no GPU; install a CUDA build of PyTorch and an NVIDIA driver"
+            )
         self._device = torch.device("cuda" if self._on_gpu else "cpu")
         self.device = torch.cuda.get_device_name() if self._on_gpu else "CPU, PyTorch"
         self.device += f" {torch.__version__}"
@@ -60,7 +62,7 @@ class TorchBackend(Backend):
         self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
 
     def _code(self) -> Any:  # noqa: ANN401
-        """The network as training knows it, with the bundle's weights."""
+        """The network from its source code, with the bundle's weights."""
         import torch
 
         from fusematte.training.weights import load_network
@@ -72,19 +74,23 @@ class TorchBackend(Backend):
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _program(self) -> Any:  # noqa: ANN401
-        """A program of torch.export, which may hold TensorRT engines."""
+        """A torch.export program, which may contain TensorRT engines."""
         import torch
 
         export = self.bundle.manifest.get("export", {})
         if export.get("target") == "torch-tensorrt":
             if not self._on_gpu:
-                raise BackendError("a torch-tensorrt export runs on NVIDIA GPUs only; none is here")
+                raise BackendError(
+                    "a torch-tensorrt export needs an NVIDIA GPU, and PyTorch finds none"
+                )
             if importlib.util.find_spec("torch_tensorrt") is None:
-                raise BackendError("it needs torch-tensorrt: pip install torch-tensorrt")
+                raise BackendError(
+                    "a torch-tensorrt export needs torch-tensorrt; pip install torch-tensorrt"
+                )
             importlib.import_module("torch_tensorrt")  # registers its operators
         try:
             return torch.export.load(self.bundle.file).module()
-        except Exception as error:  # torch raises whatever its unpickler met
+        except Exception as error:  # torch raises exceptions of any kind here
             reason = str(error).splitlines()[0]
             raise ModelError(f"{self.bundle.file}: PyTorch cannot read it: {reason}") from error
 
@@ -122,7 +128,7 @@ class _CudaGraph:
 
         self._inputs = [value.cuda() for value in inputs]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(side):  # lazy initialisations must not be captured
+        with torch.cuda.stream(side):  # lazy initialisation must not be captured
             for _ in range(3):
                 run(self._inputs)
         torch.cuda.current_stream().wait_stream(side)
@@ -139,5 +145,5 @@ class _CudaGraph:
 
 
 def _maps(prediction: Any) -> list[torch.Tensor]:  # noqa: ANN401
-    """The maps: first in a network's Prediction and in an exported program's tuple alike."""
+    """The maps: the first entries of both a network's Prediction and a program's tuple."""
     return list(prediction[: len(Maps._fields)])

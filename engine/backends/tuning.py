@@ -1,11 +1,11 @@
-"""Which device and precision is fastest on this machine: measured once, then kept.
+"""Measures which device and precision is fastest on this machine, once, and caches the result.
 
-No list of processor features tells it: of two processors with bf16, one was five times as fast in
-int8 as in bf16, another twice as fast in bf16.  So at the first use of a model the candidates are
-compiled side by side and timed in turns at the network's size.  That happens before the first
-frame and not behind the running job, because a change halfway would make a job's result depend on
-when it came.  It takes little more than the compilation that a first use waits for anyway; what is
-not compiled in time is left to the next start, which finds it compiled.
+Processor features do not predict it: of two processors with bf16, one was five times as fast in
+int8 as in bf16, the other twice as fast in bf16.  So at the first use of a model the candidates are
+compiled in parallel and timed in turns at the network's size.  That happens before the first frame
+rather than in the background: a switch in the middle of a job would make its result depend on
+timing.  It takes little longer than the compilation that a first use waits for anyway; candidates
+that are not compiled in time are left to the next start, which finds them in the cache.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from fusematte.engine.pipeline import network_threads, processors
 log = logging.getLogger(__name__)
 
 Work = Literal["file", "live"]
-"""What goes on beside the network: a file's decoder and encoder, or a camera's."""
+"""The kind of work beside inference: decoding and encoding of a file, or a live session."""
 
 PATIENCE = 0.5
-"""Seconds for which the first candidate, ready to work, waits for the others."""
+"""Seconds to wait for the other candidates once the first one is compiled."""
 ROUNDS = 5
-"""Frames by which each candidate is timed."""
+"""Timed frames per candidate."""
 HOPELESS = 1.5
-"""A candidate that takes so many times as long as the fastest is timed no further."""
+"""A candidate slower than this multiple of the fastest is timed no further."""
 TIE = 1.03
-"""Of candidates that differ by less, the most accurate one is taken."""
+"""Among candidates within this factor of the fastest, the most accurate one is chosen."""
 SAME_MATTE = 0.02
-"""The mean difference of alpha from the most accurate candidate's that a working device stays
-within; rounding makes a tenth of it."""
+"""Largest mean alpha difference to the most accurate candidate that a working device may have;
+rounding alone causes a tenth of it."""
 
 Make = Callable[[Spec, int | None], Backend]
-"""Makes a candidate with so many threads; raises FuseMatteError."""
+"""Creates a candidate with a number of threads; raises FuseMatteError."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """A candidate: its ``Spec`` as text, threads (None: its own choice) and ms per frame."""
+    """A timed candidate: its ``Spec`` as text, threads (None: its default) and ms per frame."""
 
     spec: str
     threads: int | None
@@ -69,7 +69,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningKey(CacheKey):
-    """Everything that the choice depends on."""
+    """Cache key: everything that the choice depends on."""
 
     processor: str
     processors: int
@@ -84,8 +84,8 @@ class TuningKey(CacheKey):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The candidates, the one to take first, and whether ``fusematte tune`` found it or the first
-    use."""
+    """The cached result: the timings, best first; ``thorough`` if ``fusematte tune`` measured them,
+    not the first use."""
 
     timings: tuple[Timing, ...]
     thorough: bool
@@ -93,20 +93,20 @@ class Tuning:
 
     def __str__(self) -> str:
         best, *others = self.timings
-        how = "fusematte tune" if self.thorough else "its first use"
-        rest = "; ".join(map(str, others)) or "nothing else"
-        return f"{best} (after {rest}), measured by {how}, {self.date}"
+        how = "fusematte tune" if self.thorough else "the first use"
+        rest = "; ".join(map(str, others)) or "no others"
+        return f"{best} (others: {rest}), measured by {how}, {self.date}"
 
 
 class Ranking(NamedTuple):
-    """What to take, the fastest first, and those of them that are already compiled, by spec."""
+    """The candidates, fastest first, and the backends already compiled, by spec."""
 
     timings: tuple[Timing, ...]
     ready: dict[str, Backend]
 
 
 def tuning_key(bundle: Bundle, wish: Spec, *, work: Work, threads: int | None = None) -> TuningKey:
-    """The key of a model on this machine."""
+    """The cache key for a model on this machine."""
     processor, runtimes = _machine()
     manifest, int8 = bundle.manifest, bundle.int8
     networks = [manifest["sha256"], *([] if int8 is None else [manifest["files"][int8.name]])]
@@ -123,7 +123,7 @@ def tuning_key(bundle: Bundle, wish: Spec, *, work: Work, threads: int | None = 
 
 
 def recall(key: TuningKey) -> Tuning | None:
-    """What was found on this machine before, if anything was."""
+    """The cached result, if there is one."""
     kept = Cache().load(key)
     if kept is None:
         return None
@@ -132,20 +132,20 @@ def recall(key: TuningKey) -> Tuning | None:
 
 
 def keep(key: TuningKey, tuning: Tuning) -> bool:
-    """Keeps it for the next start; returns whether that was possible."""
+    """Caches a result; returns whether that worked."""
     return Cache().store(key, json.dumps(asdict(tuning)).encode())
 
 
 def choose(
     candidates: Callable[[], Sequence[Spec]], make: Make, bundle: Bundle, key: TuningKey
 ) -> Ranking:
-    """The candidates, fastest first: as they were found before, or by timing them now.
+    """The candidates, fastest first: from the cache, or by timing them now.
 
     Args:
-        candidates: finds them, the best guess first; it may take a while.
+        candidates: lists them, the best guess first; it may take a while.
 
     Raises:
-        FuseMatteError: none can be made; that of the first.
+        FuseMatteError: no candidate can be created; the error of the first one.
     """
     if (known := recall(key)) is not None:
         return Ranking(known.timings, {})
@@ -161,14 +161,15 @@ def choose(
         Timing(spec=str(spec), threads=threads, ms=round(ms, 2)) for spec, ms in ranked(times)
     )
     if unfinished:
-        log.info("the next start times %s as well", ", ".join(map(str, unfinished)))
+        log.info("not compiled in time, so left to the next start: %s",
+                 ", ".join(map(str, unfinished)))  # fmt: skip
     else:
         keep(key, Tuning(timings=timings, thorough=False))
     return Ranking(timings, {str(spec): backend for spec, backend in ready.items()})
 
 
 def ranked(times: Mapping[Spec, float]) -> list[tuple[Spec, float]]:
-    """Fastest first; of those that tie with the fastest, the most accurate first."""
+    """Sorted fastest first; among those within ``TIE`` of the fastest, most accurate first."""
     best = min(times.values())
 
     def order(item: tuple[Spec, float]) -> tuple[float, int]:
@@ -181,7 +182,8 @@ def ranked(times: Mapping[Spec, float]) -> list[tuple[Spec, float]]:
 def _made(
     candidates: Sequence[Spec], make: Callable[[Spec], Backend], size: tuple[int, int]
 ) -> tuple[dict[Spec, Backend], list[Spec]]:
-    """Those that are compiled, and those that are not yet; what fails is told of and left out."""
+    """Compiles the candidates: those that are ready, and those not yet done.  Candidates that fail
+    are logged and left out."""
     pool = ThreadPoolExecutor(max_workers=processors(), thread_name_prefix="tuning")
     futures = {spec: pool.submit(_compiled, make, spec, size) for spec in candidates}
     first, *others = futures.values()
@@ -198,12 +200,12 @@ def _made(
         elif (error := future.exception()) is None:
             ready[spec] = future.result()
         elif isinstance(error, FuseMatteError):
-            log.info("not on %s: %s", spec, error)
+            log.info("backend %s is not used: %s", spec, error)
             errors.append(error)
         else:
             raise error
     if not ready:
-        if unfinished:  # the guess failed: then the others are worth waiting for
+        if unfinished:  # the best guess failed, so the others are worth waiting for
             return _made(unfinished, make, size)
         raise errors[0]
     return ready, unfinished
@@ -225,7 +227,7 @@ def _close(late: Future[Backend]) -> None:
 
 
 def _inputs(size: tuple[int, int]) -> tuple[Map, Map]:
-    """A patchwork: pure noise looks like nothing to any network."""
+    """A test image of random patches; networks respond to pure noise with nothing."""
     height, width = size
     patches = np.random.default_rng(0).random((1, 3, -(-height // 16), -(-width // 16)), np.float32)
     image = patches.repeat(16, 2).repeat(16, 3)[..., :height, :width]
@@ -233,9 +235,9 @@ def _inputs(size: tuple[int, int]) -> tuple[Map, Map]:
 
 
 def time_in_turns(backends: Mapping[Spec, Backend], size: tuple[int, int]) -> dict[Spec, float]:
-    """Milliseconds of the fastest of ``ROUNDS`` frames, in turns, so that noise meets all alike.
+    """Milliseconds of the fastest of ``ROUNDS`` frames, in turns, so that load affects all alike.
 
-    A device that gives other mattes than the most accurate candidate is told of and left out.
+    A device whose mattes differ from the most accurate candidate's is left out, with a warning.
     """
     inputs = _inputs(size)
     times: dict[Spec, float] = dict.fromkeys(backends, float("inf"))
@@ -244,7 +246,7 @@ def time_in_turns(backends: Mapping[Spec, Backend], size: tuple[int, int]) -> di
     for spec, alpha in alphas.items():
         off = float(np.abs(alpha - truth).mean())
         if not off <= SAME_MATTE:
-            log.warning("%s gives other mattes than it should (off by %.3f): not used", spec, off)
+            log.warning("%s is not used: its mattes are wrong (off by %.3f)", spec, off)
             del times[spec]
     for _ in range(ROUNDS):
         hopeless = HOPELESS * min(times.values())
@@ -256,7 +258,7 @@ def time_in_turns(backends: Mapping[Spec, Backend], size: tuple[int, int]) -> di
 
 
 def _machine() -> tuple[str, str]:
-    """The processor, and the versions of what runs networks on it."""
+    """The processor, and the versions of the inference runtimes."""
     if OpenVinoBackend.unavailable():
         return f"{platform.machine()}, {' '.join(instruction_sets())}", _onnxruntime()
     openvino = load_openvino()

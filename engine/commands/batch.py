@@ -1,4 +1,4 @@
-"""``fusematte batch``: many videos in, one bad one stops no other."""
+"""``fusematte batch``: replaces the backgrounds of many videos; one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 
 OWN = ("start", "end", "frame_rate", "alpha_output", "foreground_output", "rgba_output")
-"""Options of a single file: a manifest gives them, the command line does not."""
+"""Options for single files: available in a manifest, not on the command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of videos, or a text file with a path or a JSON object per line",
     )
     parser.add_argument(
-        "--output-dir", "-o", type=Path, required=True, metavar="DIR", help="also for report.json"
+        "--output-dir",
+        "-o",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the outputs and of report.json",
     )
     parser.add_argument(
-        "--extension", default=".mp4", metavar=".EXT", help="kind of the outputs (%(default)s)"
+        "--extension", default=".mp4", metavar=".EXT", help="container of the outputs (%(default)s)"
     )
     add_job_options(parser, *(name for name in JobOptions.names() if name not in OWN))
     add_precision(parser)

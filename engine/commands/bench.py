@@ -1,4 +1,4 @@
-"""``fusematte bench``: how fast this machine is."""
+"""``fusematte bench``: measures the speed of this machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ SIZES = ["1280x720", "1920x1080"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
-        "--sizes", nargs="+", default=SIZES, metavar="WxH", help=f"of the video ({' '.join(SIZES)})"
+        "--sizes", nargs="+", default=SIZES, metavar="WxH", help=f"video sizes ({' '.join(SIZES)})"
     )
-    parser.add_argument("--frames", type=int, default=120, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--frames", type=int, default=120, metavar="N", help="per size (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_options(parser)
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if options.frames < 3:
-        raise UsageError(f"--frames {options.frames}: at least 3 are needed")
+        raise UsageError("--frames must be at least 3", option="frames")
     result = bench(
         [_size(text) for text in options.sizes],
         model=options.model,
@@ -38,11 +40,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Reads ``WxH``, both even, as H.264 wants them; returns (height, width)."""
+    """Parses ``WxH``, both even, as H.264 requires; returns (height, width)."""
     sides = text.split("x")
     if len(sides) != 2 or not all(side.isdigit() and int(side) >= 16 for side in sides):
-        raise UsageError(f"{text!r} is no size: WIDTHxHEIGHT, as in 1280x720")
+        raise UsageError(f"{text!r} is not a size; write WIDTHxHEIGHT, as in 1280x720")
     width, height = map(int, sides)
     if width % 2 or height % 2:
-        raise UsageError(f"{text}: both sides must be even")
+        raise UsageError(f"{text}: width and height must be even")
     return height, width

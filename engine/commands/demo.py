@@ -1,4 +1,4 @@
-"""``fusematte demo``: the whole path, with no input needed."""
+"""``fusematte demo``: a complete job on a generated clip."""
 
 from __future__ import annotations
 

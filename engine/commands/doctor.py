@@ -1,4 +1,4 @@
-"""``fusematte doctor``: what runs here, and why the rest does not."""
+"""``fusematte doctor``: checks which parts of FuseMatte work on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fusematte live``: a camera in, the person in it over another background out."""
+"""``fusematte live``: replaces the background of a camera or a stream."""
 
 from __future__ import annotations
 
@@ -38,42 +38,46 @@ from fusematte.engine.live.virtual_camera import VirtualCamera
 from fusematte.engine.media.sources import is_url
 
 LINE_INTERVAL = 10.0
-"""Seconds between the lines of figures where there is no terminal."""
+"""Seconds between lines of statistics if there is no terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument(
         "--camera", "-c", default="0", metavar="CAMERA",
-        help="a camera's number or device; a stream's URL (rtsp, srt, ...); a video file, played "
-        "at its own pace; or list, which tells the cameras here (0)",
+        help="number or device of a camera; URL of a stream (rtsp, srt, ...); a video file, played "
+        "at its own speed; list prints the cameras (0)",
     )  # fmt: skip
     parser.add_argument(
         "--background", "-b", action="append", metavar="BG",
-        help="as for run (blur); several can be given, and key b takes the next one",
+        help="as for run (blur); with several, key b switches to the next one",
     )  # fmt: skip
     parser.add_argument(
         "--virtual-camera", nargs="?", const="", metavar="DEVICE",
-        help="be a camera for other programs (v4l2loopback, OBS); the first that is free",
+        help="act as a camera for other programs (v4l2loopback, OBS); (the first free one)",
     )  # fmt: skip
-    parser.add_argument("--preview", action="store_true", help="show it in a window")
+    parser.add_argument("--preview", action="store_true", help="show the result in a window")
     parser.add_argument(
         "--output", "-o", action="append", default=[], metavar="OUT",
-        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP); can be "
-        "given again",
+        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP); repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
-        help="latency to hold by a smaller network when the machine is busy (one frame)",
+        help="latency budget; a smaller network holds it when the machine is busy (one frame)",
     )  # fmt: skip
     parser.add_argument(
         "--lookahead", type=int, default=0, metavar="N",
-        help="hold N frames back, and flicker less (0)",
+        help="smooth with the next N frames, which delays the output by them (0)",
     )  # fmt: skip
-    parser.add_argument("--mirror", action="store_true", help="turn left to right")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="size to ask a camera for")
+    parser.add_argument("--mirror", action="store_true", help="mirror the picture horizontally")
     parser.add_argument(
-        "--fps", type=text_of(parse_frame_rate), metavar="N", help="frame rate to ask a camera for"
+        "--size", type=_size, metavar="WxH", help="frame size requested from a camera"
+    )
+    parser.add_argument(
+        "--fps",
+        type=text_of(parse_frame_rate),
+        metavar="N",
+        help="frame rate requested from a camera",
     )
     add_job_options(parser, *LOOK, *MASK)
     add_model_options(parser)
@@ -89,7 +93,7 @@ def main(options: argparse.Namespace) -> int:
         print("\n".join(f"{d.name}  {d.description}" for d in devices) or "no camera here")
         return 0
     if not (options.output or options.preview or options.virtual_camera is not None):
-        raise UsageError("nowhere to show it: give --preview, --virtual-camera or --output")
+        raise UsageError("there is no output; use --preview, --virtual-camera or --output")
     backgrounds = options.background or ["blur"]
     with ExitStack() as stack:
         opened = stack.enter_context(ExitStack())
@@ -117,12 +121,12 @@ def main(options: argparse.Namespace) -> int:
         keys = stack.enter_context(terminal_keys())
         report = None if options.quiet else StatisticsLine(json=options.json)
         live = LiveRun(camera, session, outlets, backgrounds, report, keys)
-        opened.pop_all()  # from here on it closes them itself
+        opened.pop_all()  # from here on the run closes them
         return _run(live, session, quiet=options.quiet or options.json)
 
 
 def _run(live: LiveRun, session: Session, *, quiet: bool) -> int:
-    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
         live.run()
     if not quiet:
         print(f"\r{session.statistics}\x1b[K" if sys.stderr.isatty() else session.statistics)
@@ -148,7 +152,7 @@ def _open_outlets(
 
 
 class StatisticsLine:
-    """The figures, on one line of a terminal; elsewhere a line now and then."""
+    """Prints statistics: on one line of a terminal, elsewhere a line every few seconds."""
 
     def __init__(self, *, json: bool = False) -> None:
         self._json = JsonProgress() if json else None

@@ -1,4 +1,4 @@
-"""``fusematte matte``: the alpha of still pictures, or their people over another background."""
+"""``fusematte matte``: the alpha of still pictures, or their people over a new background."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fusematte.engine.commands.options import (
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.compositing.stills import compose_picture
-from fusematte.engine.errors import InputError, OutputError
+from fusematte.engine.errors import InputError
 from fusematte.engine.jobs.stills import output_paths, read_picture
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.stills import matte_picture
-from fusematte.engine.media.files import write_png
+from fusematte.engine.media.files import make_folder, write_png
 from fusematte.engine.pipeline import processors
 
 
@@ -29,11 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument(
-        "--output-dir", "-o", type=Path, required=True, metavar="DIR", help="DIR/<stem>.png"
+        "--output-dir",
+        "-o",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="results are DIR/<stem>.png",
     )
     parser.add_argument(
         "--background", "-b", metavar="BG",
-        help="write the people over it, not their alpha: as for run; transparent cuts them out",
+        help="write composites over this background instead of the alpha; as for run, transparent "
+        "cuts the people out",
     )  # fmt: skip
     add_job_options(parser, *MASK)
     add_model_options(parser)
@@ -47,11 +53,8 @@ def main(options: argparse.Namespace) -> int:
         background = None
         if options.background is not None:
             background = stack.enter_context(closing(open_background(options.background)))
-        try:
-            options.output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
-        threads = options.threads or processors()  # nothing else is at work
+        make_folder(options.output_dir)
+        threads = options.threads or processors()  # nothing else runs beside inference
         matter = stack.enter_context(
             Matter(options.model, backend=backend_of(options), threads=threads)
         )
@@ -59,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
         for image, path in zip(options.images, paths, strict=True):
             try:
                 picture = read_picture(image)
-            except InputError as error:  # the other pictures are still wanted
+            except InputError as error:  # the other pictures are still processed
                 print(f"fusematte: {error}", file=sys.stderr)
                 code = error.exit_code
                 continue

@@ -1,4 +1,4 @@
-"""``fusematte models``: what models there are, and what is in a bundle."""
+"""``fusematte models``: lists models and describes bundles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def describe(bundle: Bundle) -> list[str]:
-    """Lines for people to read: what the model is, what it costs, what it was made for."""
+    """A description in lines: version, size, cost, inputs."""
     manifest, (height, width) = bundle.manifest, bundle.default_size
     facts = [f"{bundle.file.stat().st_size / 1e6:.1f} MB"]
     if "parameters" in manifest:
@@ -33,17 +33,15 @@ def describe(bundle: Bundle) -> list[str]:
     if "macs_at_default_size" in manifest:
         billions = manifest["macs_at_default_size"] / 1e9
         facts.append(f"{billions:.1f} billion multiply-accumulates at {width}x{height}")
-    memory = (
-        "the picture and the alpha of the frame before" if bundle.takes_previous else "a picture"
-    )
+    memory = "the picture and the previous frame's alpha" if bundle.takes_previous else "a picture"
     lines = [
         f"{bundle.name} {bundle.version}: {bundle.folder}",
         f"  {', '.join(facts)}",
-        f"  takes {memory}, sides in multiples of {bundle.multiple}",
+        f"  input: {memory}, sides in multiples of {bundle.multiple}",
     ]
     if bundle.int8 is not None:
         size = bundle.int8.stat().st_size / 1e6
-        lines.append(f"  also in int8, {size:.1f} MB, where that is fastest")
+        lines.append(f"  int8 network, {size:.1f} MB, used where it is fastest")
     if export := manifest.get("export"):
         lines.append(f"  exported to {export['target']} in {export['precision']}")
     return lines

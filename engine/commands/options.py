@@ -18,44 +18,44 @@ MASK = ("invert", "grow", "feather", "min_alpha")
 
 
 def mask_of(options: argparse.Namespace) -> Mask:
-    """What the options ``MASK`` ask for.
+    """The mask edits of the options ``MASK``.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a value is out of range.
     """
     return Mask(**{name: getattr(options, name) for name in MASK})
 
 
 def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Options of a file job, as ``JobOptions`` defines them: these, or all."""
+    """Adds options of a file job, as ``JobOptions`` defines them: the named ones, or all."""
     for option in fields(JobOptions):
         if names and option.name not in names:
             continue
-        flag, told = option.name.replace("_", "-"), dict(option.metadata)
+        flag, keywords = option.name.replace("_", "-"), dict(option.metadata)
         if option.default is False:
-            parser.add_argument(f"--{flag}", action="store_true", **told)
+            parser.add_argument(f"--{flag}", action="store_true", **keywords)
         elif option.default is True:
-            parser.add_argument(f"--no-{flag}", dest=option.name, action="store_false", **told)
+            parser.add_argument(f"--no-{flag}", dest=option.name, action="store_false", **keywords)
         else:
-            told["type"] = text_of(told["type"]) if "type" in told else None
+            keywords["type"] = text_of(keywords["type"]) if "type" in keywords else None
             flags = (f"--{flag}", "-b") if option.name == "background" else (f"--{flag}",)
-            parser.add_argument(*flags, default=option.default, **told)
+            parser.add_argument(*flags, default=option.default, **keywords)
         if option.name == "audio":
             parser.add_argument(
                 "--no-audio", dest="audio", action="store_const", const="none",
-                help="as --audio none",
+                help="the same as --audio none",
             )  # fmt: skip
 
 
 def text_of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser for argparse, which shows the message of one kind of error alone."""
+    """Wraps a parser for argparse, which only shows the message of an ArgumentTypeError."""
 
     def parsed(text: str) -> Any:  # noqa: ANN401
         try:
             return parse(text)
         except ValueError as error:
             if parse in (int, float):
-                raise  # argparse says it well
+                raise  # argparse has a good message for these
             raise argparse.ArgumentTypeError(str(error)) from error
 
     parsed.__name__ = parse.__name__
@@ -74,28 +74,28 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     """``--backend``, ``--precision`` and ``--threads``."""
     parser.add_argument(
         "--backend", default="auto", metavar="NAME[:DEVICE]",
-        help=f"auto, {', '.join(BACKENDS)}, as in openvino:gpu (auto: the fastest here)",
+        help=f"auto, {', '.join(BACKENDS)}, as in openvino:gpu (auto: the fastest)",
     )  # fmt: skip
     add_precision(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N",
-        help="CPU threads for the network (as tune found best, until then half of them; "
-        "for stills all)",
+        help="CPU threads for inference (as tune found best, else half of the processors; for "
+        "stills all)",
     )  # fmt: skip
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """``--precision``."""
     parser.add_argument(
-        "--precision", choices=PRECISIONS, help="of the network's arithmetic (the fastest here)"
+        "--precision", choices=PRECISIONS, help="precision of the network (the fastest)"
     )
 
 
 def backend_of(options: argparse.Namespace) -> str:
-    """What ``--backend`` and ``--precision`` ask for, as a ``Spec`` in text.
+    """``--backend`` and ``--precision`` together, as a ``Spec`` in text.
 
     Raises:
-        BackendError: the backend cannot be read.
+        BackendError: ``--backend`` is malformed.
     """
     spec = Spec.parse(options.backend)
     return str(spec._replace(precision=options.precision or spec.precision))
@@ -105,16 +105,14 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
     parser.add_argument(
         "--json", action="store_true",
-        help="tell progress, results and errors as JSON, an object a line, on standard output "
-        "(standard error if the video goes there)",
+        help="print progress, results and errors as JSON, one object per line, on standard output "
+        "(on standard error if the video goes there)",
     )  # fmt: skip
 
 
 def add_long_job_options(parser: argparse.ArgumentParser) -> None:
     """``--resume``, ``--jobs``, ``--cluster`` and ``--report``."""
-    parser.add_argument(
-        "--resume", action="store_true", help="go on where this job was interrupted"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted job")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
         help="work on N segments of a long video, or files, side by side (%(default)s)",
@@ -122,8 +120,8 @@ def add_long_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="let a Ray cluster do the work: auto, HOST:PORT or ray://HOST:PORT",
+        help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT",
     )
     parser.add_argument(
-        "--report", metavar="DIR", help="also write a page there of the frames to check by eye"
+        "--report", metavar="DIR", help="write a page with the frames to check by eye to DIR"
     )

@@ -1,4 +1,4 @@
-"""``fusematte run``: a video in, the person in it over another background out."""
+"""``fusematte run``: replaces the background of a video."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="IN",
-        help="a video, a URL, a folder of pictures, shot_%%04d.png; - or, raw, "
-        "pipe:WxH:FORMAT:RATE: standard input",
+        help="a video file, a URL, a folder of pictures or a pattern (shot_%%04d.png); standard "
+        "input: -, or pipe:WxH:FORMAT:RATE for raw video",
     )
     parser.add_argument(
         "output",
         metavar="OUT",
-        help="where the result goes; .mp4, .mkv, ..., out_%%05d.png, .exr; stdout: -, pipe:ts",
+        help="a video file (.mp4, .mkv, ...) or a pattern of pictures (out_%%05d.png, .exr); "
+        "standard output: -, or pipe:ts",
     )
     add_job_options(parser)
     add_precision(parser)
@@ -66,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         if progress is not None:
             progress.clear()
         if lines is not None and isinstance(error, FuseMatteError):
-            lines.tell("error", exit_code=error.exit_code, message=str(error))
+            lines.tell("error", **error.fields())
         if not isinstance(error, UsageError):
             further = (getattr(options, name) for name in OUTPUTS)
             _say_what_is_left(begun, options.output, *further)
@@ -81,10 +82,10 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _say_what_is_left(begun: float, *outputs: str | None) -> None:
-    """Names the partial files of a broken job; older ones are none of ours."""
+    """Names the partial files of a failed job; older files are not mentioned."""
     for part in (part for output in outputs if output for part in parts_of(output)):
         if os.path.lexists(part) and part.lstat().st_mtime >= begun - 1:
-            print(f"fusematte: {part} holds what was done so far", file=sys.stderr)
+            print(f"fusematte: {part} has the frames done so far", file=sys.stderr)
     folder = segments_of(outputs[0] or "")
     if is_folder(folder) and any(file.stat().st_mtime >= begun - 1 for file in folder.iterdir()):
-        print(f"fusematte: {folder} holds finished segments; --resume goes on", file=sys.stderr)
+        print(f"fusematte: {folder} has the segments done; go on with --resume", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``fusematte serve``: a page on this machine, for the camera and for video files."""
+"""``fusematte serve``: a local web page for the camera and for video files, and an HTTP API."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         type=int,
         default=DEFAULT_PORT,
-        help="of 127.0.0.1; 0 takes a free one (%(default)s)",
+        help="port to listen on; 0 takes a free one (%(default)s)",
     )
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
-        help="latency to hold by a smaller network when the machine is busy (one frame of 30 a "
-        "second)",
+        help="latency budget; a smaller network holds it when the machine is busy (one frame at "
+        "30 fps)",
     )  # fmt: skip
     parser.add_argument(
         "--api", action="store_true",
-        help="also answer programs, below /api; the key they must send is read from "
-        "FUSEMATTE_API_KEY",
+        help="also serve the HTTP API below /api; FUSEMATTE_API_KEY sets the key clients must send",
     )  # fmt: skip
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="let other machines use the API: its address here, or 0.0.0.0; needs a key "
-        "(%(default)s)",
+        help="address to listen on; another one than this machine's opens the API, not the page, "
+        "to others and needs a key (%(default)s)",
     )  # fmt: skip
     add_model_options(parser)
 
@@ -42,7 +41,7 @@ def main(options: argparse.Namespace) -> int:
         from fusematte.engine.serve.server import BUDGET_MS, serve
     except ImportError as error:
         raise UsageError(
-            f"serve needs {error.name}, which is not installed: pip install 'fusematte[serve]'"
+            f"serve needs {error.name}, which is not installed; pip install 'fusematte[serve]'"
         ) from error
     serve(
         options.port,

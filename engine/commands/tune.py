@@ -1,4 +1,4 @@
-"""``fusematte tune``: time every way to run the network on this machine, keep the fastest."""
+"""``fusematte tune``: measures every backend on this machine and remembers the fastest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if options.threads is not None:
-        raise UsageError("tune tries every number of threads: leave --threads out")
+        raise UsageError("tune tries every number of threads; leave out --threads")
     wish = Spec.parse(backend_of(options))
     found = tune(options.model, wish, lambda row: None if options.quiet else print(row, flush=True))
     for work, tuning in found.items():

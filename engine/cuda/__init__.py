@@ -1,1 +1,1 @@
-"""One NVIDIA GPU: the driver, DLPack, pictures in device memory."""
+"""NVIDIA GPUs: driver, DLPack, pictures in device memory."""

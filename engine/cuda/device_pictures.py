@@ -1,4 +1,4 @@
-"""Pictures in device memory: where their planes lie, and how they get there and back."""
+"""Pictures in GPU memory: the layout of their planes, and copies from and to the host."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from fusematte.engine.cuda import dlpack
 from fusematte.engine.frame import Frame, PixelFormat, Plane, Planes
 
 PITCH = 256
-"""Bytes to whose multiples rows are padded: what NVENC and the copy engines like."""
+"""Row alignment in bytes, which suits NVENC and the copy engines."""
 
 PAIRED_NAMES = {"yuv420p": "nv12", "yuv420p10le": "p010le"}
-"""What NVDEC gives and NVENC takes, U and V in turns, by the engine's name of such samples."""
+"""The semi-planar formats (interleaved U and V) of NVDEC and NVENC, by the engine's format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFrame(Frame):
-    """A frame whose pixels are in ``picture``; ``planes`` tell sizes alone."""
+    """A frame whose pixels are in ``picture``, in GPU memory; ``planes`` only have shapes."""
 
     picture: av.VideoFrame
 
 
 class _Elsewhere:
-    """In the place of a plane: its shape and its samples' type, and no samples."""
+    """Stand-in for a plane in GPU memory: shape and dtype without samples."""
 
     def __init__(self, shape: tuple[int, int], dtype: type[np.generic]) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
 
     def __array__(self, *_: object, **__: object) -> NDArray[Any]:
-        raise TypeError("the pixels of this frame are in the GPU's memory: bring its picture here")
+        raise TypeError("the pixels of this frame are in GPU memory; download its picture first")
 
 
 def stand_ins(format: PixelFormat, height: int, width: int) -> Planes:
-    """Planes of a size that have no pixels of their own: whoever reads them gets a TypeError."""
+    """Planes with a shape but no pixels; reading them raises TypeError."""
     shapes = (height, width), *[format.chroma_shape(height, width)] * 2
     return cast(Planes, tuple(_Elsewhere(shape, format.dtype) for shape in shapes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureLayout:
-    """A picture in one block of memory: plane after plane, without a gap between them.
+    """A picture in one block of memory, its planes one after the other without gaps.
 
-    NVENC finds the chroma of NV12 and P010 at pitch * height, with the luma's pitch.
+    NVENC expects the chroma of NV12 and P010 at pitch * height, with the luma's pitch.
 
-    paired: U and V alternate in one plane, and 10-bit samples lie in the high bits.
+    paired: U and V are interleaved in one plane, and 10-bit samples use the high bits.
     """
 
     format: PixelFormat
@@ -65,19 +65,19 @@ class PictureLayout:
 
     @property
     def rows(self) -> list[tuple[int, int]]:
-        """Rows, and bytes of samples in a row, of each plane."""
+        """Rows and bytes per row, without padding, of each plane."""
         height, width = self.format.chroma_shape(self.height, self.width)
         chroma = [(height, 2 * width)] if self.paired else [(height, width)] * 2
         return [(h, w * self.itemsize) for h, w in [(self.height, self.width), *chroma]]
 
     @property
     def pitches(self) -> list[int]:
-        """Bytes from row to row of each plane."""
+        """Bytes from one row to the next, of each plane."""
         return [-(-width // PITCH) * PITCH for _, width in self.rows]
 
     @property
     def offsets(self) -> list[int]:
-        """Where each plane begins; the last one is the block's size."""
+        """Byte offset of each plane, then the size of the block."""
         sizes = [rows * pitch for (rows, _), pitch in zip(self.rows, self.pitches, strict=True)]
         return [sum(sizes[:index]) for index in range(len(sizes) + 1)]
 
@@ -88,11 +88,11 @@ class PictureLayout:
 
     @property
     def name(self) -> str:
-        """libav's name of the layout."""
+        """libav's name for the pixel format."""
         return PAIRED_NAMES[self.format.name] if self.paired else self.format.name
 
     def kernel_layout(self) -> cuda.Layout:
-        """As the kernels take it."""
+        """The layout as the kernels take it."""
         low_bits = 6 if self.paired and self.format.bits > 8 else 0
         chroma = self.format.chroma_shape(self.height, self.width)
         return cuda.Layout(
@@ -100,14 +100,14 @@ class PictureLayout:
         )
 
     def planes_at(self, address: int) -> cuda.Planes:
-        """The planes of a picture that lies at an address."""
+        """The planes of a picture at an address."""
         planes = cuda.Planes()
         for index, (offset, pitch) in enumerate(zip(self.offsets, self.pitches, strict=False)):
             planes.data[index], planes.stride[index] = address + offset, pitch
         return planes
 
     def views(self, block: NDArray[np.uint8]) -> list[Plane]:
-        """The planes of a picture in host memory, [rows, samples], to be read or written."""
+        """The planes of a picture in host memory, [rows, samples], as writable views."""
         return [
             np.ndarray(
                 (rows, width // self.itemsize),
@@ -145,7 +145,7 @@ class PictureLayout:
             np.right_shift(source, shift, out=plane)
 
     def picture(self, address: int, device: int, owner: object) -> av.VideoFrame:
-        """A picture of libav in the memory at ``address``; ``owner`` lives as long as it does."""
+        """A libav picture over the memory at ``address``; it keeps ``owner`` alive."""
         bits, chroma = 8 * self.itemsize, self.format.chroma_shape(self.height, self.width)
         y, uv = (
             dlpack.Tensor(address + offset, shape, strides, bits, device, owner)
@@ -158,7 +158,7 @@ class PictureLayout:
 
 
 def layout_of(frame: Frame) -> PictureLayout:
-    """How a frame lies on the device: as NVDEC gives it, or in its own planes."""
+    """The layout of a frame on the device: semi-planar from NVDEC, else planar."""
     return PictureLayout(
         format=frame.format,
         height=frame.height,
@@ -168,10 +168,10 @@ def layout_of(frame: Frame) -> PictureLayout:
 
 
 def addresses(picture: av.VideoFrame) -> list[tuple[int, int]]:
-    """Address and pitch of each plane of a picture of libav, on whichever device it is."""
+    """Address and pitch of each plane of a libav picture, on any device."""
     return [(plane.buffer_ptr, plane.line_size) for plane in picture.planes]
 
 
 def is_on_device(picture: av.VideoFrame) -> bool:
-    """Whether a decoder left it in GPU memory."""
+    """Whether the picture is in GPU memory."""
     return picture.format.name == "cuda"

@@ -1,4 +1,4 @@
-"""Memory of ours as DLPack tensors, which libav's frames take without a copy."""
+"""Exports memory as DLPack tensors, from which libav makes frames without a copy."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = c_void_p, ctypes.c_char_p, c_void_p
 
 _lent: dict[int, tuple[Any, ...]] = {}
-"""What consumers still hold, by the address of the managed tensor."""
+"""Tensors still in use by consumers, by the address of the managed tensor."""
 
 
 def _give_back(managed: Any) -> None:  # noqa: ANN401
-    """Called by a consumer that is done, from any thread."""
+    """Deleter; a consumer calls it when done, from any thread."""
     _lent.pop(ctypes.addressof(managed.contents), None)
 
 
@@ -53,11 +53,11 @@ _deleter = _Deleter(_give_back)
 
 
 class Tensor:
-    """Unsigned samples at an address, to be consumed once; ``owner`` lives until that is over.
+    """Unsigned samples at an address, to be consumed once; the consumer keeps ``owner`` alive.
 
     Args:
         shape, strides: in samples.
-        bits: 8 or 16 a sample.
+        bits: per sample, 8 or 16.
         device: ``CPU`` or ``CUDA``, the first of its kind.
     """
 
@@ -77,7 +77,7 @@ class Tensor:
         return self._device, 0
 
     def __dlpack__(self, *, stream: int | None = None) -> Any:  # noqa: ANN401
-        """The capsule; whatever fills the memory must have been waited for."""
+        """The capsule; work that fills the memory must have completed."""
         address, shape, strides, bits, owner = self._parts
         sides, steps = ((c_int64 * len(shape))(*values) for values in (shape, strides))
         tensor = _Tensor(address, self._device, 0, len(shape), _UNSIGNED, bits, 1, sides, steps, 0)

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU through PyCUDA: memory, a stream, the kernels of ``cpp_ext``, CUDA graphs."""
+"""The CUDA driver through PyCUDA: memory, a stream, the kernels of ``cpp_ext``, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from fusematte.engine.cuda.probe import open_libcuda
 from fusematte.engine.errors import BackendError
 
 _NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: no waiting for the default stream, on which libav's decoders work, and
-which nobody may use while a stream that waits for it is captured."""
+"""CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, where libav
+decodes.  Otherwise the default stream could not be used while this one is captured."""
 _BLOCKING_SYNC = 4
 """CU_CTX_SCHED_BLOCKING_SYNC."""
 
 
-def _wait_as_libav_does() -> None:
-    """Gives the primary context the flags that libav insists on: it refuses one that others have
-    activated with the driver's defaults."""
+def _set_context_flags() -> None:
+    """Gives the primary context the flags that libav requires: it refuses a context that is already
+    active with the driver's defaults."""
     library = open_libcuda()
     if library is not None:
         library.cuDevicePrimaryCtxSetFlags_v2(0, _BLOCKING_SYNC)
 
 
 class FrameDevice(cuda.Device, Protocol):
-    """A stream's device, whose scratch memory serves one frame after the other."""
+    """A device whose scratch memory is reused for each frame."""
 
     def begin_frame(self) -> None: ...
 
 
 _devices: dict[int, FrameDevice] = {}
-"""Whose kernels run on a stream, by its handle: TensorRT tells a layer no more."""
+"""The device of each stream, by handle: TensorRT passes only the stream to a plugin."""
 
 
 def serve_stream(handle: int, device: FrameDevice) -> None:
-    """The layer launches its kernels with ``device`` where an engine runs on this stream."""
+    """Registers the device with which the plugin launches its kernels on this stream."""
     _devices[handle] = device
 
 
 def leave_stream(handle: int) -> None:
-    """The stream is about to end."""
+    """Removes a stream from the register, before it is destroyed."""
     _devices.pop(handle, None)
 
 
 def device_of(handle: int) -> FrameDevice:
-    """Whose kernels run on the stream."""
+    """The device registered for a stream."""
     return _devices[handle]
 
 
 class CudaDriver:
-    """The first GPU's primary context and one stream; usable from any one thread at a time.
+    """The first GPU's primary context with one stream; for use by one thread at a time.
 
-    A ``cuda.Device``: the kernels of ``cpp_ext`` are launched on the stream.  Other drivers have
-    streams of their own beside it, over the same memory.
+    It implements ``cuda.Device``: the kernels of ``cpp_ext`` are launched on its stream.  Several
+    drivers share the context's memory, each with its own stream.
     """
 
     kind = CUDA
@@ -69,7 +69,7 @@ class CudaDriver:
 
         self._cuda = driver
         driver.init()
-        _wait_as_libav_does()
+        _set_context_flags()
         device = driver.Device(0)
         self.name: str = device.name()
         self.compute_capability = ".".join(map(str, device.compute_capability()))
@@ -84,7 +84,7 @@ class CudaDriver:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the GPU's context this thread's; PyCUDA's errors become ours.
+        """Makes the GPU's context current in this thread, and converts PyCUDA's exceptions.
 
         Raises:
             BackendError: the GPU is out of memory or fails.
@@ -94,7 +94,7 @@ class CudaDriver:
             yield
         except self._cuda.MemoryError as error:
             raise BackendError(
-                f"{self.name} is out of memory: close other programs or use a smaller size"
+                f"{self.name} is out of memory; close other programs or use a smaller size"
             ) from error
         except self._cuda.Error as error:
             raise BackendError(f"{self.name} failed: {error}") from error
@@ -102,21 +102,21 @@ class CudaDriver:
             self._context.pop()
 
     def allocate(self, size: int) -> Any:  # noqa: ANN401
-        """Device memory that is freed when its object is; ``int()`` gives its address."""
+        """Device memory, freed with the returned object; ``int()`` of it is the address."""
         return self._cuda.mem_alloc(max(size, 1))
 
     def pinned(self, shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:  # noqa: ANN401
-        """An array that copies to and from the device without waiting."""
+        """An array in page-locked memory, for asynchronous copies."""
         if 0 in shape:
             return np.empty(tuple(shape), dtype)
         return np.asarray(self._cuda.pagelocked_empty(tuple(shape), dtype))
 
     def upload(self, source: NDArray[Any], target: int) -> None:
-        """Copies on the stream."""
+        """Copies to the device, on the stream."""
         self._cuda.memcpy_htod_async(target, source, self.stream)
 
     def download(self, source: int, target: NDArray[Any]) -> None:
-        """Copies on the stream."""
+        """Copies to the host, on the stream."""
         self._cuda.memcpy_dtoh_async(target, source, self.stream)
 
     def copy(self, source: int, target: int, size: int) -> None:
@@ -126,7 +126,10 @@ class CudaDriver:
     def copy_rows(
         self, source: tuple[int, int], target: tuple[int, int], shape: tuple[int, int]
     ) -> None:
-        """Copies rows within the device, on the stream; see ``gpu_frame_path.StreamDevice``."""
+        """Copies rows within the device, on the stream.
+
+        source, target: (address, pitch in bytes); shape: (rows, bytes per row).
+        """
         work = self._cuda.Memcpy2D()
         work.set_src_device(source[0])
         work.set_dst_device(target[0])
@@ -139,24 +142,24 @@ class CudaDriver:
         self._cuda.memset_d8_async(target, 0, size, self.stream)
 
     def mark(self) -> Any:  # noqa: ANN401
-        """An event: ``synchronize()`` waits until the stream has come this far."""
+        """Records an event; its ``synchronize()`` waits until the stream reaches it."""
         flags = self._cuda.event_flags
         event = self._cuda.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)
         event.record(self.stream)
         return event
 
     def follow(self, event: Any) -> None:  # noqa: ANN401
-        """What comes next on the stream waits for an event of another."""
+        """Lets later work on this stream wait for an event of another stream."""
         self.stream.wait_for_event(event)
 
     def follow_decoder(self) -> None:
-        """What comes next waits for what libav has put on the default stream."""
+        """Lets later work wait for what libav has queued on the default stream."""
         event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
         event.record()
         self.follow(event)
 
     def wait(self) -> None:
-        """Until the stream has done what it was given."""
+        """Waits until the stream is idle."""
         self.stream.synchronize()
 
     def launch(
@@ -167,7 +170,7 @@ class CudaDriver:
         function.prepared_async_call(grid, (*block, 1), self.stream, *map(_value, arguments))
 
     def scratch(self, size: int) -> int:
-        """Memory of this frame; see ``begin_frame``."""
+        """Scratch memory for the current frame; see ``begin_frame``."""
         index = self._next_scratch
         self._next_scratch += 1
         if index == len(self._scratch):
@@ -177,11 +180,11 @@ class CudaDriver:
         return int(self._scratch[index][1])
 
     def begin_frame(self) -> None:
-        """Scratch memory may be used again: the stream runs frames one after the other."""
+        """Makes all scratch memory available again: the stream processes frames one by one."""
         self._next_scratch = 0
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """What ``work`` puts on the stream, as a graph; it does not run now."""
+        """Captures what ``work`` queues on the stream as a graph, without running it."""
         return CudaGraph(int(self.stream.handle), work)
 
     def _function(self, kernel: str, arguments: Sequence[Any]) -> Any:  # noqa: ANN401
@@ -197,7 +200,7 @@ class CudaDriver:
         return self._functions[kernel]
 
     def close(self) -> None:
-        """Frees what is held; may be called twice."""
+        """Frees stream, scratch memory and context; may be called twice."""
         if self._context is None:
             return
         with self.current():
@@ -211,7 +214,7 @@ class CudaDriver:
 
 
 class CudaGraph:
-    """Work captured from a stream, which PyCUDA has no call for: one launch replays it."""
+    """A CUDA graph captured from a stream, by ctypes because PyCUDA has no call for it."""
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
         library = open_libcuda()
@@ -230,7 +233,7 @@ class CudaGraph:
         library.cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        """Puts the work on the stream."""
+        """Queues the captured work on the stream."""
         self._check(self._library.cuGraphLaunch(self._instance, self._stream))
 
     def close(self) -> None:
@@ -246,7 +249,7 @@ class CudaGraph:
 
 
 def _format(argument: Any) -> str:  # noqa: ANN401
-    """How ``struct`` packs an argument of a kernel, with C's own alignment."""
+    """The ``struct`` format of a kernel argument, with C alignment."""
     if isinstance(argument, ctypes.Structure):
         return f"{ctypes.sizeof(argument)}s"
     return "P" if isinstance(argument, ctypes.c_void_p) else "i"

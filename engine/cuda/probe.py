@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs and drivers are here, asked without starting anything on them."""
+"""Detection of NVIDIA GPUs and drivers, without creating a context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OLDEST_DRIVER = 13, 0
 
 
 def open_libcuda() -> ctypes.CDLL | None:
-    """The driver's library, or None: no NVIDIA driver is installed."""
+    """The driver's library, or None if no NVIDIA driver is installed."""
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -19,7 +19,7 @@ def open_libcuda() -> ctypes.CDLL | None:
 
 
 def count_gpus() -> int:
-    """How many NVIDIA GPUs the driver offers."""
+    """The number of NVIDIA GPUs."""
     library, count = open_libcuda(), ctypes.c_int(0)
     if library is None or library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
         return 0
@@ -27,7 +27,7 @@ def count_gpus() -> int:
 
 
 def driver_version() -> tuple[int, int]:
-    """The CUDA version, (major, minor), up to which the driver serves; (0, 0) without one."""
+    """The newest CUDA version, (major, minor), the driver supports; (0, 0) without a driver."""
     library, version = open_libcuda(), ctypes.c_int(0)
     if library is not None:
         library.cuDriverGetVersion(ctypes.byref(version))
@@ -57,22 +57,22 @@ def describe_gpus() -> list[str]:
 
 
 def why_no_gpu() -> str | None:
-    """Why no GPU can be used, and what would make it; or None."""
+    """Why no GPU can be used and what to do about it; None if one can."""
     if open_libcuda() is None:
-        return "no NVIDIA driver is installed: install one from nvidia.com/drivers"
+        return "no NVIDIA driver is installed: get one from nvidia.com/drivers"
     if not count_gpus():
         return "the NVIDIA driver finds no GPU: see what nvidia-smi says, or update the driver"
     if driver_version() < OLDEST_DRIVER:
         own, oldest = (".".join(map(str, v)) for v in (driver_version(), OLDEST_DRIVER))
         return (
-            f"the NVIDIA driver is for CUDA {own}, but what is installed here needs {oldest}: "
-            "update it at nvidia.com/drivers"
+            f"the NVIDIA driver supports CUDA {own}, but the installed packages need {oldest}: "
+            "update it from nvidia.com/drivers"
         )
     return None
 
 
 def why_no_cuda() -> str | None:
-    """Why CUDA cannot be used from Python here, and what would make it; or None."""
+    """Why CUDA cannot be used from Python and what to do about it; None if it can."""
     if find_spec("pycuda") is None and why_no_gpu() is None:
         return "the package pycuda is not installed: pip install 'fusematte[tensorrt]'"
     return why_no_gpu()

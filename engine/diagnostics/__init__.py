@@ -1,1 +1,1 @@
-"""What this machine can do: ``doctor``, ``bench``, ``demo``."""
+"""Checks and measurements of this machine: ``doctor``, ``bench``, ``tune``, ``demo``."""

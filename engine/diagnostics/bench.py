@@ -1,4 +1,4 @@
-"""How fast this machine is: ``fusematte bench``."""
+"""``fusematte bench``: measures the speed of this machine."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def bench(
     threads: int | None,
     frames: int,
 ) -> dict[str, Any]:
-    """Runs the whole job on a clip of each (height, width), and the network by itself.
+    """Runs a complete job on a clip of each (height, width), and matting alone.
 
-    Returns what ran and where, and per size: ``fps`` of the job; ``codec_fps``, of plain decode and
-    encode of the same clip, before and after the job, and ``ratio``, the first by the second;
-    ``stage_ms``, the work of each stage per frame; and ``matte_ms``, median and 95th percentile of
-    the time from a frame to its matte, with nothing else running.
+    Returns model, backend and device, and per size: ``fps`` of the job; ``codec_fps`` of decoding
+    and encoding the same clip without matting, before and after the job; ``ratio`` of the two;
+    ``stage_ms``, busy time of each stage per frame; and ``matte_ms``, median and 95th percentile of
+    the time from a frame to its matte with nothing else running.
 
     Raises:
-        UsageError: scikit-image, which has the picture, is not installed.
+        UsageError: scikit-image, which provides the picture, is not installed.
         FuseMatteError: as ``run``.
     """
     with Matter(model, backend=backend, threads=threads) as matter:
@@ -77,7 +77,7 @@ def bench(
 
 
 def _transcode(clip: Path, output: Path) -> float:
-    """Frames per second of the job's own decoder and encoder with nothing between them."""
+    """Frames per second of the job's decoder and encoder without matting."""
 
     def encode(frame: Frame) -> Frame:
         writer.write(frame)
@@ -109,7 +109,7 @@ def _latency(matter: Matter, clip: Path) -> dict[str, float]:
 
 
 def _write_clip(path: Path, height: int, width: int, frames: int) -> None:
-    """The demo's portrait, filmed by a moving camera, at any size; H.264, 30 frames a second."""
+    """Writes the demo's portrait, filmed by a moving camera; H.264, 30 frames per second."""
     portrait, _ = load_pictures()
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
@@ -121,7 +121,7 @@ def _write_clip(path: Path, height: int, width: int, frames: int) -> None:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people to read."""
+    """The result as lines of text."""
     model = result["model"]
     shown = [
         f"{model['name']} {model['version']} on {result['backend']}: {result['device']}, "

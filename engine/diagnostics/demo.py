@@ -1,4 +1,4 @@
-"""``fusematte demo``: the whole product without an input file and without a network connection.
+"""``fusematte demo``: a complete job without an input file and without a network connection.
 
 The clip is made from scikit-image's portrait of the astronaut Eileen Collins (NASA, public
 domain), filmed by a slowly moving camera; the new background is Hubble's deep field (NASA, public
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import Progress, Report, run_once
-from fusematte.engine.media.files import write_png
+from fusematte.engine.media.files import make_folder, write_png
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.fit import thumbnail
 
@@ -28,13 +28,13 @@ Picture = NDArray[np.uint8]
 
 WIDTH, HEIGHT, RATE, SECONDS = 480, 480, 25, 4
 FACE = 0.45, 0.3
-"""Where the camera looks: shares of the portrait's width and height."""
+"""Centre of the camera's view, as shares of the portrait's width and height."""
 SHEET_COLUMNS, SHEET_WIDTH = 5, 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The files a demo leaves behind, and the job's report."""
+    """The files of a demo, and the job's report."""
 
     clip: Path
     composite: Path
@@ -47,14 +47,11 @@ def run_demo(folder: Path, progress: Progress | None = None) -> Demo:
     """Makes the clip, mattes it, and writes composite, alpha and a contact sheet into ``folder``.
 
     Raises:
-        UsageError: scikit-image, which has the pictures, is not installed.
+        UsageError: scikit-image, which provides the pictures, is not installed.
         OutputError: the folder cannot be written.
     """
     portrait, sky = load_pictures()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
+    make_folder(folder)
     clip, background = folder / "clip.mp4", folder / "background.png"
     composite, alpha, sheet = (
         folder / name for name in ("composite.mp4", "alpha.mp4", "contact-sheet.png")
@@ -71,12 +68,12 @@ def load_pictures() -> tuple[Picture, Picture]:
     try:
         from skimage import data
     except ImportError as error:
-        raise UsageError("the demo needs scikit-image: pip install 'fusematte[demo]'") from error
+        raise UsageError("the demo needs scikit-image; pip install 'fusematte[demo]'") from error
     return data.astronaut(), data.hubble_deep_field()
 
 
 def camera_moves(portrait: Picture) -> Iterator[Picture]:
-    """A hand-held camera before the portrait: it drifts, breathes in and out, sways a little."""
+    """The portrait as a hand-held camera sees it: drifting, zooming and swaying a little."""
     side = portrait.shape[0]
     for index in range(RATE * SECONDS):
         phase = 2 * math.pi * index / (RATE * SECONDS)

@@ -1,4 +1,4 @@
-"""``fusematte doctor``: what runs on this machine, and why the rest does not."""
+"""``fusematte doctor``: checks which parts of FuseMatte work here, and why others do not."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ ENCODERS = (
 
 
 def report() -> tuple[list[str], bool]:
-    """Lines for people to read, and whether a matting job can run here at all."""
+    """The report in lines, and whether any backend works."""
     backends, usable = _backends()
     lines = [
         *_machine(),
-        f"kernels     ok, compiled for {', '.join(instruction_sets())}; the last one is in use",
+        f"kernels     ok, compiled for {', '.join(instruction_sets())} (the last one is in use)",
         f"kernels     {_cuda_kernels()}",
         *_models(),
         *backends,
@@ -61,11 +61,11 @@ def _machine() -> list[str]:
 
 
 def _cuda_kernels() -> str:
-    """Whether the CUDA kernels are built, and what would build them."""
+    """Whether the CUDA kernels are built, and how to build them."""
     path = fatbin()
     if path is None:
-        return f"CUDA: {why_no_kernels()}; the CPU's do the work"
-    return f"CUDA: built, {path.name} of {path.stat().st_size / 1e6:.1f} MB"
+        return f"CUDA: {why_no_kernels()}; the CPU kernels are used"
+    return f"CUDA: built, {path.name}, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def _models() -> list[str]:
@@ -82,7 +82,7 @@ def _models() -> list[str]:
 def _backends() -> tuple[list[str], bool]:
     lines, usable = [], False
     for name, kind in BACKENDS.items():
-        # A backend that has a choice is shown with each of its devices.
+        # A tunable backend is listed with each of its devices.
         for spec in [Spec(name, device) for device in kind.devices if kind.tunable] or [Spec(name)]:
             try:
                 said = _runs_on(spec)
@@ -95,7 +95,7 @@ def _backends() -> tuple[list[str], bool]:
 
 
 def _runs_on(spec: Spec) -> str:
-    """The device and its precisions; one of them is loaded, nothing is timed."""
+    """The device and its precisions; one of them is loaded, none is timed."""
     bundle, kind = load_bundle(), BACKENDS[spec.backend]
     found = [] if kind.unavailable() else candidates([kind], spec, bundle, thorough=True)
     backend = create_backend(found[0] if found else spec, bundle)
@@ -104,17 +104,17 @@ def _runs_on(spec: Spec) -> str:
 
 
 def _tuning() -> list[str]:
-    """What was found fastest here for each kind of work, and where that is kept."""
+    """The fastest backend measured for each kind of work, and the cache folder."""
     lines = []
     for name in shipped_models():
         for work in get_args(Work):
             found = recall(tuning_key(load_bundle(name), Spec(), work=work))
-            said = found or "not measured yet: its first use does, or fusematte tune"
+            said = found or "not measured yet; the first use or fusematte tune does that"
             lines.append(f"tuning      {name}, {work}: {said}")
     folder = default_folder()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     writable = there.is_dir() and os.access(there, os.W_OK)
-    state = "ok" if writable else "NOT writable: set FUSEMATTE_CACHE to a folder that is"
+    state = "ok" if writable else "NOT writable: set FUSEMATTE_CACHE to a writable folder"
     return [*lines, f"cache       {folder}: {state}"]
 
 
@@ -131,7 +131,7 @@ def _encoders() -> list[str]:
 
 
 def _gpu() -> list[str]:
-    """The GPU, its driver, and the pieces of its fast path; what would make each missing one."""
+    """The GPU, its driver and the components of the GPU path, with how to get missing ones."""
     gpus = describe_gpus()
     lines = [f"GPU         {gpu}" for gpu in gpus]
     if not gpus:
@@ -151,7 +151,7 @@ def _gpu() -> list[str]:
 def _frame_path() -> str:
     """Whether frames can stay on the GPU from the decoder to the composite."""
     reason = TensorRtBackend.unavailable() or why_no_kernels()
-    return f"NOT usable: {reason}" if reason else "ok: with the backend tensorrt they stay on it"
+    return f"NOT usable: {reason}" if reason else "ok: they stay on the GPU with --backend tensorrt"
 
 
 def _tensorrt(flavour: str) -> str:
@@ -161,4 +161,4 @@ def _tensorrt(flavour: str) -> str:
         version = load_library(flavour).__version__
     except FuseMatteError as error:
         return f"NOT usable: {error}"
-    return f"{version}, builds engines" + ("" if count_gpus() else "; to run them it needs a GPU")
+    return f"{version}, builds engines" + ("" if count_gpus() else "; running them needs a GPU")

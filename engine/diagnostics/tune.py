@@ -1,4 +1,4 @@
-"""Every candidate timed at its work on this machine: ``fusematte tune``."""
+"""``fusematte tune``: times every backend, device and precision in real jobs on this machine."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ log = logging.getLogger(__name__)
 
 HEIGHT, WIDTH, RATE = 720, 1280, 30
 FILE_FRAMES = 90
-"""Of the job by which a candidate is timed; about three seconds."""
+"""Frames of the job that times a candidate; about three seconds."""
 LIVE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A candidate with so many threads.
+    """A candidate with a number of threads.
 
-    alone: ms per frame of the network, with nothing beside it; fps: of a 720p job; latency: ms
-    from a 720p frame to its composite, the 99th percentile, 30 frames a second decoded beside it.
-    None: it was too slow alone to be timed at work.
+    alone: ms per frame of inference with nothing else running; fps: of a 720p file job; latency:
+    99th percentile in ms from a 720p frame to its composite in a live session at 30 fps.  fps and
+    latency are None if inference alone was too slow.
     """
 
     spec: Spec
@@ -65,12 +65,14 @@ HEADER = f"{'candidate':24} {'threads':>7} {'alone ms':>9} {'file fps':>9} {'liv
 
 
 def tune(model: str, wish: Spec, tell: Callable[[str], None]) -> dict[Work, Tuning]:
-    """Times every candidate with 1, 2, 4 ... threads, by itself and in jobs and live sessions, and
-    keeps the best of each for later starts; each row is told as it comes.
+    """Times every candidate with 1, 2, 4 ... threads, alone, in file jobs and in live sessions, and
+    caches the best of each for later starts.
+
+    tell: called with each row of the table.
 
     Raises:
         ModelError: the model cannot be used.
-        BackendError: nothing that ``wish`` allows can be timed here.
+        BackendError: no candidate that ``wish`` allows can be timed here.
     """
     bundle = load_bundle(model)
     alone = _alone(bundle, wish)
@@ -94,7 +96,7 @@ def tune(model: str, wish: Spec, tell: Callable[[str], None]) -> dict[Work, Tuni
 
 
 def _alone(bundle: Bundle, wish: Spec) -> dict[tuple[Spec, int], float]:
-    """Milliseconds of each candidate, by number of threads; what cannot run is told of."""
+    """Milliseconds of each candidate and number of threads; logs candidates that cannot run."""
     kinds = [kind for kind in BACKENDS.values() if kind.tunable and not kind.unavailable()]
     found = candidates(kinds, wish, bundle, thorough=True)
     size = bundle.only_size or bundle.default_size
@@ -105,14 +107,14 @@ def _alone(bundle: Bundle, wish: Spec) -> dict[tuple[Spec, int], float]:
             try:
                 made[spec] = create_backend(spec, bundle, threads=threads)
             except BackendError as error:
-                log.warning("not on %s: %s", spec, error)
+                log.warning("backend %s is not used: %s", spec, error)
         if made:
             for spec, ms in time_in_turns(made, size).items():
                 times[spec, threads] = ms
         for backend in made.values():
             backend.close()
     if not times:
-        raise BackendError(f"nothing can be timed here for {wish}; fusematte doctor says why")
+        raise BackendError(f"no backend can be timed for {wish}; fusematte doctor says why")
     return times
 
 

@@ -1,1 +1,1 @@
-"""Files: one job, jobs in segments, batches, clusters, stills."""
+"""File jobs: single, in segments, batches, on clusters, still pictures."""

@@ -1,11 +1,11 @@
-"""Many files, one after the other or shared by a cluster: ``fusematte batch``.
+"""``fusematte batch``: many files, one after the other or in parallel on a cluster.
 
-A folder is searched for videos, in its folders too.  A manifest is a text file with one input per
-line, relative to the manifest: a path, or a JSON object with ``input``, ``output`` (a name within
-the output folder, as are ``alpha_output`` and the like) and other keywords of ``fusematte.run`` for
-this file alone.  Empty lines and those that begin with ``#`` do not count.
+A folder is searched for videos recursively.  A manifest is a text file with one input per line,
+relative to the manifest: a path, or a JSON object with ``input``, ``output`` (a name within the
+output folder, like ``alpha_output`` and the others) and further keywords of ``fusematte.run`` for
+this file.  Empty lines and lines that begin with ``#`` are ignored.
 
-``OUTPUT_DIR/report.json`` tells after each file what became of it.
+``OUTPUT_DIR/report.json`` is updated with the result of each file.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.errors import FuseMatteError, InputError, OutputError, UsageError
+from fusematte.engine.errors import FuseMatteError, InputError, UsageError
 from fusematte.engine.jobs.options import JobOptions, check_known
 from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.run import BOTH, run_job
 from fusematte.engine.jobs.single import Progress
 from fusematte.engine.jobs.workers import Processes, Workers
-from fusematte.engine.media.files import write_whole
+from fusematte.engine.media.files import make_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,15 @@ SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".mts", ".m2ts", ".mpg",
     ".mpeg", ".wmv", ".ogv", ".3gp", ".mxf",
 )  # fmt: skip
-"""What is taken for a video in a folder."""
+"""Suffixes of the files in a folder that count as videos."""
 REPORT = "report.json"
 AT_ONCE = 4
-"""Files that a cluster works on at the same time; each brings many tasks."""
+"""Files in progress at the same time on a cluster; each consists of many tasks."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to do, the options for it alone, and the folder of its report."""
+    """One file of a batch, its own options, and the folder of its review page."""
 
     input: Path
     output: Path
@@ -53,10 +53,11 @@ class Item:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a file.
+    """The result of one file.
 
-    status: "done", "failed", or "kept" if an earlier batch had done it.
-    code: the exit code of its error, 0 without one.
+    status: "done", "failed", or "kept" if an earlier batch had finished it.
+    code, error: exit code and message of its error; 0 and empty without one.
+    path, option, remedy: further fields of the error, see ``FuseMatteError``.
     """
 
     input: str
@@ -66,29 +67,32 @@ class BatchResult:
     error: str = ""
     frames: int = 0
     seconds: float = 0.0
+    path: str | None = None
+    option: str | None = None
+    remedy: str | None = None
 
 
 def find_items(source: Path, folder: Path, extension: str = ".mp4") -> list[Item]:
-    """What a batch has to do; outputs have the inputs' names, with another extension.
+    """The items of a batch; outputs have the inputs' names with another extension.
 
     Raises:
-        InputError: the source is missing, cannot be read, or has no video.
-        UsageError: a line of the manifest cannot be, or two files would have the same output.
+        InputError: the source is missing, cannot be read, or contains no video.
+        UsageError: a line of the manifest is invalid, or two files would have the same output.
     """
     if not source.exists():
         raise InputError(f"{source}: no such folder or manifest; check the path")
     finder = _in_folder if source.is_dir() else _in_manifest
     items = list(finder(source, folder, extension))
     if not items:
-        raise InputError(f"{source}: there is no video in it")
+        raise InputError(f"{source}: contains no video")
     twice = [path for path, count in Counter(item.output for item in items).items() if count > 1]
     if twice:
-        raise UsageError(f"{twice[0]}: two of the inputs would be written there; rename one")
+        raise UsageError(f"{twice[0]}: two inputs would be written there; rename one")
     return items
 
 
 def _in_folder(source: Path, folder: Path, extension: str) -> Iterator[Item]:
-    """The videos below a folder, but for those that a batch has put into a folder within."""
+    """The videos below a folder, except those in the output folder."""
     results = folder.resolve() if folder.resolve() != source.resolve() else None
     for path in sorted(source.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
@@ -101,7 +105,7 @@ def _in_manifest(source: Path, folder: Path, extension: str) -> Iterator[Item]:
     try:
         lines = source.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: is no manifest, a text file of paths: {error}") from error
+        raise InputError(f"{source}: is not a manifest (a text file of paths): {error}") from error
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -121,7 +125,7 @@ def _parse(where: str, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{where}: is neither a path nor a JSON object: {error}") from error
     if not isinstance(options.get("input"), str):
-        raise UsageError(f"{where}: has no input; write a path, or JSON with an 'input'")
+        raise UsageError(f"{where}: has no input; write a path, or JSON with 'input'")
     check_known(options, where, "input", "output")
     return dict(options)
 
@@ -138,22 +142,22 @@ def run_batch(
     tell: Callable[[BatchResult], None],
     progress: Progress | None = None,
 ) -> list[BatchResult]:
-    """Does all items, whatever becomes of the others; calls ``tell`` after each.
+    """Processes all items, even if some fail; calls ``tell`` after each.
 
     Args:
-        folder: where ``report.json`` goes.
-        options: for all items.
-        resume: what an earlier batch has done is kept, what it had begun is gone on with.
-        jobs, cluster: as for ``fusematte.run``; files are done side by side as well.
-        report: where the pages of all files go, in folders as those of the outputs.
+        folder: the folder of ``report.json``.
+        options: options for all items.
+        resume: keep the finished outputs of an earlier batch and continue its unfinished jobs.
+        jobs, cluster: as for ``fusematte.run``; files are processed side by side as well.
+        report: the folder of the review pages, with the same subfolders as the outputs.
         progress: as for ``fusematte.run``.
 
     Raises:
         OutputError: the folder cannot be written.
-        UsageError: both jobs and a cluster, or too many jobs.
-        BackendError: there is no such cluster.
+        UsageError: both jobs and a cluster are given, or too many jobs.
+        BackendError: the cluster cannot be reached.
     """
-    _make(folder)
+    make_folder(folder)
     if report is not None:
         items = [_with_page(item, folder, report) for item in items]
     kept = _kept(folder, items) if resume else {}
@@ -183,7 +187,7 @@ def run_batch(
 
 
 def _with_page(item: Item, folder: Path, report: Path) -> Item:
-    """The item, told where its page goes: files of one name in two folders have one each."""
+    """The item with the folder of its page: files of the same name in two folders get one each."""
     own = item.output.parent
     place = report / own.relative_to(folder) if own.is_relative_to(folder) else report
     return replace(item, report=place)
@@ -211,7 +215,7 @@ def _do(
     begun = time.perf_counter()
     names = str(item.input), str(item.output)
     try:
-        _make(item.output.parent)
+        make_folder(item.output.parent)
         done = run_job(
             item.input,
             item.output,
@@ -222,28 +226,27 @@ def _do(
             progress=progress,
         )
     except FuseMatteError as error:
-        return _failed(names, begun, error.exit_code, str(error))
-    except Exception as error:  # whatever it is, the other files are still wanted
+        failure = error
+    except Exception as error:  # the other files are still processed
         log.debug("%s", item.input, exc_info=error)
-        said = (str(error).splitlines() or [""])[0]
-        return _failed(names, begun, 1, f"{item.input}: {type(error).__name__}: {said}")
-    return BatchResult(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
-
-
-def _failed(names: tuple[str, str], begun: float, code: int, text: str) -> BatchResult:
-    seconds = round(time.perf_counter() - begun, 3)
-    return BatchResult(*names, "failed", code, text, seconds=seconds)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        failure = FuseMatteError(f"{item.input}: {type(error).__name__}: {reason}", path=item.input)
+    else:
+        return BatchResult(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
+    return BatchResult(
+        *names,
+        "failed",
+        failure.exit_code,
+        str(failure),
+        seconds=round(time.perf_counter() - begun, 3),
+        path=failure.path,
+        option=failure.option,
+        remedy=failure.remedy,
+    )
 
 
 def _kept(folder: Path, items: Sequence[Item]) -> dict[str, BatchResult]:
-    """What an earlier batch has done, and is still there."""
+    """The results of an earlier batch whose outputs still exist."""
     try:
         rows = json.loads((folder / REPORT).read_text("utf-8"))["files"]
         before = {row["input"]: BatchResult(**row) for row in rows}
@@ -267,7 +270,7 @@ def _write_report(folder: Path, results: Sequence[BatchResult]) -> None:
 
 
 def table(results: Sequence[BatchResult]) -> list[str]:
-    """A summary for people: a line for each file, and one for all."""
+    """A summary for the terminal: a line for each file and a total."""
     width = max((len(Path(result.input).name) for result in results), default=4)
     lines = [f"{'file':<{width}}  {'result':<7} {'frames':>7} {'seconds':>8} {'fps':>6}"]
     for result in results:

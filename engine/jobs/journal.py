@@ -1,4 +1,4 @@
-"""The journal of a job in segments: what is done, in ``OUTPUT.segments/journal.jsonl``."""
+"""The journal of a segmented job: its finished segments, in ``OUTPUT.segments/journal.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fusematte.engine.media.locks import FolderLock, sync_folder
 
 log = logging.getLogger(__name__)
 Header = dict[str, Any]
-"""What job it is: version, input, spans, options."""
+"""Identifies the job: version, input, spans, options."""
 FORMAT = 4
-"""Version of the journal."""
+"""Version of the journal format."""
 
 
 class Record(NamedTuple):
-    """A finished segment: how many frames, seconds of work per stage, whether input was damaged.
+    """A finished segment: frames, busy seconds per stage, whether the input was damaged, measures.
 
-    sizes: of its files, in bytes, by the outputs' keywords.
+    sizes: sizes of its files in bytes, by the outputs' keywords.
     """
 
     segment: int
@@ -36,13 +36,13 @@ class Record(NamedTuple):
 
     @classmethod
     def parse(cls, value: object) -> Record:
-        """From a line of the journal.
+        """Reads a record from a line of the journal.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            KeyError, TypeError, ValueError: it is not a record.
         """
         if not isinstance(value, dict):
-            raise TypeError("no object")
+            raise TypeError("not a JSON object")
         measures = [Measure(*row) for row in value["measures"]]
         return cls(
             int(value["segment"]),
@@ -55,10 +55,10 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """What is done, on disk; each line is there whole or, after a kill, cut and ignored.
+    """The finished segments on disk; a line cut short by a kill is ignored.
 
-    While it is open no other job works in its folder, of which it removes nothing but what a job
-    has put there.
+    While it is open, it locks its folder against other jobs.  It only removes files that a job has
+    created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,26 +66,26 @@ class Journal:
         self._lock: FolderLock | None = None
 
     def begin(self, header: Header) -> None:
-        """Starts anew; what an earlier job left in the folder goes.
+        """Starts a new journal; files of an earlier job are deleted.
 
         Raises:
-            OutputError: the folder cannot be made, or another job works there.
+            OutputError: the folder cannot be created, or another job uses it.
         """
         try:
             self._folder.mkdir(exist_ok=True)
             self._hold()
             self._clear()
         except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be made: {error.strerror}") from error
+            raise OutputError(f"{self._folder}: cannot be created: {error.strerror}") from error
         self._append(header)
 
     def read(self) -> tuple[Header, list[Record]] | None:
-        """The header and the segments that are done; None where there is no journal.
+        """The header and the finished segments; None if there is no journal.
 
-        A line that is none is passed over: its segment is done again.
+        A damaged line is skipped: its segment is processed again.
 
         Raises:
-            OutputError: another job works in the folder.
+            OutputError: another job uses the folder.
             UsageError: the first line is damaged.
         """
         if not self._path.is_file():
@@ -100,13 +100,13 @@ class Journal:
             return None
         header = _parse_line(first)
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
-            raise UsageError(f"{self._path}: is damaged; run without --resume to start anew")
+            raise UsageError(f"{self._path}: is damaged; run without --resume to start over")
         records, kept = [], [first]
         for line in others:
             try:
                 records.append(Record.parse(_parse_line(line)))
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-                log.info("%s: a damaged line is passed over", self._path)
+                log.info("%s: a damaged line is skipped", self._path)
                 continue
             kept.append(line.rstrip("\n") + "\n")
         if kept[1:] != others:
@@ -114,17 +114,17 @@ class Journal:
         return header, records
 
     def add(self, record: Record) -> None:
-        """Notes a finished segment."""
+        """Records a finished segment."""
         self._append(record._asdict())
 
     def remove(self) -> None:
-        """Removes the folder, and what a job has put into it."""
+        """Removes the job's files and, if it is then empty, the folder."""
         with suppress(OSError):
             self._clear()
             self._folder.rmdir()
 
     def close(self) -> None:
-        """Lets other jobs in."""
+        """Releases the folder for other jobs."""
         if self._lock is not None:
             self._lock.close()
         self._lock = None
@@ -150,7 +150,7 @@ class Journal:
 
 
 _OURS = re.compile(r"journal\.jsonl|\d{6}-\w*output\.\w+(\.part)?")
-"""Names of what a job puts into its folder."""
+"""Names of the files that a job creates in its folder."""
 
 
 def _parse_line(line: str) -> object:

@@ -1,4 +1,4 @@
-"""What is kept of each matte of a job, and which frames are worth a look."""
+"""Measures of each matte of a job, and the selection of frames to check by eye."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from fusematte.engine.frame import Map, Matte
 from fusematte.engine.media.segments import Span
 
 MOST_FRAMES = 24
-"""Frames of the list to check."""
+"""Maximum number of frames to check."""
 NEIGHBOURS = 12
-"""Frames before and after that a change is compared with."""
+"""A change is compared with those of so many frames before and after."""
 JUMP, JUMP_RATIO = 0.01, 4.0
-"""The matte jumps if it changes by more than this, and so many times as much as usual around it."""
+"""The matte jumps if its change exceeds both this value and this multiple of the local median."""
 UNSURE, UNSURE_SPREAD = 0.02, 4.0
-"""A frame is unsure if its confidence is this far below the median, and so many deviations."""
+"""A frame is unsure if its confidence is below the median by this value and by this many median
+absolute deviations."""
 
 
 class Measure(NamedTuple):
-    """What is kept of a frame's matte.
+    """Measures of one frame's matte.
 
     pts: in the input's time base; confidence: 0..1; coverage: mean alpha, 0..1;
     change, motion: mean absolute difference of alpha, and of luma, to the frame before, 0..1.
@@ -35,7 +36,7 @@ class Measure(NamedTuple):
 
 
 class Measures:
-    """Sees each matte of a job in order and keeps the measures; of a span's, not those around."""
+    """Observes each matte of a job, in order, and keeps its measures; of a span, only its own."""
 
     def __init__(self, span: Span | None = None) -> None:
         self.rows: list[Measure] = []
@@ -59,7 +60,7 @@ def _difference(a: Map, b: Map) -> float:
 
 
 class Suspect(NamedTuple):
-    """A frame to check by eye: its place in the video, why, and how bad it looks (1 and more)."""
+    """A frame to check by eye: its index, the reason, and the severity (1 and more)."""
 
     frame: int
     why: str
@@ -67,7 +68,7 @@ class Suspect(NamedTuple):
 
 
 def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
-    """The frames worth a look, in the video's order; of neighbours only the worst."""
+    """The frames to check, in order; of neighbouring frames only the worst."""
     found = sorted([*_jumps(measures), *_unsure(measures)], key=lambda s: -s.severity)
     chosen: list[Suspect] = []
     for suspect in found:
@@ -77,7 +78,7 @@ def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspe
 
 
 def _jumps(measures: Sequence[Measure]) -> Iterable[Suspect]:
-    # What the picture's own change explains is no jump: a cut changes both.
+    # A change that the picture itself explains is not a jump: a cut changes both.
     extra = np.array([max(0.0, m.change - m.motion) for m in measures])
     for index in range(1, len(measures)):
         around = extra[max(0, index - NEIGHBOURS) : index + NEIGHBOURS + 1]

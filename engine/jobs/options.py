@@ -1,5 +1,5 @@
-"""What a file job can be asked for, defined once: for ``fusematte.run``, the command line, batches,
-journals and the tasks of a cluster.
+"""The options of a file job, defined once for ``fusematte.run``, the command line, batches,
+journals and cluster tasks.
 """
 
 from __future__ import annotations
@@ -25,181 +25,199 @@ StrPath = str | PathLike[str]
 
 
 def parse_time(text: str) -> Fraction:
-    """Seconds, or ``[hours:]minutes:seconds``.
+    """Parses seconds, or ``[hours:]minutes:seconds``.
 
     Raises:
-        ValueError: it is no time.
+        ValueError: it is not a time.
     """
     match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no time; write seconds or h:mm:ss")
+        raise ValueError(f"{text!r} is not a time; write seconds or h:mm:ss")
     hours, minutes, seconds = (Fraction(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
 
 
 def parse_bitrate(text: str) -> int:
-    """Bits per second, with ``k``, ``M`` or ``G`` for powers of a thousand.
+    """Parses bits per second, with ``k``, ``M`` or ``G`` for powers of a thousand.
 
     Raises:
-        ValueError: it is no bitrate.
+        ValueError: it is not a bitrate.
     """
     powers = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", text)
     number = round(Fraction(match[1]) * powers[match[2].lower()]) if match else 0
     if number not in BITRATES:
-        raise ValueError(f"{text!r} is no bitrate of 1k to 2G; write 800k or 8M")
+        raise ValueError(f"{text!r} is not a bitrate from 1k to 2G; write 800k or 8M")
     return number
 
 
 def parse_frame_rate(text: str) -> Fraction:
-    """Pictures per second: a number or a fraction, above 0 and at most 1000.
+    """Parses frames per second: a number or a fraction, above 0 and at most 1000.
 
     Raises:
-        ValueError: it is no frame rate.
+        ValueError: it is not a frame rate.
     """
     try:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
-        raise ValueError(f"{text!r} is no frame rate; write 24 or 30000/1001")
+        raise ValueError(f"{text!r} is not a frame rate; write 24 or 30000/1001")
     return rate
 
 
-def _told(
+def _argument(
     help: str,
     *,
     metavar: str | None = None,
     parse: Callable[[str], object] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
-    """What the command line has to know of a field."""
-    told = {"help": help, "metavar": metavar, "type": parse, "choices": choices}
-    return {name: value for name, value in told.items() if value is not None}
+    """Keyword arguments of ``argparse`` for a field."""
+    given = {"help": help, "metavar": metavar, "type": parse, "choices": choices}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """The options of a file job.  What each means is told by ``fusematte.run`` and in ``--help``.
+    """The options of a file job; ``fusematte.run`` and ``--help`` describe them.
 
-    On the command line a field is called ``--like-this``; one that is true by default gives
-    ``--no-like-this``.
+    On the command line the field ``light_wrap`` is called ``--light-wrap``; a field that is true by
+    default gives ``--no-...``.
     """
 
     background: StrPath = field(
         default="green",
-        metadata=_told(
-            "green, #rrggbb, blur[:sigma], transparent, a picture or a video, which loops (green)",
+        metadata=_argument(
+            "new background: green, #rrggbb, blur[:sigma], transparent, a picture, or a video, "
+            "which is looped (green)",
             metavar="BG",
         ),
     )
     light_wrap: float = field(
         default=0.0,
-        metadata=_told(
-            "let the background's light shine over a person's edges, 0 to 1 (0)",
+        metadata=_argument(
+            "strength of the new background's light on a person's edges, 0 to 1 (0)",
             metavar="SHARE",
             parse=float,
         ),
     )
     despill: float = field(
         default=0.0,
-        metadata=_told(
-            "take the old background's hue off the person, 0 to 1 (0)", metavar="SHARE", parse=float
+        metadata=_argument(
+            "remove the old background's colour cast, 0 to 1 (0)", metavar="SHARE", parse=float
         ),
     )
-    invert: bool = field(default=False, metadata=_told("keep the background, take the person away"))
+    invert: bool = field(
+        default=False, metadata=_argument("keep the background, remove the person")
+    )
     grow: int = field(
         default=0,
-        metadata=_told(
-            "let the matte grow by so many pixels; below 0 it shrinks (0)", metavar="PX", parse=int
+        metadata=_argument(
+            "grow the matte by PX pixels; negative values shrink it (0)", metavar="PX", parse=int
         ),
     )
     feather: float = field(
         default=0.0,
-        metadata=_told(
-            "soften its edges: a Gaussian's sigma in pixels (0)", metavar="PX", parse=float
+        metadata=_argument(
+            "soften the edges of the matte: sigma in pixels (0)", metavar="PX", parse=float
         ),
     )
     min_alpha: float = field(
         default=0.0,
-        metadata=_told("alphas below that become 0, 0 to 1 (0)", metavar="SHARE", parse=float),
+        metadata=_argument(
+            "set alpha below this value to 0, 0 to 1 (0)", metavar="SHARE", parse=float
+        ),
     )
     smoothing: bool = field(
         default=False,
-        metadata=_told("damp flicker where the picture stands still and the network is in doubt"),
+        metadata=_argument(
+            "reduce flicker where the picture stands still and the network is unsure"
+        ),
     )
     lookahead: int = field(
         default=0,
-        metadata=_told(
-            "smooth with the N frames that come after as well, 0 to 30 (0)", metavar="N", parse=int
+        metadata=_argument(
+            "smooth with the next N frames as well, 0 to 30 (0)", metavar="N", parse=int
         ),
     )
     alpha_output: StrPath | None = field(
-        default=None, metadata=_told("also write the alpha, in gray", metavar="PATH")
+        default=None, metadata=_argument("also write the alpha as grayscale video", metavar="PATH")
     )
     foreground_output: StrPath | None = field(
-        default=None, metadata=_told("also write the person's own colours, uncut", metavar="PATH")
+        default=None,
+        metadata=_argument("also write the foreground colours, without alpha", metavar="PATH"),
     )
     rgba_output: StrPath | None = field(
         default=None,
-        metadata=_told(
-            "also write these colours with the alpha: .mov, .webm, .mkv or pictures", metavar="PATH"
+        metadata=_argument(
+            "also write the foreground with alpha: .mov, .webm, .mkv or pictures", metavar="PATH"
         ),
     )
     codec: str | None = field(
-        default=None, metadata=_told("video encoder of OUT (libx264; libvpx-vp9 for .webm)")
+        default=None, metadata=_argument("video encoder of OUT (libx264; libvpx-vp9 for .webm)")
     )
     pixel_format: str | None = field(
-        default=None, metadata=_told("of OUT, as libav names it", metavar="FMT")
+        default=None, metadata=_argument("pixel format of OUT, as FFmpeg names it", metavar="FMT")
     )
     crf: int | None = field(
-        default=None, metadata=_told("constant quality; lower is better (by codec)", parse=int)
+        default=None,
+        metadata=_argument("constant quality; lower is better (depends on codec)", parse=int),
     )
     bitrate: int | None = field(
         default=None,
-        metadata=_told("of OUT: 800k, 8M; not --crf", metavar="N", parse=parse_bitrate),
+        metadata=_argument(
+            "bitrate of OUT, instead of --crf: 800k, 8M", metavar="N", parse=parse_bitrate
+        ),
     )
-    preset: str | None = field(default=None, metadata=_told("the encoder's speed (veryfast)"))
+    preset: str | None = field(default=None, metadata=_argument("encoder preset (veryfast)"))
     alpha_mode: AlphaMode | None = field(
         default=None,
-        metadata=_told(
-            "colours of pictures with an alpha (.exr: premultiplied; .png, .tiff: straight)",
+        metadata=_argument(
+            "alpha of picture sequences (.exr: premultiplied; .png, .tiff: straight)",
             choices=ALPHA_MODES,
         ),
     )
     audio: AudioMode | bool = field(
         default="convert",
-        metadata=_told(
-            "copy audio, converting what OUT cannot hold; copy or refuse it; leave it out",
+        metadata=_argument(
+            "convert: copy audio, and convert what OUT cannot hold; copy: never convert; none: "
+            "no audio (convert)",
             choices=AUDIO_MODES,
         ),
     )
     start: Fraction | float | None = field(
         default=None,
-        metadata=_told("begin there: 75, 1:15 or 0:01:15.0", metavar="TIME", parse=parse_time),
+        metadata=_argument(
+            "start at TIME: 75, 1:15 or 0:01:15.0", metavar="TIME", parse=parse_time
+        ),
     )
     end: Fraction | float | None = field(
-        default=None, metadata=_told("end before that time", metavar="TIME", parse=parse_time)
+        default=None, metadata=_argument("end before TIME", metavar="TIME", parse=parse_time)
     )
     frame_rate: Fraction | None = field(
         default=None,
-        metadata=_told("of pictures: 24, 30000/1001 (25)", metavar="N", parse=parse_frame_rate),
+        metadata=_argument(
+            "frame rate of picture sequences: 24, 30000/1001 (25)",
+            metavar="N",
+            parse=parse_frame_rate,
+        ),
     )
     model: StrPath = field(
         default=DEFAULT_MODEL,
-        metadata=_told(f"a shipped model or a bundle folder ({DEFAULT_MODEL})"),
+        metadata=_argument(f"a shipped model or a bundle folder ({DEFAULT_MODEL})"),
     )
     backend: str = field(
         default="auto",
-        metadata=_told(
-            "what the network runs on, as in openvino:gpu; doctor lists what can (the fastest)",
+        metadata=_argument(
+            "inference backend, as in openvino:gpu; doctor lists them (the fastest)",
             metavar="NAME[:DEVICE]",
         ),
     )
     threads: int | None = field(
         default=None,
-        metadata=_told(
-            "CPU threads for the network (as tune found best, at first half of them)",
+        metadata=_argument(
+            "CPU threads for inference (as tune found best, else half of the processors)",
             metavar="N",
             parse=int,
         ),
@@ -207,19 +225,19 @@ class JobOptions:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """All options by name."""
+        """The names of all options."""
         return tuple(option.name for option in fields(cls))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The options among other values; what is missing is as by default."""
+        """The options among other values; missing ones have their defaults."""
         return cls(**{name: values[name] for name in cls.names() if name in values})
 
     def with_text(self, values: Mapping[str, Any]) -> Self:
-        """These options with others in their place; text is read as on the command line.
+        """A copy with some options replaced; text values are parsed as on the command line.
 
         Raises:
-            UsageError: a text that cannot be.
+            UsageError: a text value is invalid.
         """
         parsers = {option.name: option.metadata.get("type") for option in fields(self)}
         read = dict(values)
@@ -229,12 +247,12 @@ class JobOptions:
                 try:
                     read[name] = parse(str(value))
                 except ValueError as error:
-                    raise UsageError(f"{name} {value!r} cannot be: {error}") from error
+                    raise UsageError(f"{name}: {error}", option=name) from error
         return replace(self, **read)
 
     @property
     def encoding(self) -> Encoding:
-        """How the output is encoded."""
+        """The encoding of the main output."""
         return Encoding(
             codec=self.codec,
             pixel_format=self.pixel_format,
@@ -245,10 +263,10 @@ class JobOptions:
 
     @property
     def mask(self) -> Mask:
-        """The edits of the matte.
+        """The mask edits.
 
         Raises:
-            UsageError: a number out of its range.
+            UsageError: a value is out of range.
         """
         return Mask(
             invert=self.invert, grow=self.grow, feather=self.feather, min_alpha=self.min_alpha
@@ -256,17 +274,17 @@ class JobOptions:
 
     @property
     def further_outputs(self) -> dict[str, Path]:
-        """Outputs beside the main one, by the names of their options."""
+        """The outputs besides the main one, by option name."""
         named = {name: getattr(self, name) for name in OUTPUTS}
         return {name: Path(path) for name, path in named.items() if path}
 
     def stages(self, *, observed: bool = False) -> StageOptions:
-        """What the stages between a frame and its result are to do.
+        """The options of the processing stages.
 
-        observed: each matte is looked at.
+        observed: whether an observer needs each matte.
 
         Raises:
-            UsageError: a value that cannot be.
+            UsageError: a value is invalid.
         """
         return StageOptions(
             look=Look(light_wrap=self.light_wrap, despill=self.despill, mask=self.mask),
@@ -278,7 +296,8 @@ class JobOptions:
         )
 
     def settings(self) -> dict[str, Any]:
-        """What is not as by default, as JSON can hold it; ``threads`` changes no result."""
+        """The options that differ from their defaults, as JSON can hold them; without ``threads``,
+        which does not change the result."""
         values = {
             option.name: (getattr(self, option.name), option.default) for option in fields(self)
         }
@@ -291,16 +310,18 @@ class JobOptions:
 
 
 OUTPUTS = ("alpha_output", "foreground_output", "rgba_output")
-"""The options that name an output of their own."""
+"""The options that name a further output."""
 
 
 def check_known(given: Mapping[str, Any], where: str, *others: str) -> None:
-    """Refuses keys that are no option.
+    """Checks that all keys are options.
 
     Raises:
-        UsageError: there is one.
+        UsageError: one is not.
     """
     unknown = sorted(set(given) - {*JobOptions.names(), *others})
     if unknown:
-        able = ", ".join(JobOptions.names())
-        raise UsageError(f"{where}: unknown {unknown[0]!r}; there are {able}")
+        known = ", ".join(JobOptions.names())
+        raise UsageError(
+            f"{where}: unknown option {unknown[0]!r}; the options are {known}", option=unknown[0]
+        )

@@ -1,4 +1,4 @@
-"""How a job's progress is told: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a job: a bar on a terminal, occasional lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class ProgressReport:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Wipes the bar off the terminal, for what is printed next."""
+        """Erases the bar from the terminal before other output."""
         if self._terminal:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
 
 class JsonProgress:
-    """A ``Progress`` callback for programs: JSON, an object a line.
+    """A ``Progress`` callback for programs: JSON, one object per line.
 
-    Each has an ``event``: ``progress`` has the input, frames, total (null where it is unknown), fps
-    and seconds_left; what ``tell`` is given has others.
+    Each object has an ``event``: ``progress`` has input, frames, total (null if unknown), fps and
+    seconds_left; the other events carry the facts given to ``tell``.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -74,7 +74,7 @@ class JsonProgress:
         print(json.dumps({"event": event, **facts}), file=self._stream, flush=True)
 
     def clear(self) -> None:
-        """There is nothing to wipe away."""
+        """Does nothing: there is no bar."""
 
 
 def describe(frames: int, total: int | None, rate: float) -> str:
@@ -86,7 +86,7 @@ def describe(frames: int, total: int | None, rate: float) -> str:
 
 
 def bar(frames: int, total: int | None) -> str:
-    """The bar itself, with the share done; empty where the total is unknown."""
+    """The bar itself with a percentage; empty if the total is unknown."""
     if not total or frames > total:
         return ""
     filled = BAR_WIDTH * frames // total
@@ -94,7 +94,7 @@ def bar(frames: int, total: int | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """``m:ss``, or ``h:mm:ss`` from an hour on."""
+    """Formats seconds as ``m:ss``, or ``h:mm:ss`` from an hour up."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

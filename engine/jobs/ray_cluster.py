@@ -1,4 +1,4 @@
-"""Work shared by the machines of a Ray cluster (extra ``cluster``).
+"""Distribution of work over a Ray cluster (extra ``cluster``).
 
 All machines must see the input, the background and the output's folder under the same paths.
 """
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Returned = TypeVar("Returned")
 
 RETRIES = 3
-"""How often a task is tried again when its worker or machine dies."""
+"""How often a task is retried when its worker or machine dies."""
 GPU_BACKENDS = ("tensorrt", "torch")
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
@@ -29,13 +29,13 @@ CONNECT_SECONDS = 5.0
 class Cluster:
     """A connection to a Ray cluster.
 
-    Its machines are ``jobs.workers.Workers``.
+    It implements ``jobs.workers.Workers``.
 
-    address: ``HOST:PORT`` or ``ray://HOST:PORT`` of a running cluster, or ``auto``: the one that
-        this machine is part of and, where there is none, one of this machine alone.
+    address: ``HOST:PORT`` or ``ray://HOST:PORT`` of a running cluster; ``auto`` joins the one this
+        machine is part of, or starts one on this machine alone.
 
     Raises:
-        BackendError: Ray is not installed, or there is no cluster at the address.
+        BackendError: Ray is not installed, or no cluster answers at the address.
     """
 
     threads = 1
@@ -60,7 +60,7 @@ class Cluster:
         threads: int,
         backend: str,
     ) -> Iterator[Returned]:
-        """As ``Workers`` has it; a task whose worker died is tried again."""
+        """See ``Workers.map``; a task whose worker died is repeated up to ``RETRIES`` times."""
         ray = self._ray
         remote = ray.remote(function).options(max_retries=RETRIES, **self._needs(threads, backend))
         waiting = [remote.remote(*task) for task in tasks]
@@ -74,10 +74,10 @@ class Cluster:
                 ray.cancel(reference)
 
     def _needs(self, threads: int, backend: str) -> dict[str, float]:
-        """What one task takes of a machine.
+        """The resources of one task.
 
         Raises:
-            BackendError: no machine has that much, so the task would wait for ever.
+            BackendError: no machine has them, so the task would wait forever.
         """
         needs = {"CPU": float(threads)}
         if Spec.parse(backend).backend in GPU_BACKENDS:
@@ -85,7 +85,9 @@ class Cluster:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(k, 0) >= v for k, v in needs.items()) for node in nodes):
             wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
-            raise BackendError(f"no machine of the Ray cluster has {wanted}; ask for less")
+            raise BackendError(
+                f"no machine of the Ray cluster has {wanted}; lower --threads or change --backend"
+            )
         return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0.0)}
 
 
@@ -94,7 +96,7 @@ def _load() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise BackendError("--cluster needs Ray: pip install 'fusematte[cluster]'") from error
+        raise BackendError("--cluster needs Ray; pip install 'fusematte[cluster]'") from error
     return ray
 
 
@@ -109,25 +111,27 @@ def _connect(ray: ModuleType, address: str) -> None:
             raise BackendError(
                 f"--cluster {address}: cannot be joined: {_first_line(error)}"
             ) from error
-        # Ray has no passwords: who reaches its ports runs what they like.  Its processes listen on
+        # Ray has no passwords: anyone who reaches its ports can run code.  Its processes listen on
         # the address of the node.
         ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
         log.info(
-            "no Ray cluster runs here; one was started on this machine's own processors, "
-            "which is not to be reached from others"
+            "no Ray cluster runs here, so one was started on this machine; it cannot be reached "
+            "from others"
         )
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes for an address at which nobody answers."""
+    """Fails at once if nothing answers at the address, for which Ray would wait minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
-        raise BackendError(f"--cluster {address}: give auto, HOST:PORT or ray://HOST:PORT")
+        raise BackendError(
+            f"--cluster {address}: is not an address; write auto, HOST:PORT or ray://HOST:PORT"
+        )
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise BackendError(
-            f"--cluster {address}: nobody answers there ({error}); is the cluster running?"
+            f"--cluster {address}: no answer ({error}); check that the cluster is running"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""A page that shows where a finished job is worth a look: ``fusematte run --report DIR``.
+"""The review page of a finished job: ``fusematte run --report DIR``.
 
-Nothing is known of what is right; the page shows where the network was unsure of itself and where
-the matte changed more than the picture and the frames around explain.
+There is no ground truth to compare with; the page shows frames where the network was unsure and
+where the matte changed more than the picture and its neighbours explain.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.fit import thumbnail
 
 SHEET_FRAMES = 12
-"""Pictures of the contact sheet."""
+"""Number of pictures on the contact sheet."""
 THUMBNAIL = 240
 """Width of a picture on the page, in pixels."""
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_POINTS = 1000, 120, 1000
 COVERAGE_SPAN = 0.1
-"""What the plot of coverage is high at the least."""
+"""Minimum range of the coverage plot's vertical axis."""
 
 
 class Done(Protocol):
@@ -44,9 +44,9 @@ class Done(Protocol):
 
 @dataclass(frozen=True)
 class Review:
-    """What a page tells besides the measures: input, output, settings, the job's own report.
+    """The contents of a page besides the measures: input, output, settings, the job's report.
 
-    model: its name and version.
+    model: name and version.
     """
 
     input: Path
@@ -56,7 +56,7 @@ class Review:
     done: Done
 
     def write(self, folder: Path, measures: Sequence[Measure]) -> Path:
-        """Writes the page, ``folder/<output's name>.html``, which needs no other file.
+        """Writes the page, ``folder/<output's name>.html``; it is self-contained.
 
         Raises:
             OutputError: it cannot be written.
@@ -76,12 +76,12 @@ class Review:
             _section("Confidence", _plot([m.confidence for m in measures], UNSURE, found)),
             _section("Change of the matte", _plot([m.change for m in measures], JUMP, found)),
             _section(
-                "Share of the picture that is the person",
+                "Share of the picture covered by the person",
                 _plot([m.coverage for m in measures], COVERAGE_SPAN),
             ),
             _section(
                 "Frames to check",
-                _figures(shots, ((s.frame, s.why) for s in found)) or "<p>None stands out.</p>",
+                _figures(shots, ((s.frame, s.why) for s in found)) or "<p>None.</p>",
             ),
             _section("Settings and versions", _table(self._settings())),
         ]
@@ -93,7 +93,7 @@ class Review:
         return {**files, **known, "version of the model": self.model, **versions()}
 
     def _shots(self, measures: Sequence[Measure], indices: Sequence[int]) -> dict[int, _Shot]:
-        """The frames of the input and, if it is a file, of the output, side by side."""
+        """These frames of the input and, if it is a file, of the output, side by side."""
         with Reader(self.input) as reader:
             times = [measures[index].pts * reader.time_base for index in indices]
         files = [self.input, *([self.output] if self.output.is_file() else [])]
@@ -111,7 +111,7 @@ class _Shot(NamedTuple):
 
 
 def versions() -> dict[str, object]:
-    """What took part in the job."""
+    """Versions of the software involved."""
     names = ("fusematte", "openvino", "av", "numpy")
     return {
         **{f"version of {name}": version(name) for name in names},
@@ -121,10 +121,10 @@ def versions() -> dict[str, object]:
 
 
 def check_folder(path: str | PathLike[str]) -> Path:
-    """Makes the folder of reports, before the work is done that they are about.
+    """Creates the folder of review pages, and checks before the job that it can be written.
 
     Raises:
-        OutputError: it cannot be made, or nothing can be written there.
+        OutputError: it cannot be created or written.
     """
     folder = Path(path)
     try:
@@ -133,24 +133,24 @@ def check_folder(path: str | PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"{folder}: no report can be written there: {error.strerror}") from error
+        raise OutputError(f"{folder}: the report cannot be written: {error.strerror}") from error
     return folder
 
 
 def _spread(total: int, count: int) -> list[int]:
-    """Indices evenly over ``total``."""
+    """``count`` indices spread evenly over ``total``."""
     count = min(total, count)
     return [(2 * place + 1) * total // (2 * count) for place in range(count)]
 
 
 def _pictures(path: Path, times: Sequence[Fraction]) -> list[NDArray[np.uint8]]:
-    """Small RGB pictures of a video at these times; none if it cannot be read again."""
+    """Small RGB pictures of a video at these times; empty if it cannot be read again."""
     pictures = []
     try:
         with Reader(path) as reader:
             for time in times:
                 reader.seek(round(time / reader.time_base))
-                tolerance = Fraction(1, 500)  # some containers round to milliseconds
+                tolerance = Fraction(1, 500)  # some containers round times to milliseconds
                 frame = next(f for f in reader if f.time >= time - tolerance)
                 pictures.append(thumbnail(frame, THUMBNAIL))
     except (FuseMatteError, StopIteration):
@@ -175,12 +175,12 @@ def _data(picture: NDArray[np.uint8]) -> str:
 
 
 def _plot(values: Sequence[float], least: float, marks: Sequence[Suspect] = ()) -> str:
-    """A curve as SVG; of many frames each point keeps the range of those it stands for.
+    """A line plot as SVG; with many frames, each point shows the minimum and maximum of several.
 
-    least: what the plot is high at the least, so that noise stays small.
+    least: minimum range of the vertical axis, so that noise stays small.
     """
     if not values:
-        return "<p>No frame was made.</p>"
+        return "<p>There are no frames.</p>"
     high = max(*values, least)
     low = min(*values, high - least)
     span = high - low

@@ -1,4 +1,4 @@
-"""``fusematte.run``: one video in, its person over another background out."""
+"""``fusematte.run``: replaces the background of a video."""
 
 from __future__ import annotations
 
@@ -64,31 +64,36 @@ def run(
 ) -> Report:
     """Replaces the background of a whole video.
 
-    Frames keep their timestamps, size, colour tags and orientation; sound and subtitles are copied.
-    Until it is complete an output is called ``OUTPUT.part``; if the job breaks off, that stays and
-    plays.  Outputs are video files, ``-`` for standard output, or sequences: ``o_%05d.png``.
+    Frames keep their timestamps, size, colour tags and orientation; audio and subtitles are copied.
+    An unfinished output is called ``OUTPUT.part``; it remains, and is playable, if the job fails.
+    Outputs are video files, ``-`` for standard output, or sequences such as ``o_%05d.png``.
 
     Args:
         input: a video file, a URL, a folder or pattern of pictures, or ``-`` for standard input.
-        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent`` (the person's own
-            colours with their alpha), a picture or a video.
+        background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent`` (the foreground with
+            alpha), a picture or a video.
         light_wrap, despill: see ``engine.compositing.look.Look``; 0 to 1.
         invert, grow, feather, min_alpha: edits of the alpha, see ``engine.matting.mask.Mask``.
-        smoothing, lookahead: damp flicker, also by so many frames that come after; 0 to 30.
-        alpha_output, foreground_output, rgba_output: further outputs: the alpha in gray, the
-            person's own colours with nothing cut out, those colours with the alpha.
-        codec, pixel_format, crf, bitrate, preset: of ``output``; None: as its container wants it.
-        alpha_mode: of sequences with an alpha: "straight" or "premultiplied".
-        audio: "convert" (or True) copies the audio streams and converts those that the container
-            cannot hold, "copy" refuses these, "none" (or False) leaves audio out.
-        start, end: seconds from the video's beginning; what lies between becomes the output.
-        frame_rate: pictures per second of an input of pictures.
-        threads: CPU threads for the network; None takes half of the processors.
-        resume: go on where an interrupted job of the same input, outputs and options stopped.
-        jobs: segments of a long video that are worked on side by side, each by a process of its
-            own; a script that asks for them needs ``if __name__ == "__main__"``.
-        cluster: ``auto`` or the address of a Ray cluster that does the work.
-        report: a folder for the page that shows what to check.
+        smoothing, lookahead: reduce flicker; lookahead uses so many following frames, 0 to 30.
+        alpha_output, foreground_output, rgba_output: further outputs: the alpha as grayscale, the
+            foreground colours without alpha, the foreground colours with alpha.
+        codec, pixel_format, crf, bitrate, preset: encoding of ``output``; None: chosen by
+            container.
+        alpha_mode: alpha of picture sequences: "straight" or "premultiplied".
+        audio: "convert" (or True) copies audio streams and converts those that the container
+            cannot hold; "copy" raises an error for these; "none" (or False) leaves audio out.
+        start, end: the part of the video to process, in seconds.
+        frame_rate: frames per second of picture sequences as input.
+        model: a shipped model's name or a bundle folder.
+        backend: inference backend, ``auto`` or ``NAME[:DEVICE][:PRECISION]``.
+        threads: CPU threads for inference; None takes the number measured best, or half of the
+            processors.
+        resume: continue an interrupted job with the same input, outputs and options.
+        jobs: segments of a long video processed side by side, each by its own process; a script
+            that uses this needs ``if __name__ == "__main__"``.
+        cluster: ``auto``, or the address of a Ray cluster that does the work.
+        report: a folder for the review page.
+        progress: called after each frame.
 
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
@@ -125,9 +130,10 @@ def run_job(
         raise UsageError(BOTH)
     if report is not None and fspath(input).startswith(("-", "pipe:")):
         raise UsageError(
-            f"--report reads the input again, which {input} does not allow; give a file"
+            f"--report reads the input twice, which {input} does not allow; use a file",
+            option="report",
         )
-    options.stages()  # what cannot be is said first
+    options.stages()  # invalid options are reported before anything is opened
     folder = None if report is None else check_folder(report)
     job = SegmentedJob(input, output, options, measured=folder is not None)
     done = _run(job, resume, jobs, workers, progress)
@@ -154,10 +160,13 @@ def _run(
             workers = stack.enter_context(Processes(jobs))
         if job.whole_because is not None:
             if resume:
-                job.open().close()  # what is wrong with the input matters more
-                raise UsageError(f"--resume cannot be used here: {job.whole_because}; leave it out")
+                job.open().close()  # an unreadable input is the more important error
+                raise UsageError(
+                    f"--resume cannot be used here: {job.whole_because}; leave it out",
+                    option="resume",
+                )
             if workers is not None:
-                log.warning("not done side by side but in one piece: %s", job.whole_because)
+                log.warning("processed as a whole, not side by side: %s", job.whole_because)
             return job.run_at_once(progress)
         with job.open() as reader:
             if (workers is None or jobs != 1) and is_short(reader.info):
@@ -169,5 +178,5 @@ def _run(
 
 
 def is_short(info: VideoInfo) -> bool:
-    """Whether a video is not worth cutting."""
+    """Whether a video is too short to be split into segments."""
     return info.frame_count is not None and info.frame_count <= segments.FRAMES

@@ -1,10 +1,9 @@
-"""Jobs of any length: done in segments, which a kill or a crash cannot take back.
+"""Segmented jobs: long videos are processed in segments, so that a crash loses at most one.
 
-Long videos are worked on in segments (``media.segments``), whose files and a journal lie in the
-folder ``OUTPUT.segments`` until they are joined.  What is done there is not done again: ``resume``
-goes on with it, also after the process was killed.  Workers (``jobs.workers``) do segments side by
-side.  Short videos, inputs that cannot be cut and outputs that cannot be
-joined are done in one go.
+The finished segments (``media.segments``) and a journal are kept in the folder
+``OUTPUT.segments`` until they are joined.  ``resume`` continues with the missing segments, even
+after the process was killed.  Workers (``jobs.workers``) process segments side by side.  Short
+videos, inputs that cannot be split and outputs that cannot be joined are processed as a whole.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ log = logging.getLogger(__name__)
 
 
 class SegmentedJob:
-    """One input and its outputs, done in segments where they allow it.
+    """One input and its outputs, processed in segments where possible.
 
-    whole_because: why the job cannot be done in segments; None if it can.
-    measures: of each frame, in order, once the job has run.
+    whole_because: why the job cannot be split into segments; None if it can.
+    measures: the measures of each frame, in order, once the job has run.
     """
 
     def __init__(
@@ -85,26 +84,26 @@ class SegmentedJob:
 
     def _why_whole(self) -> str | None:
         if not Path(self.input).is_file():
-            return f"{self.input} is not a file that can be cut"
+            return f"{self.input} is not a file"
         if any(map(is_special, self.outputs.values())):
             return "an output is a pipe or a device"
         other = [path for path in self.outputs.values() if path.suffix.lower() not in JOINABLE]
-        return f"{other[0]} cannot be joined from parts" if other else None
+        return f"{other[0]} cannot be joined from segments" if other else None
 
     def open(self) -> Reader:
-        """Its input."""
+        """Opens the input."""
         return open_input(self.input, self.options)
 
     @property
     def bundle(self) -> Bundle:
-        """Its model."""
+        """The model."""
         return load_bundle(self.options.model)
 
     def run_at_once(self, progress: Progress | None, reader: Reader | None = None) -> Report:
-        """The job in one piece; ``reader``: its input, if that is open.
+        """Runs the job as a whole; ``reader``: its input, if that is already open.
 
         Raises:
-            OutputError: another one works on the same output.
+            OutputError: another job writes the same output.
         """
         if is_folder(self.folder):
             FolderLock(self.folder).close()
@@ -121,7 +120,7 @@ class SegmentedJob:
         return done
 
     def plan(self, reader: Reader) -> SegmentPlan:
-        """How the input is cut; what cannot be done is said before."""
+        """Splits the input into segments, after checking options and outputs."""
         check(self.input, self.output, self.options, reader.info)
         return segments.plan(reader)
 
@@ -138,7 +137,7 @@ class SegmentedJob:
     def run(
         self, plan: SegmentPlan, resume: bool, workers: Workers | None, progress: Progress | None
     ) -> Report:
-        """The job in segments, those that are missing."""
+        """Processes the missing segments and joins all of them."""
         header = self._header(plan)
         with closing(Journal(self.folder)) as journal:
             done = self._begin(journal, header, resume)
@@ -175,12 +174,12 @@ class SegmentedJob:
     def _begin(self, journal: Journal, header: Header, resume: bool) -> dict[int, Record]:
         if not resume:
             if self.folder.exists():
-                log.info("%s: what an earlier job left there is discarded", self.folder)
+                log.info("%s: the segments of an earlier job are deleted", self.folder)
             journal.begin(header)
             return {}
         found = journal.read()
         if found is None:
-            log.info("%s: nothing to resume; the job starts at the beginning", self.output)
+            log.info("%s: there is nothing to resume, so the job starts over", self.output)
             journal.begin(header)
             return {}
         _check_same(self.folder, self.input, found[0], header)
@@ -189,11 +188,11 @@ class SegmentedJob:
             for record in found[1]
             if 0 <= record.segment < len(header["spans"]) and self._is_there(record)
         }
-        log.info("%s: %d segments are done already", self.output, len(done))
+        log.info("%s: %d segments are already done", self.output, len(done))
         return done
 
     def _is_there(self, record: Record) -> bool:
-        """Whether the files of a segment are whole: a power cut may have kept only their names."""
+        """Whether a segment's files are complete: after a power cut they may be empty."""
         if record.frames == 0:
             return True
         return all(
@@ -204,7 +203,7 @@ class SegmentedJob:
         )
 
     def _names(self, index: int) -> dict[str, Path]:
-        """The files of one segment, by the outputs' keywords."""
+        """The files of one segment, by the keywords of the outputs."""
         return {
             name: self.folder / f"{index:06d}-{name}{path.suffix.lower()}"
             for name, path in self.outputs.items()
@@ -229,7 +228,7 @@ class SegmentedJob:
                 yield record
 
     def _task(self, index: int, span: Span, threads: int | None = None) -> _Task:
-        """What makes the files of a segment, wherever that is done."""
+        """The arguments of ``work`` for one segment, valid on any machine."""
         outputs: dict[str, Any] = {k: path.resolve() for k, path in self._names(index).items()}
         output = outputs.pop("output")
         options = replace(self.options, threads=threads, **outputs)
@@ -244,9 +243,9 @@ class SegmentedJob:
                 self._memory(index - 1).unlink(missing_ok=True)
 
     def _restore(self, tools: Tools, index: int, span: Span) -> Span:
-        """Gives the network what it knew at the end of the segment before.
+        """Restores the network's temporal state at the end of the previous segment.
 
-        Smoothing knows more than that: with it, a segment is always warmed up.
+        Smoothing has further state that is not saved: with it, a segment is always warmed up.
         """
         smooths = self.options.stages().smoothing
         tools.matter.memory = None if smooths else _load_memory(self._memory(index - 1))
@@ -264,7 +263,7 @@ class SegmentedJob:
         reason = None
         if any(record.damaged for record in records):
             reason = TruncatedInputError(
-                f"{self.input}: is cut short or damaged: {frames} frames could be read"
+                f"{self.input}: is truncated or damaged: {frames} frames could be read"
             )
         self._join(range(len(records)), reason, frames)
         return Report(frames=frames, seconds=meter.seconds, busy=_total(records))
@@ -281,17 +280,17 @@ class SegmentedJob:
             join(self.input, self.output, self.options, FinishedSegments(files, reason, frames))
 
     def _salvage(self, done: dict[int, Record], reason: BaseException) -> bool:
-        """Makes the ``.part`` files of what there is, from the beginning up to the first gap.
+        """Makes ``.part`` files of the finished segments, up to the first missing one.
 
         Returns whether nothing is left to resume.
         """
-        if isinstance(reason, TruncatedInputError):  # the join has left them; there is no more
+        if isinstance(reason, TruncatedInputError):  # the join has already made them
             return True
         count = next(index for index in range(len(done) + 1) if index not in done)
         started = any(part_of(file).exists() for file in self._files(count))
         if not done and not started:
             return True
-        with suppress(FuseMatteError, KeyboardInterrupt):  # the reason itself, or no room is left
+        with suppress(FuseMatteError, KeyboardInterrupt):  # the reason itself, or a full disk
             self._join(range(count + 1), reason)
         for part in map(part_of, self.outputs.values()):
             if part.is_file() and not part.is_symlink() and not is_playable(part):
@@ -314,7 +313,7 @@ def work(
     tools: Tools | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Makes the files of one segment, on whatever machine this is."""
+    """Makes the files of one segment; runs on this machine or on one of a cluster."""
     counted = 0
 
     def count(frames: int, reader: Reader, statistics: Statistics) -> None:
@@ -330,7 +329,7 @@ def work(
         busy = run_once(
             input, output, options, span=span, tools=tools, observe=measures, progress=count
         ).busy
-    except TruncatedInputError:  # what could be read is a segment like any other
+    except TruncatedInputError:  # the frames before the damage make a valid segment
         damaged = True
         for name in (output, *options.further_outputs.values()):
             if part_of(name).exists():
@@ -342,33 +341,33 @@ def work(
 
 
 def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:
-    """Makes the files of a segment last through a power cut; their sizes.
+    """Flushes the files of a segment to disk, against power cuts; returns their sizes.
 
     Raises:
-        OutputError: one has not all the frames.
+        OutputError: a file lacks frames.
     """
     if not frames:
         return {}
     for file in files.values():
         if (found := segments.count_frames(file)) < frames:
-            raise OutputError(f"{file}: only {found} of {frames} frames are in it")
+            raise OutputError(f"{file}: contains only {found} of {frames} frames")
         sync_file(file)
     sync_folder(next(iter(files.values())).parent)
     return {name: file.stat().st_size for name, file in files.items()}
 
 
 def segments_of(output: StrPath) -> Path:
-    """The folder of a job's finished segments."""
+    """The folder of a job's segments."""
     return Path(f"{output}.segments")
 
 
 def memory_of(path: Path) -> Path:
-    """Where the network's memory at the end of a segment lies."""
+    """The file of the network's temporal state at the end of a segment."""
     return path.with_suffix(".npz")
 
 
 def _load_memory(path: Path) -> Memory | None:
-    """What was saved there; None where nothing was."""
+    """The saved state; None if there is none or it is damaged."""
     if not path.exists():
         return None
     try:
@@ -376,7 +375,7 @@ def _load_memory(path: Path) -> Memory | None:
             alpha, luma, time = (saved[name] for name in Memory._fields)
         return Memory(alpha, luma, Fraction(*map(int, time)))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, ZeroDivisionError):
-        log.info("%s: is damaged; the network warms up anew", path)
+        log.info("%s: is damaged; the segment is warmed up instead", path)
         return None
 
 
@@ -390,7 +389,7 @@ def _save_memory(path: Path, memory: Memory) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        log.warning("%s: cannot be written (%s); a resumed job would warm up anew", path, error)
+        log.warning("%s: cannot be written (%s); a resumed job would warm up instead", path, error)
 
 
 def _total(records: list[Record]) -> dict[str, float]:
@@ -402,25 +401,32 @@ def _total(records: list[Record]) -> dict[str, float]:
 
 
 def _check_same(folder: Path, input: StrPath, old: Header, new: Header) -> None:
-    """Raises UsageError if what was begun is another job than the one to go on with."""
-    anew = "run without --resume to start anew"
+    """Raises UsageError if the interrupted job differs from the one to be resumed."""
+    remedy = "run without --resume to start over"
     if (old.get("format"), old.get("fusematte")) != (new["format"], new["fusematte"]):
-        raise UsageError(f"{folder}: was begun by another version of fusematte; {anew}")
+        raise UsageError(
+            f"{folder}: was started by another version of fusematte", path=folder, remedy=remedy
+        )
     if old.get("input") != new["input"]:
-        raise UsageError(f"{input}: is not the video that {folder} was begun with; {anew}")
+        raise UsageError(
+            f"{input}: is not the video that {folder} was started with", path=input, remedy=remedy
+        )
     before, now = old["options"], new["options"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             raise UsageError(
-                f"{folder}: was begun with {name} {before.get(name, 'by default')}, "
-                f"not {now.get(name, 'by default')}; {anew}"
+                f"{folder}: was started with {name} {before.get(name, 'by default')}, "
+                f"not {now.get(name, 'by default')}",
+                path=folder,
+                option=name,
+                remedy=remedy,
             )
     if old.get("spans") != new["spans"]:
-        raise UsageError(f"{folder}: was cut in another way; {anew}")
+        raise UsageError(f"{folder}: was split differently", path=folder, remedy=remedy)
 
 
 class _Meter:
-    """Turns the progress of segments into that of the whole job."""
+    """Converts the progress of segments to that of the whole job."""
 
     def __init__(self, progress: Progress | None, skipped: int) -> None:
         self._progress = progress
@@ -432,7 +438,7 @@ class _Meter:
         return self._total.elapsed
 
     def start(self) -> None:
-        """Another segment begins."""
+        """Another segment starts."""
         self._before = self._frames
 
     def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:  # noqa: ARG002
@@ -440,7 +446,7 @@ class _Meter:
         self._tell(reader)
 
     def add(self, frames: int, reader: Reader) -> None:
-        """A whole segment is done, elsewhere."""
+        """A segment was finished on the cluster."""
         self._frames += frames
         self._tell(reader)
 

@@ -1,4 +1,4 @@
-"""One job in one go: open its input and outputs, process every frame, or join finished parts."""
+"""A single job: opens input and outputs, and processes every frame or joins finished segments."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from fusematte.engine.stages.gpu import take_gpu
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a finished job did.
+    """The result of a finished job.
 
-    frames: how many were written; seconds: wall time; busy: seconds of work per stage.
+    frames: number of frames written; seconds: wall time; busy: busy seconds per stage.
     """
 
     frames: int
@@ -55,11 +55,11 @@ class Report:
 
 
 Progress = Callable[[int, Reader, Statistics], None]
-"""Called after each frame with the number of frames written so far."""
+"""Called after each frame with the number of frames written so far, the reader and statistics."""
 
 
 class Tools(NamedTuple):
-    """What a job works with; given on from segment to segment, it is opened once."""
+    """The network and the background of a job; its segments share them."""
 
     matter: Matter
     background: Background
@@ -76,14 +76,14 @@ def run_once(
     observe: Observe | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Replaces the background of a video, or of a part of it, in one go.
+    """Replaces the background of a video, or of one segment of it.
 
     Args:
         input, output, options: see ``fusematte.run``.
-        reader: the input, where it is open already; it is closed in the end.
-        span: only this segment of the video, without its audio.
-        tools: what to use in the place of the options' background, model, backend and threads.
-        observe: see each matte.
+        reader: the input, if it is already open; it is closed at the end.
+        span: process only this segment of the video, without audio.
+        tools: used instead of the options' background, model, backend and threads.
+        observe: called with each matte.
 
     Raises:
         FuseMatteError: see ``fusematte.engine.errors`` for the kinds.
@@ -109,12 +109,12 @@ def run_once(
 
 
 def join(input: StrPath, output: StrPath, options: JobOptions, parts: FinishedSegments) -> int:
-    """Makes the outputs of a job of files that spans of it have made; returns the frames.
+    """Joins the files of finished segments into the outputs of a job; returns the frame count.
 
-    No network and no background is opened.
+    Neither network nor background is opened.
 
     Raises:
-        FuseMatteError: as ``run_once``; the parts' own reason if they are not all.
+        FuseMatteError: as ``run_once``; ``parts.reason`` if segments are missing.
     """
     with ExitStack() as stack:
         reader = stack.enter_context(open_input(input, options))
@@ -123,9 +123,9 @@ def join(input: StrPath, output: StrPath, options: JobOptions, parts: FinishedSe
 
 
 def check(input: StrPath, output: StrPath, options: JobOptions, info: VideoInfo) -> None:
-    """Opens and leaves the background and all outputs, so that what cannot be is said at once.
+    """Opens and abandons the background and all outputs, so that errors are raised at the start.
 
-    info: what is known of the input.
+    info: properties of the input.
 
     Raises:
         FuseMatteError: as ``run_once``.
@@ -137,7 +137,7 @@ def check(input: StrPath, output: StrPath, options: JobOptions, info: VideoInfo)
 
 
 def open_input(input: StrPath, options: JobOptions, hardware: HWAccel | None = None) -> Reader:
-    """The reader of a job."""
+    """Opens the input of a job."""
     return Reader(
         input,
         start=options.start,
@@ -158,7 +158,7 @@ def open_tools(options: JobOptions) -> Iterator[Tools]:
 
 
 class Outputs(NamedTuple):
-    """Where the results of a job go."""
+    """The writers of a job."""
 
     composite: AnyWriter
     alpha: AnyWriter | None
@@ -166,22 +166,22 @@ class Outputs(NamedTuple):
     rgba: AnyWriter | None
 
     def files(self) -> list[Writer]:
-        """The writers, of which all must write video files.
+        """The writers, if all of them write video files.
 
         Raises:
-            UsageError: one writes pictures, which are not joined from parts.
+            UsageError: one writes pictures, which cannot be joined from segments.
         """
         writers = [writer for writer in self if writer is not None]
         for writer in writers:
             if not isinstance(writer, Writer):
-                raise UsageError(f"{writer.path}: a sequence cannot be joined from parts")
+                raise UsageError(f"{writer.path}: a sequence cannot be joined from segments")
         return [writer for writer in writers if isinstance(writer, Writer)]
 
     def stages(self) -> Iterator[Stage]:
-        """A pipeline stage for each: encoders run beside each other.
+        """A pipeline stage for each writer, so that encoders run in parallel.
 
-        Writing is a stage because an interrupt reaches the main thread, which only waits, and no
-        frame is lost halfway through an encoder.
+        With writing in its own thread, an interrupt, which reaches the main thread, cannot lose a
+        frame inside an encoder.
         """
         for name, writer in self._asdict().items():
             if writer is not None:
@@ -200,15 +200,18 @@ def open_outputs(
 ) -> Outputs:
     """Opens the writers of a job; ``stack`` completes or abandons them.
 
-    whole: it is the whole video and no segment, so sound and subtitles come along.
+    whole: the whole video, not a segment: audio and subtitles are copied.
 
     Raises:
-        UsageError: an option or a combination that cannot be.
-        OutputError: one cannot be written.
+        UsageError: an option or a combination of options is invalid.
+        OutputError: an output cannot be written.
     """
     transparent = fspath(options.background) == "transparent"
     if options.alpha_mode is not None and not transparent and options.rgba_output is None:
-        raise UsageError("alpha mode: no output has an alpha; name background 'transparent'")
+        raise UsageError(
+            "--alpha-mode: no output has an alpha; use --background transparent or --rgba-output",
+            option="alpha_mode",
+        )
     open_one = partial(open_output, like=info)
     mode = options.alpha_mode
 
@@ -255,7 +258,7 @@ def _process(
     span: Span | None,
     progress: Progress | None,
 ) -> Report:
-    """Every frame from the reader through the stages to the outputs."""
+    """Runs every frame from the reader through the stages to the writers."""
     if span is not None:
         stages.background.begin(span.origin * reader.time_base)
         source = _segment(reader, span, stages.options.lookahead)
@@ -263,7 +266,7 @@ def _process(
         source = _frames(reader, outputs)
 
     def wanted(ready: list[Matted]) -> list[Matted]:
-        """What is of the span; the frames around it are there for those within."""
+        """The frames of the span; those around it were only needed for their neighbours."""
         if span is None:
             return ready
         for matted in ready:
@@ -285,7 +288,7 @@ def _process(
 
 
 def _frames(reader: Reader, outputs: Outputs) -> Iterator[Frame]:
-    """The reader's frames; the packets between them go to the composite as they are."""
+    """The reader's frames; the packets between them are passed to the main output."""
     for item in reader.items():
         if isinstance(item, Frame):
             yield item
@@ -294,8 +297,7 @@ def _frames(reader: Reader, outputs: Outputs) -> Iterator[Frame]:
 
 
 def _segment(reader: Reader, span: Span, lookahead: int) -> Iterator[Frame]:
-    """The frames of a span; those of its warm-up go before them, those that are looked ahead to
-    come after."""
+    """The frames of a span, preceded by its warm-up and followed by ``lookahead`` frames."""
     reader.seek(span.warm_from)
     opens, after = span.begin == span.origin, 0
     for frame in reader:
@@ -310,7 +312,7 @@ def _segment(reader: Reader, span: Span, lookahead: int) -> Iterator[Frame]:
 
 
 def check_paths(input: StrPath, output: StrPath, options: JobOptions) -> None:
-    """Refuses a job that would write over what it reads, or write two things to one place.
+    """Checks that a job does not overwrite its inputs or write two outputs to one path.
 
     Raises:
         UsageError: it would.
@@ -319,12 +321,16 @@ def check_paths(input: StrPath, output: StrPath, options: JobOptions) -> None:
     for path in (name for name in names if not is_stdout(name)):
         for source in (input, options.background):
             if _same_file(source, path) or _within(source, path):
-                raise UsageError(f"{path}: would be written over what it is made from")
+                raise UsageError(
+                    f"{path}: would overwrite its own input; choose another output", path=path
+                )
     if sum(is_stdout(path) for path in names) > 1:
-        raise UsageError("standard output has room for one output; name files for the others")
+        raise UsageError("standard output can take one output only; name files for the others")
     for number, path in enumerate(names):
         if any(_same_file(path, other) for other in names[:number]):
-            raise UsageError(f"{path}: named for both of two outputs; give each its own")
+            raise UsageError(
+                f"{path}: is the name of two outputs; give each its own name", path=path
+            )
 
 
 def _same_file(a: StrPath, b: StrPath) -> bool:
@@ -334,7 +340,7 @@ def _same_file(a: StrPath, b: StrPath) -> bool:
 
 
 def _within(folder: StrPath, path: StrPath) -> bool:
-    """Whether pictures would come to lie among those of a folder that is read."""
+    """Whether pictures would be written into a folder of pictures that is the input."""
     return (
         is_picture_sequence(path)
         and Path(folder).is_dir()

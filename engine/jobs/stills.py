@@ -1,4 +1,4 @@
-"""The files of ``fusematte matte IMAGE... --output-dir DIR``."""
+"""Input and output files of ``fusematte matte``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def output_paths(images: Sequence[str], folder: Path) -> list[Path]:
     """``folder/<stem>.png`` for each picture.
 
     Raises:
-        UsageError: two pictures would have the same output, or one would be overwritten.
+        UsageError: two pictures would have the same output, or a picture would be overwritten.
     """
     paths = [folder / f"{Path(image).stem}.png" for image in images]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
-        raise UsageError(f"{twice[0]}: two of the pictures would be written there; rename one")
+        raise UsageError(f"{twice[0]}: two pictures would be written there; rename one")
     for image, path in zip(images, paths, strict=True):
         if path.exists() and Path(image).exists() and path.samefile(image):
-            raise UsageError(f"{path}: would be written over its own source; choose another folder")
+            raise UsageError(f"{path}: would overwrite its own input; choose another folder")
     return paths

@@ -112,8 +112,21 @@ def check_name(path: Path) -> None:
         raise OutputError(f"{path}: the file's name is too long; {LONGEST_NAME} bytes are the most")
 
 
+def make_folder(path: Path) -> Path:
+    """Creates a folder and its parents, unless it exists; returns it.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be created: {error.strerror}", path=path) from error
+    return path
+
+
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; False for a name that cannot be."""
+    """Whether a folder exists; False for names that are too long."""
     try:
         return path.is_dir()
     except OSError:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.frame import Frame, Map, Plane, VideoInfo
-from fusematte.engine.media.files import Unfinished, part_of
+from fusematte.engine.media.files import Unfinished, make_folder, part_of
 from fusematte.engine.media.formats import Content, Encoding
 from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.media.reader import Packet
@@ -175,10 +175,7 @@ class SequenceWriter(Unfinished):
                 f"{path}: many pictures need many names; put the number's place into it: "
                 f"{path.stem.replace('%', '')}_%05d{path.suffix}"
             )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        make_folder(path.parent)
 
     def _make_folder(self) -> None:
         try:

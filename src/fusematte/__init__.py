@@ -47,7 +47,7 @@ __all__ = [
     "run",
 ]
 
-# Loaded when first asked for (PEP 562): importing fusematte costs nothing.
+# Imported on first use (PEP 562), so that importing fusematte is quick.
 _HOMES = {
     "Frame": ("frame", "Frame"),
     "FuseMatteError": ("errors", "FuseMatteError"),

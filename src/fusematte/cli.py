@@ -1,7 +1,7 @@
 """The command line: ``fusematte COMMAND ...``.
 
-A command is a module with ``add_arguments(parser)`` and ``main(options) -> exit code``; only the
-one that is named gets imported, so that the runtime's commands never pull in training or export.
+A command is a module with ``add_arguments(parser)`` and ``main(options) -> exit code``.  Only the
+named command is imported, so that the runtime's commands never import training or export.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ COMMANDS = {
     "batch": ("fusematte.engine.commands.batch", "replace the backgrounds of many videos"),
     "matte": (
         "fusematte.engine.commands.matte",
-        "write the alpha of still pictures as 8-bit PNG",
+        "matte still pictures: alpha, cut-outs or composites as PNG",
     ),
     "live": ("fusematte.engine.commands.live", "replace the background of a camera or a stream"),
     "serve": (
         "fusematte.engine.commands.serve",
-        "a page on this machine, for the camera and for video files",
+        "serve a local page for the camera and for video files",
     ),
-    "demo": ("fusematte.engine.commands.demo", "make a clip, matte it, show what came out"),
-    "bench": ("fusematte.engine.commands.bench", "measure how fast this machine is"),
-    "tune": ("fusematte.engine.commands.tune", "find what is fastest on this machine, keep it"),
+    "demo": ("fusematte.engine.commands.demo", "generate a clip, matte it, show the result"),
+    "bench": ("fusematte.engine.commands.bench", "measure the speed of this machine"),
+    "tune": ("fusematte.engine.commands.tune", "find and remember the fastest backend"),
     "export": (
         "fusematte.export.commands.export",
-        "write a model for another runtime, proved on real frames",
+        "export a model for another runtime, checked on real frames",
     ),
-    "models": ("fusematte.engine.commands.models", "list models, say what is in a bundle"),
+    "models": ("fusematte.engine.commands.models", "list models, describe bundles"),
     "doctor": (
         "fusematte.engine.commands.doctor",
-        "tell what runs here, and why the rest does not",
+        "check what works on this machine",
     ),
     "train": ("fusematte.training.commands.train", "train a network, or prepare data for it"),
-    "evaluate": ("fusematte.training.commands.evaluate", "score a model, show what it thinks"),
+    "evaluate": ("fusematte.training.commands.evaluate", "score a model, show its maps"),
 }
-"""Name: its module, what it does."""
+"""Name: module and description."""
 
 EXIT_CODES = """\
-exit codes: 0 done, 2 usage, 3 input, 4 input broke off (the result so far is OUT.part), 5 output,
-6 background, 7 model, 8 backend, 9 export, 70 too little memory or a fault of fusematte itself,
-130 interrupted (the result so far is OUT.part)"""
+exit codes: 0 success, 2 usage, 3 input, 4 truncated input (frames so far in OUT.part), 5 output,
+6 background, 7 model, 8 backend, 9 export, 70 internal error or too little memory,
+130 interrupted (frames so far in OUT.part)"""
 
 
 FIRST = """\
-What people do with it:
+Common uses:
 
-  fusematte run talk.mp4 out.mp4 --background beach.jpg     a video over another background
-  fusematte run talk.mp4 cut.mov --background transparent   a video, cut out
-  fusematte matte portrait.jpg -b transparent -o cut        pictures, cut out
-  fusematte live --background blur --virtual-camera         a camera for meetings
-  fusematte serve                                           a page for the camera and for videos
+  fusematte run talk.mp4 out.mp4 --background beach.jpg     replace the background of a video
+  fusematte run talk.mp4 cut.mov --background transparent   cut the people out of a video
+  fusematte matte portrait.jpg -b transparent -o cut        cut the people out of pictures
+  fusematte live --background blur --virtual-camera         a camera for video calls
+  fusematte serve                                           a local page for camera and videos
 
-fusematte doctor tells what runs here, fusematte COMMAND --help the rest."""
+See fusematte --help for all commands, fusematte doctor for what works on this machine."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as every other error does."""
+    """Prints errors in one line, like all other errors of the command line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(UsageError.exit_code, f"fusematte: {message}; see {self.prog} --help\n")
@@ -92,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING if options.quiet else logging.INFO
     )
-    _hear_of_the_end()
+    _end_like_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
         code: int = import_module(options.module).main(options)
@@ -107,33 +107,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fusematte: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads standard output any more; Python would say so again when it ends.
+        # The reader of standard output is gone; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OutputError.exit_code
     except MemoryError:
-        print("fusematte: there is not enough memory; close other programs", file=sys.stderr)
+        print("fusematte: not enough memory; close other programs", file=sys.stderr)
         return FAULT
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(f"fusematte: {error.filename}: the name is too long", file=sys.stderr)
+            print(f"fusematte: {error.filename}: the file name is too long", file=sys.stderr)
             return UsageError.exit_code
         if os.environ.get("FUSEMATTE_TRACEBACK"):
             raise
-        said = (str(error).splitlines() or [""])[0]
+        reason = (str(error).splitlines() or [""])[0]
         print(
-            f"fusematte: a fault of its own: {type(error).__name__}: {said}; "
-            "FUSEMATTE_TRACEBACK=1 shows where, for a report",
+            f"fusematte: internal error: {type(error).__name__}: {reason}; for a bug report, set "
+            "FUSEMATTE_TRACEBACK=1 and run it again",
             file=sys.stderr,
         )
         return FAULT
     return code
 
 
-def _hear_of_the_end() -> None:
-    """Lets a request to end (SIGTERM) and a closed terminal (SIGHUP) act as Ctrl-C does.
-
-    What the caller ignores, as nohup does, stays ignored.
-    """
+def _end_like_ctrl_c() -> None:
+    """Lets SIGTERM and SIGHUP act like Ctrl-C; signals that the caller ignores, as nohup does, stay
+    ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGTERM", "SIGHUP"):
@@ -143,22 +141,22 @@ def _hear_of_the_end() -> None:
 
 
 class Completion(argparse.Action):
-    """Prints a script for a shell, and exits."""
+    """Prints a completion script for a shell, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:  # noqa: ANN401
         _, shell, *_ = rest
         try:
             import shtab
         except ImportError:
-            parser.error("--completion needs shtab: pip install shtab")
+            parser.error("--completion needs shtab; pip install shtab")
         print(shtab.complete(build_parser([], whole=True), shell=shell))
         parser.exit()
 
 
 def build_parser(arguments: Sequence[str], *, whole: bool = False) -> argparse.ArgumentParser:
-    """The parser for ``arguments``; only the command that they name knows its own arguments.
+    """The parser for ``arguments``; only the command named there gets its arguments.
 
-    whole: every command that can be imported here knows them.
+    whole: every importable command gets its arguments.
     """
     parser = Parser(
         prog="fusematte",
@@ -169,7 +167,7 @@ def build_parser(arguments: Sequence[str], *, whole: bool = False) -> argparse.A
     parser.add_argument("--version", action="version", version=version("fusematte"))
     parser.add_argument(
         "--completion", action=Completion, choices=("bash", "zsh", "tcsh"),
-        help="print a script that lets this shell complete commands, options and files",
+        help="print a script for completion of commands, options and files in this shell",
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     named = next((word for word in arguments if word in COMMANDS), None)
@@ -179,7 +177,7 @@ def build_parser(arguments: Sequence[str], *, whole: bool = False) -> argparse.A
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         command.set_defaults(module=module)
-        command.add_argument("--quiet", "-q", action="store_true", help="say only what went wrong")
+        command.add_argument("--quiet", "-q", action="store_true", help="print errors only")
         if name == named or (whole and find_spec(module)):
             import_module(module).add_arguments(command)
     return parser

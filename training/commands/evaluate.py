@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fusematte.engine.commands.options import add_backend_options, backend_of
-from fusematte.engine.errors import InputError, OutputError, UsageError
+from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.jobs.stills import output_paths
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.media.files import read_image, write_png
+from fusematte.engine.media.files import make_folder, read_image, write_png
 from fusematte.training.errors import DataError
 from fusematte.training.evaluate import (
     FG_BG,
@@ -103,10 +103,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace, matter: Matter) -> None:
     paths = output_paths(options.explain, options.output_dir)
-    try:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{options.output_dir}: cannot be made: {error.strerror}") from error
+    make_folder(options.output_dir)
     for image, path in zip(options.explain, paths, strict=True):
         try:
             picture = read_image(image)

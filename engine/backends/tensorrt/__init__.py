@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: the runner, the libraries, the plugin, cached engines."""
+"""TensorRT and TensorRT-RTX: the backend, loading of the libraries, the guided-filter plugin."""

@@ -28,12 +28,12 @@ from fusematte.engine.models import Bundle
 log = logging.getLogger(__name__)
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""BT.709, for engines that have the guided filter within."""
+"""BT.709 luma weights, for engines that contain the guided filter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineKey(CacheKey):
-    """Everything that an engine depends on."""
+    """Cache key: everything that an engine depends on."""
 
     flavour: str
     version: str
@@ -46,7 +46,7 @@ class EngineKey(CacheKey):
 
 
 class Driver(Protocol):
-    """What the runner needs of a GPU; see ``CudaDriver``."""
+    """The GPU functions that the runner uses; see ``CudaDriver``."""
 
     stream: Any
 
@@ -59,7 +59,7 @@ class Driver(Protocol):
 
 
 class SizedContext(NamedTuple):
-    """An execution context for one input size, and the device memory that it computes in."""
+    """An execution context for one input size, with its device memory."""
 
     context: Any
     memory: Any
@@ -67,7 +67,7 @@ class SizedContext(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
-    """What belongs to one input size: a context, its buffers and, where possible, its graph."""
+    """The state for one input size: context, buffers and, where possible, CUDA graph."""
 
     context: SizedContext
     device: dict[str, Any]
@@ -78,11 +78,11 @@ class _Shape:
 class EngineRunner:
     """Runs a deserialised engine of TensorRT 10, TensorRT 11 or TensorRT-RTX.
 
-    For each size one execution context, with buffers at fixed addresses, captured as a CUDA graph:
-    by TensorRT-RTX itself, which knows best, or from the stream.
+    Each input size has one execution context with buffers at fixed addresses, captured as a CUDA
+    graph: by TensorRT-RTX itself, otherwise from the stream.
 
     Raises:
-        BackendError: a size that the engine was not built for, or a run that fails.
+        BackendError: the engine was not built for the size, or a run failed.
     """
 
     def __init__(
@@ -101,9 +101,11 @@ class EngineRunner:
         self._config, self._jit_cache = self._runtime_config(jit_cache)
 
     def _runtime_config(self, jit_cache: bytes | None) -> tuple[Any, Any]:
-        """How contexts are made: in memory of ours, which is sized for one input and not for the
-        engine's largest.  TensorRT-RTX compiles kernels when it first runs: they are kept, and
-        graphs are its own."""
+        """The configuration of contexts and, for TensorRT-RTX, its kernel cache.
+
+        Contexts use memory allocated here, sized for their input and not for the engine's largest.
+        TensorRT-RTX compiles kernels at its first run, which are cached, and captures graphs
+        itself."""
         ours = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self._library, "CudaGraphStrategy"):
             return ours, None
@@ -112,21 +114,21 @@ class EngineRunner:
         config.cuda_graph_strategy = self._library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
         if jit_cache is not None and not cache.deserialize(jit_cache):
-            log.warning("the cache of compiled kernels is foreign: they are compiled anew")
+            log.warning("TensorRT-RTX refuses its cached kernels; they are compiled again")
         config.set_runtime_cache(cache)
         return config, cache
 
     def jit_cache(self) -> bytes | None:
-        """The kernels that TensorRT-RTX compiled here, to start faster the next time."""
+        """The kernels that TensorRT-RTX compiled, for a faster next start."""
         return None if self._jit_cache is None else bytes(self._jit_cache.serialize())
 
     def size_range(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The smallest and the largest (height, width)."""
+        """The smallest and the largest input (height, width)."""
         least, _, most = self._engine.get_tensor_profile_shape(self.inputs[0], 0)
         return (least[2], least[3]), (most[2], most[3])
 
     def run(self, feeds: dict[str, Map]) -> dict[str, NDArray[np.float32]]:
-        """One frame; the results are the runner's buffers, overwritten by the next."""
+        """Runs one frame; the results are the runner's buffers, overwritten by the next run."""
         height, width = next(iter(feeds.values())).shape[2:]
         if (height, width) not in self._shapes:
             self._shapes[height, width] = self._prepare(height, width)
@@ -146,8 +148,8 @@ class EngineRunner:
     def device_work(
         self, size: tuple[int, int]
     ) -> tuple[Callable[[], None], Callable[[], None] | None]:
-        """One frame of a (height, width) that has run, without copies: launched kernel by kernel,
-        and as a graph where the runner holds one; for benchmarks."""
+        """For benchmarks: functions that run one frame of a prepared (height, width) without
+        copies, kernel by kernel and, if there is one, as a graph."""
         shape = self._shapes[size]
         graph = None if shape.graph is None else shape.graph.launch
         return lambda: self._execute(shape.context), graph
@@ -159,7 +161,7 @@ class EngineRunner:
         host = {name: self._driver.pinned(shape) for name, shape in shapes.items()}
         device = {name: self._driver.allocate(array.nbytes) for name, array in host.items()}
         self.place(context, {name: int(memory) for name, memory in device.items()})
-        self._execute(context)  # what is set up lazily must not be captured
+        self._execute(context)  # lazy initialisation must not be captured
         self._driver.wait()
         graph = None
         if self.captures:
@@ -168,16 +170,16 @@ class EngineRunner:
 
     @property
     def captures(self) -> bool:
-        """Whether its launches are captured by us, and not by TensorRT-RTX itself."""
+        """Whether launches have to be captured here, not by TensorRT-RTX itself."""
         return self._jit_cache is None
 
     def sized_context(self, height: int, width: int) -> SizedContext:
-        """An execution context for one size, whose tensors have no place yet."""
+        """An execution context for one size, without tensor addresses yet."""
         least, most = self.size_range()
         if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
             raise BackendError(
-                f"{width}x{height} is not among the engine's sizes, {least[1]}x{least[0]} to "
-                f"{most[1]}x{most[0]}: export it again with --sizes"
+                f"{width}x{height} is not one of the engine's sizes, {least[1]}x{least[0]} to "
+                f"{most[1]}x{most[0]}; export it again with --sizes"
             )
         context = self._context()
         for name in self.inputs:
@@ -190,7 +192,7 @@ class EngineRunner:
         return SizedContext(context, memory)
 
     def place(self, sized: SizedContext, addresses: Mapping[str, int]) -> None:
-        """Gives every tensor of a context its place in device memory."""
+        """Sets the device address of every tensor of a context."""
         for name in (*self.inputs, *self.outputs):
             if not sized.context.set_tensor_address(name, addresses[name]):
                 raise BackendError(f"the engine refuses memory for {name}")
@@ -199,7 +201,8 @@ class EngineRunner:
         context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(
-                "the GPU has no memory for the engine: close other programs or use a smaller size"
+                "the GPU has too little memory for the engine; close other programs or use a "
+                "smaller size"
             )
         return context
 
@@ -207,7 +210,7 @@ class EngineRunner:
         self.execute(sized, int(self._driver.stream.handle))
 
     def execute(self, sized: SizedContext, stream: int) -> None:
-        """Puts one run of a context on a stream."""
+        """Queues one run of a context on a stream."""
         if not sized.context.execute_async_v3(stream):
             raise BackendError("TensorRT failed to run the engine; see its messages above")
 
@@ -220,7 +223,7 @@ class EngineRunner:
 
 
 class EngineNetwork:
-    """An engine bound to memory that others own; see ``stages.gpu_frame_path.Network``."""
+    """An engine bound to memory of the caller; see ``stages.gpu_frame_path.Network``."""
 
     def __init__(self, runner: EngineRunner) -> None:
         self._runner = runner
@@ -233,7 +236,7 @@ class EngineNetwork:
         addresses: Mapping[str, int],
         device: Any,  # noqa: ANN401
     ) -> Callable[[], None]:
-        """A run of the engine with its tensors at ``addresses``, on the stream of ``device``."""
+        """A function that runs the engine on the stream of ``device``, tensors at ``addresses``."""
         context, stream = self._runner.sized_context(*size), int(device.stream.handle)
         self._runner.place(context, addresses)
         serve_stream(stream, device)
@@ -241,10 +244,10 @@ class EngineNetwork:
 
 
 class TensorRtBackend(Backend):
-    """The network as a TensorRT engine: an exported one, or one built here and kept.
+    """Runs the network as a TensorRT engine: an exported one, or one built here and cached.
 
-    A model that is no export is built as an fp16 engine at its first use, by the exporter, which
-    is imported then and nowhere else in the engine.
+    At the first use of a model that is not an export, the exporter builds an fp16 engine; it is
+    imported only then.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -309,7 +312,7 @@ class TensorRtBackend(Backend):
         self._runtime = library.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            reason = f"{flavour} cannot load the engine: {self._logger.errors()}"
+            reason = f"{flavour} cannot load the engine ({self._logger.errors()})"
             if exported:
                 raise ModelError(f"{self.bundle.file}: {reason}; export it again on this machine")
             raise BackendError(f"{self.device}: {reason}")
@@ -324,12 +327,12 @@ class TensorRtBackend(Backend):
         if plan is None:
             if find_spec("onnxscript") is None:
                 raise BackendError(
-                    "building an engine needs the exporter: pip install 'fusematte[export]'; or "
+                    "building an engine needs the exporter; pip install 'fusematte[export]', or "
                     "run a model exported with --to tensorrt"
                 )
             from fusematte.export.build_engine import build_for_bundle
 
-            log.info("building a TensorRT engine for %s; it is kept for the next time", self.device)
+            log.info("building a TensorRT engine for %s; it is cached for later", self.device)
             try:
                 plan = build_for_bundle(self.bundle, flavour)
             except ExportError as error:
@@ -339,7 +342,7 @@ class TensorRtBackend(Backend):
 
     @property
     def network(self) -> EngineNetwork:
-        """The engine for work that stays on the device; contexts of it may run side by side."""
+        """The engine for the GPU frame path; several contexts of it may run in parallel."""
         return EngineNetwork(self._runner)
 
     def infer(self, image: Map, previous: Map) -> Maps:
@@ -363,14 +366,14 @@ class TensorRtBackend(Backend):
 
 
 def check_compatible(bundle: Bundle, flavour: str, version: str) -> None:
-    """Whether an exported engine can be loaded by this TensorRT.
+    """Checks that this TensorRT can load an exported engine.
 
     Raises:
-        ModelError: it was built by another version; full TensorRT loads its own engines only.
+        ModelError: it was built by another version; TensorRT only loads engines of its own version.
     """
     made = bundle.manifest["export"]["engine"]["version"]
     same = made.split(".")[:2] == version.split(".")[:2]
     if not same:
         raise ModelError(
-            f"{bundle.file}: built by {flavour} {made}, but {version} is installed: export it again"
+            f"{bundle.file}: built by {flavour} {made}, but {version} is installed; export it again"
         )

@@ -1,4 +1,4 @@
-"""TensorRT in its two flavours, tensorrt (10 and 11) and tensorrt_rtx, imported on demand."""
+"""Loading of TensorRT in its two flavours: tensorrt (10 and 11) and tensorrt_rtx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODULES = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-"""The names under which each flavour's packages install themselves."""
+"""The module names of each flavour's packages."""
 REMEDIES = {
     "tensorrt": "pip install tensorrt",
     "tensorrt-rtx": "pip install 'fusematte[tensorrt-rtx]'",
@@ -20,7 +20,7 @@ REMEDIES = {
 
 
 def installed() -> list[str]:
-    """The flavours whose packages are here."""
+    """The flavours whose packages are installed."""
     return [flavour for flavour, names in MODULES.items() if any(map(find_spec, names))]
 
 
@@ -35,17 +35,17 @@ def load_library(flavour: str) -> Any:  # noqa: ANN401
             return import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
             raise BackendError(
-                f"{name} is installed, but cannot be loaded: {error}; reinstall it with its "
+                f"{name} is installed but cannot be loaded: {error}; reinstall it with its "
                 f"libraries: {REMEDIES[flavour]}"
             ) from error
     raise BackendError(f"{flavour} is not installed: {REMEDIES[flavour]}")
 
 
 def first_loadable() -> str:
-    """The flavour that runs models which are no engines yet.
+    """The first flavour that can be loaded; it runs models that are not exported engines.
 
     Raises:
-        BackendError: none is installed, or none can be loaded; each one's reason is given.
+        BackendError: none is installed, or none can be loaded; the message lists the reasons.
     """
     reasons = []
     for flavour in installed():
@@ -60,9 +60,9 @@ def first_loadable() -> str:
 
 
 def make_logger(library: Any) -> Any:  # noqa: ANN401
-    """A TensorRT logger that keeps every line.
+    """A TensorRT logger that records messages.
 
-    ``lines`` are all messages as (severity, text); ``errors()`` joins what went wrong.
+    ``lines``: all messages as (severity, text); ``errors()``: the error messages in one line.
     """
 
     class Logger(library.ILogger):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from fusematte.engine.cuda.driver import device_of
 
 
 class PluginName(NamedTuple):
-    """How an engine names the layer's creator."""
+    """The identity of the plugin's creator within an engine."""
 
     name: str
     version: str
@@ -23,7 +23,7 @@ PLUGIN = PluginName("FuseMatteGuidedFilter", "1", "fusematte")
 
 
 def register_plugin(library: Any) -> None:  # noqa: ANN401
-    """Makes the layer known to a TensorRT flavour, once per process.
+    """Registers the plugin with a TensorRT flavour, once per process.
 
     Shape:
         inputs: guide, alpha [N, 1, h, w], float32; output: slope [N, 1, h, w], float32.
@@ -35,7 +35,7 @@ def register_plugin(library: Any) -> None:  # noqa: ANN401
 
 
 def _creator(library: Any) -> Any:  # noqa: ANN401
-    """An instance of the creator's class, which derives from the flavour's own."""
+    """An instance of the creator, whose class derives from the flavour's interface."""
     plugin = _plugin_class(library)
     field = library.PluginField
     kinds = library.PluginFieldType
@@ -59,7 +59,7 @@ def _creator(library: Any) -> Any:  # noqa: ANN401
 
 
 def _plugin_class(library: Any) -> Any:  # noqa: ANN401
-    """The layer as a class of this flavour's interfaces."""
+    """The plugin class for this flavour's interfaces."""
     bases = (
         library.IPluginV3,
         library.IPluginV3OneCore,
@@ -70,7 +70,7 @@ def _plugin_class(library: Any) -> Any:  # noqa: ANN401
 
 
 class _GuidedFilter:
-    """What the layer says and does, in any flavour."""
+    """The plugin's implementation, common to all flavours."""
 
     library: Any
     bases: tuple[Any, ...]
@@ -141,12 +141,12 @@ def run_plugin(
     inputs: Sequence[int],
     slope: int,
 ) -> None:
-    """Launches the kernels for each picture of a batch; addresses are the device's."""
+    """Launches the kernels for each picture of a batch; addresses are device addresses."""
     batch, _, height, width = shape
     area = 4 * height * width
     for index in range(batch):
         guide, alpha = (address + index * area for address in inputs)
-        offset = device.scratch(area)  # the published offset, which nobody here wants
+        offset = device.scratch(area)  # the filter's own offset is not used
         job = cuda.GuidedJob(
             height, width, radius, epsilon, guide, alpha, slope + index * area, offset
         )

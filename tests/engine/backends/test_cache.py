@@ -51,7 +51,7 @@ def test_a_damaged_or_foreign_engine_is_refused(
         flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
         path.write_bytes({"short": data[:-1], "flipped": flipped, "empty": b""}[damage])
     assert cache.load(KEY) is None
-    assert "made anew" in caplog.text
+    assert "made again" in caplog.text
 
 
 def test_nothing_half_written(
@@ -63,7 +63,7 @@ def test_nothing_half_written(
     monkeypatch.setattr("os.fsync", full)
     cache = Cache(tmp_path)
     cache.store(KEY, b"plan")
-    assert "cannot be kept" in caplog.text
+    assert "cannot be written" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

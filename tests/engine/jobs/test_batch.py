@@ -103,7 +103,7 @@ def test_a_manifest_with_options_of_its_own(folder: Path, tmp_path: Path) -> Non
         ('{"output": "x.mp4"}', "line 1: has no input"),
         ('{"input": ', "line 1: is neither a path nor a JSON object"),
         ('{"input": "a.mp4", "color": 3}', "line 1: unknown 'color'"),
-        ("a.mp4\nmore/a.mov", r"a\.mp4: two of the inputs"),
+        ("a.mp4\nmore/a.mov", r"a\.mp4: two inputs"),
     ],
 )
 def test_bad_manifests(tmp_path: Path, line: str, message: str) -> None:

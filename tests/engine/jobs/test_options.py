@@ -74,7 +74,7 @@ def test_a_manifest_may_write_options_as_the_command_line_does() -> None:
         start=Fraction(75), frame_rate=Fraction(24), crf=20, bitrate=8_000_000, background="blur",
         threads=1,
     )  # fmt: skip
-    with pytest.raises(UsageError, match="bitrate 'much' cannot be: 'much' is no bitrate"):
+    with pytest.raises(UsageError, match="bitrate: 'much' is not a bitrate"):
         JobOptions().with_text({"bitrate": "much"})
     with pytest.raises(UsageError, match="line 1: unknown 'color'"):
         check_known({"color": 3}, "line 1")

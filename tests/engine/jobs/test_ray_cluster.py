@@ -110,8 +110,8 @@ def test_addresses_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[s
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         for text, reason in (
-            (f"127.0.0.1:{port}", "nobody answers"),
-            ("nowhere", "give auto, HOST:PORT"),
+            (f"127.0.0.1:{port}", "no answer"),
+            ("nowhere", "write auto, HOST:PORT"),
         ):
             command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--cluster", text]
             assert main(command) == 8

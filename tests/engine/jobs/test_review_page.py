@@ -98,7 +98,7 @@ def test_a_report_that_cannot_be_written_is_told_first(
     command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--report"]
     assert main([*command, str(tmp_path / "file")]) == 5
     (line,) = capfd.readouterr().err.splitlines()
-    assert "no report can be written" in line
+    assert "the report cannot be written" in line
     assert main(["run", "-q", "-", str(tmp_path / "out.mp4"), "--report", str(tmp_path)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "reads the input again" in line

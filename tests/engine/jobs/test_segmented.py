@@ -219,7 +219,7 @@ def test_resume_refuses_another_job(
         return said[0]
 
     capfd.readouterr()
-    assert "background" in refused("-b", "blur") and "start anew" in refused("-b", "blur")
+    assert "background" in refused("-b", "blur") and "start over" in refused("-b", "blur")
     assert "crf" in refused("--crf", "30")
     make_clip(clip, frames=FRAMES - 1, options={"g": "5"})
     assert "in.mp4: is not the video" in refused()
@@ -236,7 +236,7 @@ def test_resume_where_it_cannot_be(
 ) -> None:
     assert main(["run", "-q", "--resume", str(clip), str(tmp_path / "out.avi")]) == 2
     (said,) = capfd.readouterr().err.splitlines()
-    assert "out.avi cannot be joined from parts; leave it out" in said
+    assert "out.avi cannot be joined from segments; leave it out" in said
 
 
 def test_a_new_start_discards_the_old_one(clip: Path, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_journal_without_a_head(
     broken_job(clip, output)
     (segments_of(output) / "journal.jsonl").write_bytes(b"\xff\xfe garbage\n")
     assert main(["run", "-q", "--resume", str(clip), str(output)]) == 2
-    assert "start anew" in capfd.readouterr().err
+    assert "start over" in capfd.readouterr().err
     run(clip, output)
     assert content(output).times == content(clip).times
 

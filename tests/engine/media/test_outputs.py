@@ -60,7 +60,7 @@ def read(path: Path | str, **options: object) -> list[Frame]:
         ("o_%d.png", ["--codec", "ffv1"], "leave --codec out"),
         ("o_%d.png", ["--pixel-format", "gray"], "use one of rgb24, rgb48"),
         ("o_%d.exr", ["--pixel-format", "rgb24"], "always half floats"),
-        ("o.mp4", ["--alpha-output", "o.mp4"], "named for both"),
+        ("o.mp4", ["--alpha-output", "o.mp4"], "is the name of two outputs"),
         ("o.mp4", ["--start", "9"], "nothing is left of it from 9.000 s on"),
         ("o.mp4", ["--start", "1", "--end", "0.5"], "end (0.5 s) must lie behind start (1.0 s)"),
         ("o.mp4", ["--frame-rate", "24"], "has its own frame rate"),
@@ -186,7 +186,7 @@ def test_pictures_that_make_no_sequence(pictures: Path, tmp_path: Path) -> None:
     (pictures / "other.jpg").write_bytes((pictures / "shot8.png").read_bytes())
     with pytest.raises(InputError, match=r"several kinds \(\.jpg, \.png\)"):
         Reader(pictures)
-    with pytest.raises(UsageError, match="over what it is made from"):
+    with pytest.raises(UsageError, match="would overwrite its own input"):
         run_whole(pictures, pictures / "out_%d.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="without pictures"):

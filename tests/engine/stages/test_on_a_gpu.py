@@ -176,7 +176,7 @@ def test_a_graph_replays_what_was_captured(drivers: tuple[CudaDriver, CudaDriver
 
 
 def test_no_memory_on_the_gpu(drivers: tuple[CudaDriver, CudaDriver]) -> None:
-    with pytest.raises(BackendError, match="is out of memory: close other"), drivers[0].current():
+    with pytest.raises(BackendError, match="is out of memory; close other"), drivers[0].current():
         drivers[0].allocate(1 << 44)
 
 
@@ -184,7 +184,7 @@ def test_doctor_tells_of_it() -> None:
     lines, usable = report()
     assert usable
     text = "\n".join(lines)
-    assert "GPU frames  ok: with the backend tensorrt they stay on it" in text
+    assert "GPU frames  ok: they stay on the GPU with --backend tensorrt" in text
     assert "backend     tensorrt: ok" in text
 
 
