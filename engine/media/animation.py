@@ -1,4 +1,4 @@
-"""Animated pictures: GIF, WebP and APNG, which are encoded from sRGB."""
+"""Encoding of animated pictures: GIF, WebP and APNG, from sRGB."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fusematte.engine.frame import Color, Frame, Plane
 from fusematte.engine.media.av_frames import rgb_of, to_depth
 
 LAYOUTS = {"gif": "pal8", "libwebp_anim": "bgra", "apng": "rgba"}
-"""The encoders, and the layout each is given."""
+"""The encoders, and the pixel format each takes."""
 SRGB = Color(matrix=0, primaries=1, transfer=13, full_range=True)
 LOOPING = {"webp": {"loop": "0"}, "apng": {"plays": "0"}}
-"""Options of the containers to show it over and over, as a GIF is by itself."""
+"""Container options for endless looping, which GIF does by default."""
 OPAQUE_FROM = 128
-"""GIF's pixels are there or not: from this alpha on they are."""
+"""Alpha from which on a pixel is opaque: GIF has no partial transparency."""
 
 
 class Animation:
-    """Makes pictures for one of these encoders; codec: its name."""
+    """Converts frames to pictures for one of these encoders; codec: its name."""
 
     def __init__(self, codec: str) -> None:
         self._layout = LAYOUTS[codec]
@@ -55,7 +55,7 @@ class Animation:
 
 
 def _palette_graph(like: av.VideoFrame) -> Graph:
-    """A palette of its own for each picture: one for all would have to see the last one first."""
+    """A filter that gives each picture its own palette; a common one would need all pictures."""
     graph = Graph()
     source = graph.add_buffer(
         width=like.width, height=like.height, format=like.format, time_base=Fraction(1)

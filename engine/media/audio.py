@@ -1,4 +1,4 @@
-"""Sound that a container cannot hold as it is: decoded, and encoded as what is usual there."""
+"""Conversion of audio that a container cannot store, to the container's usual codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from av.filter import Graph
 Packet: TypeAlias = "av.Packet[Any]"
 
 AudioMode = Literal["convert", "copy", "none"]
-"""What becomes of sound: copied, or converted where it must be; copied or refused; left out."""
+"""Audio is copied, or converted if necessary; copied, or an error if that is impossible; left
+out."""
 AUDIO_MODES: tuple[AudioMode, ...] = get_args(AudioMode)
 
 USUAL = {
@@ -23,7 +24,7 @@ USUAL = {
 """libav's encoder for each container (by its name)."""
 
 _BITRATES = {"aac": 96_000, "libmp3lame": 96_000, "libopus": 64_000}
-"""Bits per second and channel at which nobody hears a difference."""
+"""Bits per second and channel, high enough to be transparent."""
 _OPUS_RATE = 48_000
 
 
@@ -35,10 +36,10 @@ def audio_mode(value: AudioMode | bool) -> AudioMode:
 
 
 class AudioConverter:
-    """Converts the packets of one stream; ``stream`` is where they go.
+    """Converts the packets of one stream; ``stream`` is the output stream.
 
-    Times stay: gaps become silence, and the encoder's delay is told to the container, which makes
-    players drop it.
+    Timestamps are kept: gaps become silence, and the encoder's delay is stored in the container,
+    so that players skip it.
     """
 
     def __init__(self, container: OutputContainer, template: av.AudioStream, encoder: str) -> None:
@@ -55,9 +56,9 @@ class AudioConverter:
     def __call__(self, packet: Packet | None, shift: int = 0) -> Iterator[Packet]:
         """The packets that are ready; None flushes.
 
-        shift: taken off the packet's times, in units of its time base.
+        shift: subtracted from timestamps, in units of the packet's time base.
 
-        A packet that cannot be decoded is passed over; silence takes its place.
+        A packet that cannot be decoded is skipped and becomes silence.
         """
         try:
             frames = self._decoder.decode(packet)
@@ -112,11 +113,11 @@ class AudioConverter:
 
 
 def _rate_for(encoder: str, rate: int) -> int:
-    """The encoder's own sample rate that is nearest to the source's."""
+    """The sample rate of the encoder that is nearest to the source's."""
     able = av.Codec(encoder, "w").audio_rates or (rate,)
     return min(able, key=lambda own: (abs(own - rate), -own))
 
 
 def _wide(source: av.AudioCodecContext) -> str:
-    """More than two channels, in a layout that all encoders here know."""
+    """A layout for more than two channels that all encoders here support."""
     return {6: "5.1", 8: "7.1"}.get(source.layout.nb_channels, "stereo")

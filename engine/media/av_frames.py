@@ -1,4 +1,4 @@
-"""Between libav's pictures and the engine's frames: layouts, colour tags, views of planes."""
+"""Conversion between libav's pictures and the engine's frames: formats, colour tags, planes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SWS_COLORSPACES = {_BT709: 1, _BT601: 5}  # to SWS_CS_*, for pictures converted
 
 
 def nearest_format(format: av.VideoFormat) -> PixelFormat:
-    """The engine's layout that loses least: chroma as fine, 8 bits or 10."""
+    """The engine's pixel format that loses least, in chroma resolution and bit depth."""
     name = format.name.replace("yuvj", "yuv")
     if len(format.components) <= 2 and not format.has_palette:  # gray, maybe with alpha
         name = "yuv420p" if format.components[0].bits <= 8 else "yuv420p10le"
@@ -64,12 +64,12 @@ def is_full(picture: av.VideoFrame) -> bool:
 
 
 def range_of(color: Color) -> int:
-    """As libav's AVCOL_RANGE_* number it."""
+    """The colour range as libav's AVCOL_RANGE_* number."""
     return FULL if color.full_range else LIMITED
 
 
 def side_data_of(picture: av.VideoFrame) -> Mapping[Type, SideData]:
-    """What comes along with a picture; nothing where PyAV does not know one of its kinds (EXIF)."""
+    """A picture's side data; empty if PyAV does not know one of its kinds (EXIF)."""
     try:
         side_data: Mapping[Any, Any] = picture.side_data
     except ValueError:
@@ -78,8 +78,8 @@ def side_data_of(picture: av.VideoFrame) -> Mapping[Type, SideData]:
 
 
 def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
-    """How a player turns the picture: clockwise, in degrees (0, 90, 180, 270), and whether it swaps
-    top and bottom before that: a mirror image is such a turn."""
+    """How a player transforms the picture: clockwise rotation in degrees (0, 90, 180, 270), and
+    whether it is flipped vertically before that, as mirrored videos are."""
     rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
     matrix = side_data_of(picture).get(Type.DISPLAYMATRIX)
     if matrix is None:
@@ -89,15 +89,15 @@ def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
 
 
 def has_alpha(format: av.VideoFormat) -> bool:
-    """Whether pictures of a format may be transparent, by a plane or by their palette."""
+    """Whether a format has transparency, in a plane or in its palette."""
     return format.has_palette or any(component.is_alpha for component in format.components)
 
 
 def planes_of(
     picture: av.VideoFrame, format: PixelFormat, color: Color, scaler: VideoReformatter
 ) -> tuple[Planes, Plane | None]:
-    """Y, U, V and alpha of a picture: views of its own buffers, or of a copy if its layout is
-    another; None for the alpha of an opaque one.
+    """Y, U, V and alpha of a picture: views of its buffers, or of a converted copy if its format is
+    another; alpha is None for opaque pictures.
     """
     name = format.with_alpha if has_alpha(picture.format) else format.name
     if picture.format.name.replace("yuvj", "yuv") != name:
@@ -107,7 +107,7 @@ def planes_of(
 
 
 def upside_down(planes: Planes, alpha: Plane | None) -> tuple[Planes, Plane | None]:
-    """The planes with top and bottom swapped: views."""
+    """The planes flipped vertically: views."""
     y, u, v = planes
     return (y[::-1], u[::-1], v[::-1]), None if alpha is None else alpha[::-1]
 
@@ -126,7 +126,7 @@ def _convert(
 
 
 def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
-    """The plane's samples without its padding: no copy; the array keeps the picture alive."""
+    """A view of the plane's samples without padding; the array keeps the picture alive."""
     stride = abs(plane.line_size)
     view: Plane = np.ndarray(
         (plane.height, plane.width),
@@ -139,11 +139,9 @@ def _view(plane: VideoPlane, format: PixelFormat) -> Plane:
 
 
 def new_picture(planes: tuple[Plane, ...], format: str) -> av.VideoFrame:
-    """The planes as a picture of libav: where they are, if they come from the pool of
-    ``engine.buffers``, else as a copy.
-    """
+    """The planes as a libav picture: without a copy if they come from ``pixels.buffer_pool``."""
     height, width = planes[0].shape
-    # PyAV takes neither odd sizes nor an alpha plane by DLPack.
+    # PyAV accepts neither odd sizes nor an alpha plane through DLPack.
     if len(planes) < 4 and is_leased(planes) and not (height % 2 or width % 2):
         return av.VideoFrame.from_dlpack(planes, format=format)
     picture = av.VideoFrame(width, height, format)
@@ -153,7 +151,7 @@ def new_picture(planes: tuple[Plane, ...], format: str) -> av.VideoFrame:
 
 
 def picture_of(frame: Frame) -> av.VideoFrame:
-    """A frame as a picture of libav, tagged and timed; see ``new_picture``."""
+    """A frame as a libav picture with colour tags and pts; see ``new_picture``."""
     picture = new_picture(frame.planes, frame.format.name)
     picture.pts, picture.time_base = frame.pts, frame.time_base
     picture.colorspace, picture.color_range = frame.color.matrix, range_of(frame.color)
@@ -162,9 +160,9 @@ def picture_of(frame: Frame) -> av.VideoFrame:
 
 
 def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> Frame:
-    """A picture of libav as a frame: views of its buffers if the engine knows its layout.
+    """A libav picture as a frame: views of its buffers if the engine has its pixel format.
 
-    scaler: kept from call to call, it saves the conversion's set-up.
+    scaler: reused between calls, it saves the set-up of the conversion.
     """
     format, color = nearest_format(picture.format), color_of(picture)
     planes, alpha = planes_of(picture, format, color, scaler or VideoReformatter())
@@ -186,7 +184,7 @@ def frame_of(picture: av.VideoFrame, scaler: VideoReformatter | None = None) -> 
 def frame_of_rgb(rgb: NDArray[np.uint8], scaler: VideoReformatter) -> Frame:
     """An RGB picture [H, W, 3] as a frame: 4:4:4, 8 bits, full range, BT.709; one copy.
 
-    The fast way, by libav; ``recolor.frame_from_rgb`` is the exact one.
+    Fast, with libav; ``pixels.color.frame_from_rgb`` is exact.
     """
     picture = scaler.reformat(
         av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"),
@@ -201,7 +199,7 @@ def frame_of_rgb(rgb: NDArray[np.uint8], scaler: VideoReformatter) -> Frame:
 
 
 def rgb_of(frame: Frame) -> NDArray[np.uint8]:
-    """A frame as an RGB picture [H, W, 3], uint8, a new array; rotation is left as it is."""
+    """A frame as an RGB picture [H, W, 3], uint8, a new array; it is not rotated."""
     matrix = _BT709 if frame.matrix == BT709 else _BT601
     picture = picture_of(frame).reformat(
         format="rgb24",
@@ -213,13 +211,13 @@ def rgb_of(frame: Frame) -> NDArray[np.uint8]:
 
 
 def _writable(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
-    """The samples of a plane of a new picture, to be written."""
+    """A writable view of the samples of a new picture's plane."""
     strides = (plane.line_size, dtype.itemsize)
     return np.ndarray((plane.height, plane.width), dtype, memoryview(plane), strides=strides)
 
 
 def to_depth(plane: Plane, bits: int, target: int) -> Plane:
-    """A full-range plane of ``bits`` in ``target`` bits (8 to 16); the peak stays the peak."""
+    """Converts a full-range plane from ``bits`` to ``target`` bits (8 to 16); peak maps to peak."""
     if bits == target:
         return plane
     peak, wanted = (1 << bits) - 1, (1 << target) - 1

@@ -1,4 +1,4 @@
-"""Single files: pictures read and written whole, and the name of what is not complete yet."""
+"""Reading and writing of picture files, and the naming of unfinished outputs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from fusematte.engine.media.picture_header import check_size, is_heif, read_head
 
 
 def read_image(path: str | PathLike[str], *, opaque: bool = False) -> NDArray[np.uint8]:
-    """Reads a picture as RGB, turned as its EXIF orientation says: [H, W, 3], uint8.
+    """Reads a picture as RGB, rotated by its EXIF orientation: [H, W, 3], uint8.
 
-    Of an animation it gives the first picture.
+    Of an animation, the first picture is read.
 
-    opaque: transparent pixels get black behind them; else they have the colours in the file.
+    opaque: composite transparent pixels over black; otherwise they keep the colours in the file.
 
     Raises:
-        OSError: it cannot be read, is no picture that OpenCV knows, or is too large.
+        OSError: it cannot be read, is not a picture that OpenCV supports, or is too large.
     """
     return decode_image(Path(path).read_bytes(), opaque=opaque)
 
 
 def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
-    """A picture file's bytes as ``read_image`` reads them.
+    """Decodes the bytes of a picture file as ``read_image`` does.
 
     Raises:
         OSError: as ``read_image``.
@@ -44,17 +44,17 @@ def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except (cv2.error, MemoryError) as error:
-        raise OSError("not a picture that can be read, or too large") from error
+        raise OSError("not a readable picture, or too large") from error
     if picture is None:
-        raise OSError("not a picture in a format that can be read")
+        raise OSError("not a picture in a supported format")
     return _rgb(picture)
 
 
 def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], list[int]]:
-    """Reads the pictures of an animation as RGB, [H, W, 3], uint8, and how long each lasts, in ms.
+    """Reads the pictures of an animation as RGB, [H, W, 3], uint8, and their durations in ms.
 
     Raises:
-        OSError: it is no animation that OpenCV knows, or is too large.
+        OSError: it is not an animation that OpenCV supports, or is too large.
     """
     encoded = Path(path).read_bytes()
     header = read_header(encoded)
@@ -62,27 +62,27 @@ def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], 
     try:
         done, animation = cv2.imdecodeanimation(np.frombuffer(encoded, np.uint8))
     except (cv2.error, MemoryError) as error:
-        raise OSError("not an animation that can be read, or too large") from error
+        raise OSError("not a readable animation, or too large") from error
     if not done or not len(animation.frames):
-        raise OSError("not an animation in a format that can be read")
-    # Browsers show what claims to last next to nothing for a tenth of a second.
+        raise OSError("not an animation in a supported format")
+    # Browsers show pictures with a duration near zero for a tenth of a second.
     durations = [time if time > 10 else 100 for time in map(int, animation.durations)]
     return [_rgb(picture) for picture in animation.frames], durations
 
 
 def is_animated(path: str | PathLike[str]) -> bool:
-    """Whether a file is a GIF, APNG or WebP of more than one picture."""
+    """Whether a file is a GIF, APNG or WebP with more than one picture."""
     return read_header(Path(path).read_bytes()).frames > 1
 
 
 def is_known_picture(path: str | PathLike[str]) -> bool:
-    """Whether a file begins as a picture of a kind whose size is known before it is decoded."""
+    """Whether a file begins like a picture of a format that ``read_header`` knows, or HEIF."""
     encoded = Path(path).read_bytes()
     return read_header(encoded).width > 0 or is_heif(encoded)
 
 
 def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """OpenCV's picture (gray, BGR or BGRA; 8 or 16 bits) as RGB over black."""
+    """An OpenCV picture (gray, BGR or BGRA; 8 or 16 bits) as RGB over black."""
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     if picture.ndim == 2 or picture.shape[2] == 1:
@@ -94,22 +94,24 @@ def _rgb(picture: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def part_of(path: Path) -> Path:
-    """The name of an output, file or folder, while it is written."""
+    """The name of an output, file or folder, until it is complete."""
     return path.with_name(f"{path.name}.part")
 
 
 LONGEST_NAME = 255 - len(".part")
-"""Bytes of an output's name: no file's name may have more than 255, nearly everywhere."""
+"""Bytes of an output's name: most file systems allow 255."""
 
 
 def check_name(path: Path) -> None:
-    """Refuses an output whose name leaves no room for ``.part``.
+    """Checks that an output's name leaves room for ``.part``.
 
     Raises:
         OutputError: it is too long.
     """
     if len(os.fsencode(path.name)) > LONGEST_NAME:
-        raise OutputError(f"{path}: the file's name is too long; {LONGEST_NAME} bytes are the most")
+        raise OutputError(
+            f"{path}: the file name is too long; use at most {LONGEST_NAME} bytes", path=path
+        )
 
 
 def make_folder(path: Path) -> Path:
@@ -134,9 +136,9 @@ def is_folder(path: Path) -> bool:
 
 
 class Unfinished(ABC):
-    """An output that appears under its name when it is complete.
+    """An output that only gets its name when it is complete.
 
-    As a context manager it closes itself; leaving by an exception abandons it.
+    As a context manager it is closed at the end, or abandoned after an exception.
     """
 
     def __enter__(self) -> Self:
@@ -150,15 +152,15 @@ class Unfinished(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Completes it and gives it its name."""
+        """Completes the output and gives it its name."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Leaves what there is of it under the name of ``part_of``."""
+        """Leaves the unfinished output under its ``part_of`` name."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file, which appears under its name whole or not at all.
+    """Writes a file atomically.
 
     Raises:
         OutputError: it cannot be written.
@@ -182,9 +184,9 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def encode_image(picture: NDArray[np.uint8], suffix: str, parameters: Sequence[int] = ()) -> bytes:
-    """A gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8, as a file's bytes.
+    """Encodes a gray [H, W], RGB or RGBA [H, W, 3 or 4] picture, uint8.
 
-    suffix: names the format; parameters: OpenCV's of it.
+    suffix: of the format, as in ``.png``; parameters: OpenCV's encoder parameters.
     """
     if picture.ndim == 3:
         order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR

@@ -1,4 +1,4 @@
-"""Which containers, codecs and pixel formats go together, and what is chosen by itself."""
+"""Which containers, codecs and pixel formats go together, and the defaults among them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 log.addFilter(OnlyNews())
 
 Content = Literal["color", "gray", "rgba"]
-"""What an output shows: pictures, a gray plane (an alpha), or pictures with their alpha."""
+"""The content of an output: colour video, a grayscale alpha, or colour with alpha."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How a video is encoded; None leaves it to the container and the encoder.
+    """Encoding settings; None takes the default of the container and the encoder.
 
-    codec: an encoder of libav.
-    pixel_format: as libav names it.
+    codec: name of a libav encoder.
+    pixel_format: libav's name.
     bitrate: bits per second; crf: constant quality, lower is better.  Not both.
-    preset: the encoder's speed.
+    preset: encoder preset.
     """
 
     codec: str | None = None
@@ -43,19 +43,19 @@ class Encoding:
 
     @property
     def named(self) -> list[str]:
-        """The command line's names of what is set."""
+        """The command-line names of the settings that are given."""
         return [f"--{k.replace('_', '-')}" for k, v in vars(self).items() if v is not None]
 
 
 class Container(NamedTuple):
-    """What a file format can do.
+    """The abilities of a container.
 
-    name: libav's.
-    codec, alpha_codec: what pictures are encoded with, and pictures with an alpha.
-    reorders: stores decoding times below zero, which B-frames need to keep their own times.
-    rotates: stores a rotation for display.
-    streams: can be written to a pipe, which cannot go back.
-    silent: an animated picture, which has no sound by its nature.
+    name: libav's name.
+    codec, alpha_codec: default encoders, without and with alpha.
+    reorders: stores negative dts, which B-frames need to keep exact timestamps.
+    rotates: stores a display rotation.
+    streams: can be written to a pipe, without seeking.
+    silent: an animated picture, without audio.
     """
 
     name: str
@@ -87,10 +87,10 @@ CONTAINERS = {
 }
 
 PIPED = {"nut": ".nut", "yuv4mpegpipe": ".y4m", "rawvideo": ".yuv"}
-"""What goes on as it came when standard input and output are piped."""
+"""Containers that standard output takes over from standard input."""
 
 CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "prores_ks", "h264_nvenc")
-"""Those that error messages propose."""
+"""Encoders that error messages suggest."""
 
 ALPHA_CONTAINERS = {
     "prores_ks": ("mov", "matroska"),
@@ -101,7 +101,7 @@ ALPHA_CONTAINERS = {
     "libwebp_anim": ("webp",),
     "apng": ("apng",),
 }
-"""Encoders of transparent pictures, and the containers from which players get the alpha back."""
+"""Encoders with alpha, and the containers in which players find it."""
 
 ALPHA_CHOICES = (
     "write .mov (prores_ks), .webm (libvpx-vp9), .mkv (ffv1, libvpx-vp9, prores_ks), .webp, "
@@ -110,7 +110,7 @@ ALPHA_CHOICES = (
 
 
 class Quality(NamedTuple):
-    """A range of constant qualities and the one that is chosen."""
+    """The crf range of a codec, and the default."""
 
     least: int
     most: int
@@ -136,49 +136,52 @@ _PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
     "placebo",
 )  # fmt: skip
-"""Those of x264 and x265, which libav does not know."""
+"""The presets of x264 and x265, which libav does not list."""
 _TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac3", "eac3", "opus"}
 _PICTURE_SUBTITLES = {"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
 _EXPERIMENTAL = {"truehd"}
-"""libav writes it into MP4 only when told to, and few players know it there."""
+"""libav only writes it into MP4 with a flag, and few players support it there."""
 _ACM = {"wmav1", "wmav2", "adpcm_ms", "adpcm_ima_wav", "gsm_ms"}
-"""Audio that Matroska stores as Windows names it; libav does not list it."""
+"""Audio that Matroska stores under its Windows name; libav does not list it."""
 _EVEN_CHROMA = ("h264", "hevc")
 """Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
 
 _LIMITED_ONLY = ("prores", "mpeg4", "mpeg2video")
-"""Codecs that cannot tell that luma spans all code values: players take it for 16..235."""
+"""Codecs that cannot signal full range: players assume luma 16..235."""
 
 _NO_BITRATE = ("ffv1", "prores", "huffyuv", "utvideo", "png", "qtrle", "rawvideo")
-"""Codecs that are lossless, or of a quality of their own."""
+"""Codecs without a bitrate setting: lossless, or with a fixed quality."""
 
 BITRATES = range(1000, 2_000_000_001)
 
 
 def container_of(name: str, suffix: str) -> Container:
-    """The container that a file extension means.
+    """The container for a file extension.
 
     Raises:
-        UsageError: none.
+        UsageError: the extension is unknown.
     """
     try:
         return CONTAINERS[suffix.lower()]
     except KeyError:
         raise UsageError(
             f"{name}: unknown kind of video file; use one of {', '.join(CONTAINERS)}, "
-            "or name a sequence of pictures: out_%05d.png, .tiff or .exr"
+            "or a sequence of pictures: out_%05d.png, .tiff or .exr",
+            path=name,
         ) from None
 
 
 def codec_of(name: str, kind: Container, content: Content, encoding: Encoding) -> av.Codec:
-    """The encoder of a file.
+    """The encoder for a file.
 
     Raises:
-        UsageError: it is unknown, or the container cannot hold what it makes.
+        UsageError: it is unknown, or cannot store transparency in this container.
     """
     chosen = encoding.codec or (kind.alpha_codec if content == "rgba" else kind.codec)
     if chosen is None:
-        raise UsageError(f"{name}: {Path(name).suffix} cannot hold transparency; {ALPHA_CHOICES}")
+        raise UsageError(
+            f"{name}: {Path(name).suffix} cannot hold transparency; {ALPHA_CHOICES}", path=name
+        )
     codec = find_codec(chosen)
     if content == "rgba" and kind.name not in ALPHA_CONTAINERS.get(codec.name, ()):
         raise UsageError(
@@ -189,7 +192,7 @@ def codec_of(name: str, kind: Container, content: Content, encoding: Encoding) -
 
 
 def find_codec(name: str) -> av.Codec:
-    """libav's encoder of a name.
+    """The libav encoder of this name.
 
     Raises:
         UsageError: there is none.
@@ -199,21 +202,23 @@ def find_codec(name: str) -> av.Codec:
     except UnknownCodecError:
         codec = None
     if codec is None or codec.type != "video":
-        raise UsageError(f"unknown video codec {name!r}; use one of {', '.join(CODECS)}")
+        raise UsageError(
+            f"unknown video codec {name!r}; use one of {', '.join(CODECS)}", option="codec"
+        )
     return codec
 
 
 def codecs_of(container: OutputContainer) -> set[str]:
-    """The canonical names of what a container can store; libav does not know it of all."""
+    """Canonical names of the codecs that a container can store; libav's own lists have errors."""
     name = container.format.name
     if name == "mpegts":
         return _TS_CODECS
     if name == "yuv4mpegpipe":
         return {"rawvideo"}
     able = container.supported_codecs
-    if name == "mp4":  # PCM fails at the very end there, and few players know it
+    if name == "mp4":  # PCM fails when the file is completed, and few players support it
         return {codec for codec in able if not codec.startswith("pcm_")} - _EXPERIMENTAL
-    if name == "mov":  # only its header tells
+    if name == "mov":  # fails when the header is written
         return able - {"flac"}
     return able | _PICTURE_SUBTITLES | _ACM if name == "matroska" else able
 
@@ -222,13 +227,13 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
     """The encoder's private options.
 
     Raises:
-        UsageError: it has no such option, or not such a value.
+        UsageError: the encoder does not have an option, or not with this value.
     """
     known = {option.name: option for option in codec.create("video").supported_options.private}
     options = dict(_DEFAULTS.get(codec.name, {}))
     for name, value in (("crf", encoding.crf), ("preset", encoding.preset)):
         if value is not None and name not in known:
-            raise UsageError(f"codec {codec.name} has no {name}; leave --{name} out")
+            raise UsageError(f"codec {codec.name} has no {name}; leave out --{name}", option=name)
     _check_bitrate(codec, encoding)
     crf = _crf(codec, encoding) if "crf" in known else None
     if crf is not None:
@@ -238,14 +243,15 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
         if encoding.preset not in able:
             raise UsageError(
                 f"codec {codec.name} has no preset {encoding.preset!r}; "
-                f"use one of {', '.join(able)}"
+                f"use one of {', '.join(able)}",
+                option="preset",
             )
         options["preset"] = encoding.preset
     return options
 
 
 def _presets(codec: str, option: Any) -> Sequence[str]:  # noqa: ANN401
-    """The presets of an encoder, by its option of libav."""
+    """The presets of an encoder, from its libav option."""
     if codec in ("libx264", "libx265"):
         return _PRESETS
     numbers = map(str, range(int(option.min), int(option.max) + 1))
@@ -261,7 +267,8 @@ def _crf(codec: av.Codec, encoding: Encoding) -> int | None:
     if not quality.least <= crf <= quality.most:
         raise UsageError(
             f"crf of {codec.name} must be {quality.least} to {quality.most}, not {crf}; "
-            "lower is better"
+            "lower is better",
+            option="crf",
         )
     return crf
 
@@ -270,15 +277,19 @@ def _check_bitrate(codec: av.Codec, encoding: Encoding) -> None:
     if encoding.bitrate is None:
         return
     if encoding.crf is not None:
-        raise UsageError("crf and bitrate exclude each other; leave one of them out")
+        raise UsageError("crf and bitrate exclude each other; leave out one", option="bitrate")
     if codec.canonical_name in _NO_BITRATE:
-        raise UsageError(f"codec {codec.name} takes no bitrate; leave --bitrate out")
+        raise UsageError(
+            f"codec {codec.name} takes no bitrate; leave out --bitrate", option="bitrate"
+        )
     if encoding.bitrate not in BITRATES:
-        raise UsageError(f"bitrate must be 1k to 2G bits per second, not {encoding.bitrate}")
+        raise UsageError(
+            f"bitrate must be 1k to 2G bits per second, not {encoding.bitrate}", option="bitrate"
+        )
 
 
 class Picture(NamedTuple):
-    """What is known of the pictures that come: their layout, size and colour."""
+    """Properties of the frames to be encoded: pixel format, size and colour tags."""
 
     format: PixelFormat
     width: int
@@ -289,16 +300,18 @@ class Picture(NamedTuple):
 def pixel_format_of(
     name: str, codec: av.Codec, picture: Picture, content: Content, wanted: str | None
 ) -> str:
-    """The layout to encode in: the one named, else the codec's nearest to the pictures'.
+    """The pixel format to encode in: the requested one, or the codec's nearest to the frames'.
 
     Raises:
-        UsageError: the codec does not know the one named, or cannot keep what the pictures have.
+        UsageError: the codec does not support the requested one, or has too few bits for HDR.
     """
     able = _able(codec, picture, content)
     if wanted is not None and wanted not in able:
         raise UsageError(
             f"{name}: {codec.name} cannot encode {_WHAT[content]} as {wanted!r}; "
-            f"use one of {', '.join(able)}"
+            f"use one of {', '.join(able)}",
+            path=name,
+            option="pixel_format",
         )
     chosen = wanted or _nearest(codec, able, picture, content)
     if _bits(chosen) < picture.format.bits:
@@ -310,7 +323,7 @@ _WHAT = {"color": "this video", "gray": "an alpha", "rgba": "a video with alpha"
 
 
 def _able(codec: av.Codec, picture: Picture, content: Content) -> list[str]:
-    """The codec's layouts for a kind of content and for the pictures' size."""
+    """The codec's pixel formats for this content and frame size."""
     if codec.name in LAYOUTS:
         return [LAYOUTS[codec.name]]
     names = [format.name for format in codec.video_formats or ()] or [*PIXEL_FORMATS, "gray"]
@@ -328,7 +341,7 @@ def _nearest(codec: av.Codec, able: list[str], picture: Picture, content: Conten
     if codec.name in LAYOUTS:
         return LAYOUTS[codec.name]
     if content == "rgba" and codec.name == "libvpx-vp9":
-        return "yuva420p"  # the only one that browsers show
+        return "yuva420p"  # the only one that browsers support
     wanted = {
         "color": picture.format.name,
         "gray": "gray" if picture.format.bits == 8 else "gray10le",
@@ -336,7 +349,7 @@ def _nearest(codec: av.Codec, able: list[str], picture: Picture, content: Conten
     }[content]
     if wanted in able:
         return wanted
-    # Without gray, chroma matters least; where a gray of fewer bits is there, so much the better.
+    # Without a gray format, chroma can be coarse; a gray of fewer bits is better still.
     substitute = picture.format.name.replace("422", "420").replace("444", "420")
     best, _ = find_best_pix_fmt_of_list(able, substitute if content == "gray" else wanted)
     return best.name if best else wanted
@@ -362,7 +375,7 @@ def _check_reduction(
 
 
 def encoder_color(codec: av.Codec, color: Color) -> Color:
-    """The colour tags that come out."""
+    """The colour tags of the encoded video."""
     if codec.name in LAYOUTS:
         return SRGB
     full_range = color.full_range and codec.canonical_name not in _LIMITED_ONLY
@@ -370,7 +383,7 @@ def encoder_color(codec: av.Codec, color: Color) -> Color:
 
 
 def _splits_evenly(name: str, width: int, height: int) -> bool:
-    """Whether no chroma sample of the format reaches over the picture's edge."""
+    """Whether the size is a multiple of the format's chroma subsampling."""
     format = av.VideoFormat(name, 2, 2)
     halves = format.chroma_width() == 1 and width % 2, format.chroma_height() == 1 and height % 2
     return not any(halves)

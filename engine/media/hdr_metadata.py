@@ -1,4 +1,4 @@
-"""What HDR video tells of the display it was graded on: read from a picture, handed to encoders."""
+"""HDR mastering metadata: read from decoded pictures, passed to encoders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DISPLAY, _LIGHT = struct.Struct("=22i"), struct.Struct("=2I")
 """libav's AVMasteringDisplayMetadata (ten fractions, two flags) and AVContentLightMetadata."""
 
 _COLOR_UNITS, _LUMINANCE_UNITS = 50_000, 10_000
-"""SMPTE ST 2086 counts colours in 1/50000 and luminance in 1/10000 cd/m2, and so do x264 and x265;
-SVT-AV1 takes plain numbers."""
+"""SMPTE ST 2086, x264 and x265 count colours in 1/50000 and luminance in 1/10000 cd/m2; SVT-AV1
+takes plain numbers."""
 
 
 def mastering_of(picture: av.VideoFrame) -> Mastering:
-    """What comes along with a decoded picture."""
+    """The mastering metadata of a decoded picture."""
     side_data = side_data_of(picture)
     display, light = None, None
     if data := side_data.get(Type.MASTERING_DISPLAY_METADATA):
@@ -34,7 +34,7 @@ def mastering_of(picture: av.VideoFrame) -> Mastering:
 
 
 def mastering_options(encoder: str, mastering: Mastering) -> dict[str, str] | None:
-    """The private options by which an encoder of libav writes it; None if it cannot."""
+    """The private options that make a libav encoder write it; None if the encoder cannot."""
     if encoder not in _WRITERS:
         return None
     option, display, light, write = _WRITERS[encoder]
@@ -66,4 +66,4 @@ _WRITERS = {
     "libx265": ("x265-params", "master-display", "max-cll", _counted),
     "libsvtav1": ("svtav1-params", "mastering-display", "content-light", _plain),
 }
-"""For each encoder its option for parameters of its own, their names, and how they are written."""
+"""By encoder: the option for its library's parameters, their names, and their number format."""

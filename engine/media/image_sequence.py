@@ -1,7 +1,7 @@
 """The writer of picture sequences: one PNG, TIFF or OpenEXR file for each frame.
 
-Pictures are upright RGB: PNG and TIFF in the video's own R'G'B' with 8 or 16 bits, OpenEXR in
-linear light.  Until it is complete a sequence lies in the folder PATTERN.part.
+Pictures are RGB in display orientation: PNG and TIFF in the video's own R'G'B' with 8 or 16 bits,
+OpenEXR in linear light.  An unfinished sequence is in the folder PATTERN.part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fusematte.engine.pixels.color import as_float, enlarge, to_light, to_rgb, t
 log = logging.getLogger(__name__)
 
 AlphaMode = Literal["straight", "premultiplied"]
-"""Whether colours are multiplied by their alpha."""
+"""Whether colours are multiplied by alpha."""
 
 ALPHA_MODES: tuple[AlphaMode, ...] = ("straight", "premultiplied")
 
@@ -54,10 +54,10 @@ _CHROMATICITIES = {
 
 
 class Tags(NamedTuple):
-    """What a picture says of itself.
+    """Metadata of a picture.
 
-    alpha: whether its colours are multiplied; None without an alpha.
-    like: the video, for its colours; aspect: width over height of one pixel, upright.
+    alpha: straight or premultiplied; None without alpha.
+    like: the video, for its colour tags; aspect: pixel aspect ratio in display orientation.
     """
 
     alpha: AlphaMode | None
@@ -66,7 +66,7 @@ class Tags(NamedTuple):
 
     @property
     def text(self) -> str:
-        """In words, for those who look."""
+        """The tags as readable text."""
         color = self.like.color
         parts = [f"alpha={self.alpha}"] if self.alpha else []
         return "; ".join([*parts, f"primaries={color.primaries}", f"transfer={color.transfer}"])
@@ -76,21 +76,21 @@ Save = Callable[[Path, NDArray[Any], Tags], None]
 
 
 class SequenceWriter(Unfinished):
-    """A sequence of pictures being written; frames go in by ``write``, in their order.
+    """Writes a sequence of pictures; pass frames to ``write``, in order.
 
-    path: a pattern with the place of the number, counted from 1: ``out_%05d.png``, ``.tif``,
-    ``.tiff`` or ``.exr``.  Pictures with an alpha are named for what it is, before the extension:
-    ``out_00001.straight.png``; ``path`` is the pattern with that.
-    like: the video whose size, rotation, colour and depth the pictures have.
-    content: "color"; "gray", an alpha, whose pictures come by ``write_gray``; or "rgba".
-    alpha_mode: "straight", or "premultiplied", which is the default for .exr.
-    pixel_format: rgb24, rgba, gray or, with 16 bits, rgb48, rgba64, gray16; by default 16 for
-    videos of more than 8.  OpenEXR is always half floats.
+    path: a pattern for the numbers, which count from 1: ``out_%05d.png``, ``.tif``, ``.tiff`` or
+    ``.exr``.  Names of pictures with alpha contain its mode, as in ``out_00001.straight.png``; the
+    attribute ``path`` is the pattern with it.
+    like: the video whose size, rotation, colour and bit depth the pictures have.
+    content: "color"; "gray", an alpha, written by ``write_gray``; or "rgba".
+    alpha_mode: "straight", or "premultiplied", the default for .exr.
+    encoding: only its pixel_format may be set: rgb24, rgba or gray, or rgb48, rgba64 or gray16 with
+    16 bits, the default for videos of more than 8.  OpenEXR always has half floats.
 
-    Pictures have no timestamps: those of a variable frame rate are lost, and so is sound.
+    Pictures have neither timestamps nor audio: a variable frame rate is lost.
 
     Raises:
-        UsageError: an option or a name that cannot be; a library that is missing.
+        UsageError: an option or a name is invalid, or a library is missing.
         OutputError: the pictures cannot be written.
     """
 
@@ -137,10 +137,10 @@ class SequenceWriter(Unfinished):
         self._store(as_float(plane / np.float32(frame.format.peak)), frame)
 
     def mux(self, packet: Packet) -> None:
-        """Drops a packet of sound: pictures have none."""
+        """Drops an audio packet: pictures have no audio."""
 
     def close(self) -> None:
-        """Gives the pictures their names; pictures of an older, longer sequence go."""
+        """Gives the pictures their names, and deletes the rest of an older, longer sequence."""
         if not self._open or not self._frames:
             self.abandon()
             return
@@ -160,7 +160,7 @@ class SequenceWriter(Unfinished):
             self._lock.close()
 
     def abandon(self) -> None:
-        """Leaves what was written in the folder PATTERN.part; nothing if that is no picture."""
+        """Leaves the pictures in the folder PATTERN.part, which is removed if it is empty."""
         if self._open and not self._frames:
             with suppress(OSError):
                 self._clear()
@@ -172,8 +172,9 @@ class SequenceWriter(Unfinished):
     def _check_name(path: Path) -> None:
         if len(PATTERN.findall(path.name)) != 1 or path.name.count("%") != 1:
             raise UsageError(
-                f"{path}: many pictures need many names; put the number's place into it: "
-                f"{path.stem.replace('%', '')}_%05d{path.suffix}"
+                f"{path}: a sequence needs a pattern for its numbers; write "
+                f"{path.stem.replace('%', '')}_%05d{path.suffix}",
+                path=path,
             )
         make_folder(path.parent)
 
@@ -185,11 +186,11 @@ class SequenceWriter(Unfinished):
         except OSError as error:
             raise self._failure(error) from error
         if any(self.part.iterdir()):
-            raise OutputError(f"{self.part}: holds files that are not ours; move them away")
+            raise OutputError(f"{self.part}: contains other files; move them away", path=self.part)
         self._open = True
 
     def _clear(self) -> None:
-        """Removes the pictures that an earlier job has left in the folder, and nothing else."""
+        """Deletes the pictures of an earlier job in the folder, and nothing else."""
         before, after = PATTERN.split(self.path.name)[::2]
         ours = re.compile(rf"{re.escape(before)}\d+{re.escape(after)}")
         for file in self.part.iterdir():
@@ -217,12 +218,12 @@ class SequenceWriter(Unfinished):
 
 
 def is_picture_sequence(path: str | os.PathLike[str]) -> bool:
-    """Whether an output's name means pictures."""
+    """Whether an output's name is that of a picture sequence."""
     return Path(path).suffix.lower() in (".png", ".tif", ".tiff", ".exr")
 
 
 def named(path: Path, mode: AlphaMode | None) -> Path:
-    """The pattern with the kind of alpha in it."""
+    """The pattern with the alpha mode in it."""
     if mode is None or mode in path.name.split("."):
         return path
     return path.with_name(f"{path.stem}.{mode}{path.suffix}")
@@ -234,14 +235,14 @@ def _bits_of(path: Path, content: Content, encoding: Encoding, bits: int) -> int
     impossible = [name for name in encoding.named if name != "--pixel-format"]
     if impossible:
         raise UsageError(
-            f"{path}: pictures have no codec of their own; leave {', '.join(impossible)} out"
+            f"{path}: pictures have no video codec; leave out {', '.join(impossible)}", path=path
         )
     wanted = encoding.pixel_format
     if wanted is None:
         return 8 if bits == 8 else 16
     if wanted.removesuffix("le") not in names:
-        able = f"use one of {', '.join(names)}" if names else "it is always half floats"
-        raise UsageError(f"{path}: cannot be {wanted!r}; {able}")
+        able = f"use one of {', '.join(names)}" if names else "it always has half floats"
+        raise UsageError(f"{path}: cannot be {wanted!r}; {able}", path=path, option="pixel_format")
     return 8 if wanted in names[:1] else 16
 
 
@@ -266,15 +267,15 @@ def _library(name: str, suffix: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"{suffix} needs {name}: pip install 'fusematte[sequences]', or write .png"
+            f"{suffix} needs {name}; pip install 'fusematte[sequences]', or write .png"
         ) from error
 
 
 def _save_png(path: Path, picture: NDArray[Any], tags: Tags) -> None:
-    """With the alpha's kind as text, colour by its code points (cICP) and the pixel's shape."""
+    """With the alpha mode as text, colour code points (cICP) and pixel aspect (pHYs)."""
     codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     ordered = picture if picture.ndim == 2 else cv2.cvtColor(picture, codes[picture.shape[2]])
-    # Level 1 takes a third of the default's time for a tenth more bytes.
+    # Level 1 takes a third of the default level's time and gives a tenth more bytes.
     done, data = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise OSError("the picture cannot be encoded")
@@ -295,7 +296,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _save_tiff(library: ModuleType, path: Path, picture: NDArray[Any], tags: Tags) -> None:
-    """The kind of alpha is TIFF's own: ExtraSamples 1 is premultiplied, 2 straight."""
+    """The alpha mode is TIFF's own: ExtraSamples 1 is premultiplied, 2 straight."""
     extra = {"straight": "unassalpha", "premultiplied": "assocalpha"}
     library.imwrite(
         path,
@@ -312,7 +313,7 @@ def _save_tiff(library: ModuleType, path: Path, picture: NDArray[Any], tags: Tag
 
 
 def _save_exr(library: ModuleType, path: Path, picture: NDArray[Any], tags: Tags) -> None:
-    """Half floats; 1 is a diffuse white, whose luminance HDR video tells."""
+    """Half floats; 1 is diffuse white, with its luminance in the header for HDR video."""
     header: dict[str, object] = {
         "compression": library.ZIP_COMPRESSION,
         "type": library.scanlineimage,

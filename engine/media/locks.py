@@ -1,4 +1,4 @@
-"""Locks on what a job writes, so that no two jobs write one thing; they go with the process."""
+"""Locks that keep two jobs from writing the same output; they end with the process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ except ImportError:  # Windows
 
 
 def lock_file(path: Path) -> int:
-    """Opens a file to be written from its beginning, makes it if need be; returns its descriptor.
+    """Opens and locks a file for writing, creates it if necessary; returns its descriptor.
 
-    What is there is cut to nothing once it is certain that nobody else writes it.
+    The file is truncated after it was locked.
 
     Raises:
-        OutputError: another job writes it, or it is a link: its target is none of ours.
-        OSError: it cannot be made.
+        OutputError: another job writes it, or it is a symbolic link.
+        OSError: it cannot be created.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = _lock(path, flags)
@@ -30,11 +30,11 @@ def lock_file(path: Path) -> int:
 
 
 class FolderLock:
-    """A folder that one job alone works in, until ``close``.
+    """Locks a folder for one job, until ``close``.
 
     Raises:
-        OutputError: another job works there, or it is a link.
-        OSError: it is no folder that can be opened.
+        OutputError: another job uses it, or it is a symbolic link.
+        OSError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,14 +43,14 @@ class FolderLock:
             self._descriptor = _lock(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def close(self) -> None:
-        """Lets others in; may be called twice."""
+        """Unlocks the folder; may be called twice."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder last through a power cut, where the system can."""
+    """Flushes the names in a folder to disk, against power cuts, where the system supports it."""
     if fcntl is None:
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -62,14 +62,16 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Makes a file's content last through a power cut."""
+    """Flushes a file's content to disk, against power cuts."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _lock(path: Path, flags: int) -> int:
     if path.is_symlink():
-        raise OutputError(f"{path}: is a link, and what it points to is not ours; remove it")
+        raise OutputError(
+            f"{path}: is a symbolic link, which is not followed; remove it", path=path
+        )
     while True:
         descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -79,7 +81,7 @@ def _lock(path: Path, flags: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was finished and renamed between the two steps
+        os.close(descriptor)  # another job renamed it between opening and locking
 
 
 def _take(descriptor: int, path: Path) -> None:
@@ -89,7 +91,7 @@ def _take(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise OutputError(
-            f"{path}: another job is writing this; wait for it or choose another name"
+            f"{path}: another job is writing this; wait for it or choose another name", path=path
         ) from error
     except OSError:  # a file system without locks
         return

@@ -1,4 +1,4 @@
-"""Warnings of a file, which are told once however often the file is opened."""
+"""Logs the warnings about a file only once, even if a job opens it several times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _known: ContextVar[bool] = ContextVar("known", default=False)
 
 @contextmanager
 def known() -> Iterator[None]:
-    """What is opened within has been opened before: its warnings are known and not repeated."""
+    """Suppresses warnings about files that were opened, and warned about, before."""
     token = _known.set(True)
     try:
         yield
@@ -21,7 +21,7 @@ def known() -> Iterator[None]:
 
 
 class OnlyNews(logging.Filter):
-    """For the loggers of readers and writers."""
+    """The filter on the loggers of readers and writers."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         return not _known.get()

@@ -1,4 +1,4 @@
-"""What a job writes: video files, standard output and picture sequences, chosen by their name."""
+"""Opens outputs by their name: video files, standard output and picture sequences."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def open_output(
     subtitles: bool = False,
     hardware: HWAccel | None = None,
 ) -> AnyWriter:
-    """The writer of a file: a sequence for .png, .tif, .tiff and .exr, else a video.
+    """Opens a writer: of a sequence for .png, .tif, .tiff and .exr, else of a video.
 
     Raises:
-        UsageError: a name, option or combination that cannot be.
+        UsageError: a name, an option or a combination is invalid.
         OutputError: it cannot be written.
     """
     encoding = encoding or Encoding()
@@ -50,12 +50,14 @@ def open_output(
             path, like, content=content, alpha_mode=alpha_mode, encoding=encoding
         )
         if audio_mode(audio) != "none" and like.audio_streams:
-            log.warning("%s: pictures have no sound; it is left out", fspath(path))
+            log.warning("%s: pictures cannot hold audio; it is left out", fspath(path))
         return sequence
     if alpha_mode == "premultiplied":
         raise UsageError(
             f"{fspath(path)}: only sequences of .png, .tiff or .exr can be premultiplied; "
-            "players take a video's alpha as straight"
+            "players expect straight alpha in video",
+            path=path,
+            option="alpha_mode",
         )
     return Writer(
         path,
@@ -69,7 +71,7 @@ def open_output(
 
 
 def parts_of(path: str | PathLike[str]) -> list[Path]:
-    """The names that an output may have while it is not complete."""
+    """The possible names of an unfinished output."""
     if is_picture_sequence(path):
         return [part_of(named(Path(path), mode)) for mode in (None, *ALPHA_MODES)]
     return [part_of(Path(path))]

@@ -1,6 +1,6 @@
-"""What a picture file tells of itself before anybody decodes it: size, alpha, animation.
+"""Reads size, alpha and animation from the header of a picture file, without decoding it.
 
-A few hundred bytes can ask for gigabytes of pixels, so the header is looked at first.
+A file of a few hundred bytes can declare gigabytes of pixels, so the header is checked first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 MAX_SIDE = 32_767
-"""Pixels: what OpenCV's and libav's scalers can address."""
+"""Pixels: the limit of OpenCV's and libav's scalers."""
 MAX_PIXELS = 1 << 27
 """Pixels of a whole picture: 134 million, 400 MB in RGB."""
 
@@ -19,10 +19,10 @@ _JPEG_SIZES = tuple(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC})
 
 
 class Header(NamedTuple):
-    """width, height: in pixels; 0 where the kind of file is not known here.
+    """width, height: in pixels; 0 for unsupported formats.
 
-    frames: more than 1 for an animation, as far as that is told.
-    alpha: some pixels may be transparent.
+    frames: more than 1 for an animation; not necessarily the exact number.
+    alpha: whether pixels may be transparent.
     """
 
     width: int = 0
@@ -32,12 +32,12 @@ class Header(NamedTuple):
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether it is a HEIC photo: its parts are HEVC, tile by tile, which libav does not join."""
+    """Whether it is a HEIC photo: it consists of HEVC tiles, which libav does not join."""
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PNG, GIF, WebP, JPEG or BMP; of others, and of damaged ones, an empty one."""
+    """The header of a PNG, GIF, WebP, JPEG or BMP; an empty one for other or damaged files."""
     readers = {b"\x89P": _png, b"GI": _gif, b"RI": _webp, b"\xff\xd8": _jpeg, b"BM": _bmp}
     try:
         return readers.get(data[:2], lambda _: Header())(data)
@@ -46,15 +46,15 @@ def read_header(data: bytes) -> Header:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuses what nobody can have meant.
+    """Checks a picture's size.
 
     Raises:
-        OSError: a side or the whole is too large.
+        OSError: a side or the whole picture is too large.
     """
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise OSError(
-            f"{width}x{height} pixels are too many; a side may have {MAX_SIDE}, "
-            f"the whole {MAX_PIXELS >> 20} million: scale it down first"
+            f"{width}x{height} pixels are too many; scale it down to {MAX_SIDE} per side and "
+            f"{MAX_PIXELS >> 20} million in all"
         )
 
 

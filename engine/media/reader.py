@@ -1,7 +1,6 @@
-"""The video reader: a file in, its pictures out as Frames in their own YUV planes.
+"""The video reader: decodes a video into Frames in their own YUV planes.
 
-Timestamps are the container's own; packets of sound and subtitles are handed on as they lie in the
-file.
+Timestamps are the container's; audio and subtitle packets are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ log.addFilter(OnlyNews())
 
 Packet: TypeAlias = "av.Packet[Any]"
 
-_TS_PACKETS = (188, 192, 204)  # bytes; a whole file has a whole number of one of these
+_TS_PACKETS = (188, 192, 204)  # bytes; a complete file has a whole number of one of these
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""libav's own decoders of these pass over the alpha that a container has beside the picture."""
+"""Decoders for these codecs that read alpha, which libav's own decoders ignore."""
 
 _LOST = {
     Type.A53_CC: "closed captions",
@@ -61,22 +60,22 @@ _LOST = {
     Type.SPHERICAL: "spherical projection tags",
     Type.STEREO3D: "stereo 3D tags",
 }
-"""What comes along with pictures and cannot be handed to an encoder here, in words."""
+"""Side data that is lost, because it cannot be passed to an encoder."""
 
 _SLACK = Fraction(1, 2)
-"""Seconds by which a whole file may end before its declared duration."""
+"""Seconds by which a complete file may be shorter than its declared duration."""
 
 _SEEK_MARGINS = (0, 2, 20)
-"""Seconds that a seek goes further back each time it came out too late."""
+"""Seconds to seek further back, in turn, if a seek ended too late."""
 
 _BELIEVED = 1000
-"""Frames per second beyond which a container is not believed at once."""
+"""Frame rates above this are only used if the container has no lower one."""
 
 _SKEW = 10
-"""Seconds by which the streams of a file may lie apart."""
+"""Maximum interleaving distance between streams, in seconds."""
 
 _DECLARING = ("mov", "matroska", "avi", "flv", "asf")
-"""Containers whose header tells the duration; for the others libav estimates it."""
+"""Containers that declare their duration; for the others libav estimates it."""
 
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ if TYPE_CHECKING:
 else:
 
     class _Described:
-        """What ``info`` tells, as attributes."""
+        """The fields of ``info`` as attributes."""
 
         def __getattr__(self, name: str) -> object:
             if name == "info":  # before the first picture
@@ -93,30 +92,30 @@ else:
 
 
 class Reader(_Described):
-    """An open video; iterating gives its frames.
+    """An open video; iterate over it for its frames.
 
-    path: a file of any container libav reads; a URL; a folder of pictures, or a pattern of their
-    names such as ``shot_%04d.png``; ``-`` for standard input, or ``pipe:1280x720:yuv420p:30`` for
-    raw pictures on it.
-    start, end: seconds from the video's beginning; only frames from ``start`` on and before ``end``
-    are given, with the timestamps they have in the file.
-    frame_rate: pictures per second of a sequence of pictures (25).
-    hardware: decodes the video of a file where it can; frames whose pictures it leaves in its own
-    memory are ``DeviceFrame``s.
+    path: a file in any container that libav reads; a URL; a folder of pictures, or a pattern such
+    as ``shot_%04d.png``; ``-`` for standard input, or ``pipe:1280x720:yuv420p:30`` for raw video.
+    start, end: the part to read, in seconds from the beginning; frames keep their timestamps.
+    frame_rate: frames per second of a picture sequence (25).
+    hardware: hardware decoder for files; frames that it leaves in its own memory are
+    ``DeviceFrame``s.
 
-    info: what is known of the video; its fields are attributes of the reader as well.
-    jumps: the clock of the file was mended in what was read so far: frames cannot be found by time.
-    damaged: something that was read so far could not be decoded.
+    info: properties of the video; its fields are attributes of the reader as well.
+    jumps: whether timestamps read so far had discontinuities; seeking by time is unreliable then.
+    damaged: whether data read so far could not be decoded.
 
-    A mirror image is put right, the turn that is left is ``rotation``; a picture that changes its
-    size is scaled to the first one's.
-    Interlaced pictures are deinterlaced, one for one, which is said in a warning.  So are times
-    that are missing, do not increase or jump: they are rebuilt from the rate and their neighbours.
+    Mirrored videos are flipped back; the remaining rotation is ``info.rotation``.  If the frame
+    size changes, pictures are scaled to the first one's size.  Interlaced video is deinterlaced,
+    one frame per picture.  Timestamps that are missing, not increasing or discontinuous are
+    rebuilt.  Each of these is logged as a warning.
 
     Raises:
-        InputError: the file is missing, is no video, or has no picture that can be decoded.
-        TruncatedInputError: while iterating, after the last good frame: the file is cut or damaged.
-        UsageError: ``start`` and ``end`` leave nothing; a frame rate for what has its own.
+        InputError: the file is missing, is not a video, or has no decodable picture.
+        TruncatedInputError: while iterating, after the last good frame: the file is truncated or
+            damaged.
+        UsageError: nothing is left between ``start`` and ``end``, or ``frame_rate`` was given for
+            an input that has its own.
     """
 
     info: VideoInfo
@@ -161,23 +160,23 @@ class Reader(_Described):
         return (item for item in self.items() if isinstance(item, Frame))
 
     def items(self) -> Iterator[Frame | Packet]:
-        """Frames and the packets of sound and subtitles, untouched, as they come in the file.
+        """Frames, and unchanged audio and subtitle packets, in file order.
 
-        There is one pass over the file: whatever has been given is not given again.
+        There is one pass over the file: items are not returned again.
         """
         while self._head:
             yield self._head.pop(0)
         yield from self._items
 
     def copies(self) -> Iterator[Packet]:
-        """The packets that are copied, without the pictures, which are not even decoded."""
+        """The audio and subtitle packets alone; the video is not decoded."""
         self._decoding = False
         return (item for item in self.items() if not isinstance(item, Frame))
 
     def video_packets(self) -> Iterator[Packet]:
-        """The packets of the video, not decoded, from its beginning (or ``start``) on.
+        """The video packets, not decoded, from the beginning (or ``start``).
 
-        What frames were read before does not count; ``seek`` to read some again.
+        Call ``seek`` to read frames afterwards.
         """
         self._items.close()
         self._head.clear()
@@ -187,13 +186,13 @@ class Reader(_Described):
         )
 
     def seek(self, pts: int) -> None:
-        """Go on at ``pts`` (in units of the time base), or as little before it as can be decoded.
+        """Continues at ``pts`` (in units of the time base), or at the nearest key frame before it.
 
-        Containers index decoding times, some of them badly: if the first picture comes too late,
-        the search goes further back, at last to the beginning.
+        Containers index by dts, some of them badly: if the first picture is too late, it seeks
+        further back, in the end to the beginning.
 
         Raises:
-            InputError: the file cannot be read from another place than its beginning.
+            InputError: the input does not support seeking.
         """
         first = self._opening
         margins = () if first is not None and pts <= first else _SEEK_MARGINS
@@ -209,7 +208,7 @@ class Reader(_Described):
         return self._timeline.breaks > 0 or self._timeline.damaged
 
     def _go_to_start(self) -> None:
-        """Reads the first frame that is wanted."""
+        """Reads up to the first frame of the requested part."""
         self._items = self._read()
         self._origin = Fraction(0)
         if self._from is None:
@@ -225,7 +224,7 @@ class Reader(_Described):
                 self._restart(None)
             else:
                 self.seek(math.floor(self._from / self._time_base))
-        except InputError:  # a stream that only goes on
+        except InputError:  # a stream without seeking
             self._restart(None)
         first = self._head[-1] if self._head else None
         if isinstance(first, Frame):
@@ -235,9 +234,9 @@ class Reader(_Described):
             ]
 
     def _jumps_somewhere(self) -> bool:
-        """Whether the clock of a file jumps, so that a seek by time would go astray.
+        """Whether a file has discontinuities, which would mislead a seek by time.
 
-        Only containers of broadcasts allow that; their packets are read through, not decoded.
+        Only broadcast containers allow them; all packets of these are read, without decoding.
         """
         if not self._timeline.may_jump or self._source.file is None:
             return False
@@ -252,7 +251,7 @@ class Reader(_Described):
         self._head = self._read_head()
 
     def _move(self, pts: int | None) -> None:
-        """To the key frame at or before ``pts``; None is the file's beginning."""
+        """Moves to the key frame at or before ``pts``; None is the beginning of the file."""
         self._begin_decoding(from_start=pts is None)
         if pts is None:  # a seek to the first timestamp misses the first frames of some containers
             self._leave()
@@ -262,7 +261,7 @@ class Reader(_Described):
         try:
             self._container.seek(pts, stream=self._video)
         except av.FFmpegError as error:
-            raise InputError(f"{self._name}: cannot be read from another place: {error}") from error
+            raise InputError(f"{self._name}: does not support seeking: {error}") from error
         self._decoder.flush_buffers()
 
     def _open(self) -> None:
@@ -282,14 +281,14 @@ class Reader(_Described):
         self._deinterlacer: Deinterlacer | None = None
 
     def close(self) -> None:
-        """Close the file; frames that were read stay valid."""
+        """Closes the file; frames that were read stay valid."""
         self._items.close()
         self._head.clear()
         self._leave()
 
     def _leave(self) -> None:
-        """Closes the container, its decoder first: libav waits for ever for a thread that decodes
-        a damaged picture unless it is told to forget it."""
+        """Closes the container.  The decoder is flushed before: libav would wait forever for a
+        thread that decodes a damaged picture."""
         with suppress(av.FFmpegError, AttributeError):  # there may be no decoder yet
             self._decoder.flush_buffers()
         self._source.close()
@@ -297,7 +296,7 @@ class Reader(_Described):
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams.video
         if not streams:
-            raise InputError(f"{self._name}: has no video, only other streams; give a video file")
+            raise InputError(f"{self._name}: has no video stream; give a video file")
         video = self._container.streams.best("video") or streams[0]
         if not isinstance(video, av.VideoStream) or video.codec_context is None:
             raise InputError(f"{self._name}: its video codec is unknown; convert the file first")
@@ -309,17 +308,17 @@ class Reader(_Described):
         return video
 
     def _set_range(self, start: Fraction | float | None, end: Fraction | float | None) -> None:
-        """The times on the file's own clock between which frames are wanted."""
+        """Sets the requested part in the file's own timestamps."""
         begin = Fraction(max(0, self._container.start_time or 0), av.time_base)
         if self._video.start_time is not None and self._video.time_base:
-            begin = self._video.start_time * self._video.time_base  # sound may begin before
-        # As it is written: 0.8 in binary lies a little behind the frame at 4/5.
+            begin = self._video.start_time * self._video.time_base  # audio may begin earlier
+        # By its decimal text: 0.8 as a binary float is a little later than the frame at 4/5.
         self._from = None if start is None else begin + Fraction(str(start))
         self._until = None if end is None else begin + Fraction(str(end))
         self._begin = begin
 
     def _describe_stream(self) -> None:
-        """What the container tells; the rest comes with the first picture."""
+        """Reads the container's properties; the others come with the first picture."""
         video, streams = self._video, self._container.streams
         audio = tuple(s for s in streams.audio if s.codec_context)
         subtitles = tuple(s for s in streams.subtitles if s.codec_context)
@@ -350,7 +349,7 @@ class Reader(_Described):
             "metadata": dict(self._container.metadata),
             "video_metadata": dict(video.metadata),
         }
-        if self._described:  # it was opened again: templates are those of the open container
+        if self._described:  # it was reopened: templates must be those of the open container
             self.info = replace(self.info, **self._told)
 
     def _chapters(self) -> tuple[Chapter, ...]:
@@ -372,29 +371,30 @@ class Reader(_Described):
         return None
 
     def _kept_duration(self, whole: Fraction | None) -> Fraction | None:
-        """What ``start`` and ``end`` leave of the duration."""
+        """The duration of the part between ``start`` and ``end``."""
         if whole is None or (self._from is None and self._until is None):
             return whole
         first = self._begin if self._from is None else self._from
         last = self._begin + whole
         last = last if self._until is None else min(last, self._until)
         if last <= first and self._timeline.may_jump:
-            return None  # the length is an estimate there, and wrong where files were joined
+            return None  # the duration is an estimate, and wrong for joined files
         if last <= first:
             raise UsageError(
-                f"{self._name}: is {float(whole):.3f} s long; nothing is left of it from "
-                f"{float(first - self._begin):.3f} s on"
+                f"{self._name}: is {float(whole):.3f} s long, so nothing is left from "
+                f"{float(first - self._begin):.3f} s on; start earlier"
             )
         return last - first
 
     def _whole_count(self) -> int:
-        """The frames of a whole file; 0 where its index does not tell or a part is wanted."""
+        """The number of frames of the whole file; 0 if unknown, or if only a part is read."""
         if self._from is not None or self._until is not None:
             return 0
         return self._source.pictures or self._indexed_count()
 
     def _indexed_count(self) -> int:
-        """Frames in the container's index, without those its edit list hides; 0 if incomplete."""
+        """The frames in the container's index, without those hidden by an edit list; 0 if there is
+        no complete index."""
         index = self._video.index_entries
         if len(index) < self._video.frames:
             return self._video.frames
@@ -406,7 +406,7 @@ class Reader(_Described):
         return None
 
     def _read_head(self) -> list[Frame | Packet]:
-        """Read up to the first frame: only that tells the pixel format and the rotation."""
+        """Reads up to the first frame, which has the pixel format and the rotation."""
         head: list[Frame | Packet] = []
         for item in self._items:
             head.append(item)
@@ -434,7 +434,7 @@ class Reader(_Described):
         return packet.stream_index == self._video.index
 
     def _demux(self) -> Iterator[Packet]:
-        """All packets but the empty ones, which libav would take for the end of the stream."""
+        """All packets except empty ones, which libav would take for the end of the stream."""
         timeline = self._timeline
         try:
             for packet in self._container.demux():
@@ -443,7 +443,7 @@ class Reader(_Described):
                     for mended in timeline(packet):
                         self.damaged |= mended.is_corrupt
                         yield mended
-        except (av.FFmpegError, IndexError):  # PyAV has no place for streams that appear late
+        except (av.FFmpegError, IndexError):  # PyAV cannot handle streams that appear late
             self.damaged = True
         for mended in timeline.flush():
             self.damaged |= mended.is_corrupt
@@ -459,7 +459,7 @@ class Reader(_Described):
             self._end_of_packets = max(self._end_of_packets, end)
 
     def _wants(self, packet: Packet) -> bool:
-        """Whether a packet that is copied lies within the part that is wanted."""
+        """Whether a packet is within the requested part."""
         if packet.pts is None:
             return True
         return self._is_within(packet.pts * packet.time_base)
@@ -469,7 +469,7 @@ class Reader(_Described):
         return after and (self._until is None or time < self._until)
 
     def _is_past_end(self, packet: Packet) -> bool:
-        """Whether neither pictures nor sound of before ``end`` can follow this packet."""
+        """Whether no video or audio before ``end`` can follow this packet."""
         if self._until is None or packet.dts is None:
             return False
         time = packet.dts * packet.time_base
@@ -481,11 +481,11 @@ class Reader(_Described):
 
     def _decode(self, packet: Packet | None) -> Iterator[Frame]:
         if packet is not None and packet.is_corrupt:
-            return  # cut short; decoding it would give a smeared picture
+            return  # truncated; decoding it would give a smeared picture
         try:
             decoded = self._decoder.decode(packet)
         except av.FFmpegError:
-            # Behind a seek, the first pictures may lack those that they were predicted from.
+            # After a seek, the reference frames of the first pictures may be missing.
             self.damaged |= self._from_start or self._frames_read > 0
             return
         for picture in decoded:
@@ -495,13 +495,13 @@ class Reader(_Described):
                 self._tell_of_side_data(picture)
             try:
                 pictures = self._progressive(picture)
-            except av.FFmpegError:  # the filter refuses what a damaged header made of it
+            except av.FFmpegError:  # the filter refuses pictures with a damaged header
                 self.damaged = True
                 continue
             yield from self._frames(pictures)
 
     def _progressive(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
-        """The picture, deinterlaced if the video is: then it comes one picture later."""
+        """The picture, or for interlaced video the deinterlaced pictures, one picture later."""
         if is_on_device(picture) and (self._deinterlacer is not None or picture.interlaced_frame):
             picture = self._scaler.reformat(picture, format=self.info.format.name)
         before: list[av.VideoFrame] = []
@@ -509,7 +509,7 @@ class Reader(_Described):
             before, self._deinterlacer = self._deinterlacer.flush(), None
         if self._deinterlacer is None and (picture.interlaced_frame or before):
             if not self._interlaced:
-                log.warning("%s: is interlaced; its pictures are deinterlaced", self._name)
+                log.warning("%s: is interlaced, and gets deinterlaced", self._name)
             self._interlaced = True
             self._deinterlacer = Deinterlacer(picture, self._time_base)
         if self._deinterlacer is None:
@@ -551,11 +551,11 @@ class Reader(_Described):
         return Frame(planes=planes, alpha=alpha, **known)
 
     def _resized(self, picture: av.VideoFrame, known: dict[str, Any]) -> Frame:
-        """A picture of another size than the first one's, scaled to cover it, the rest cropped."""
+        """A picture of another size, scaled to cover the first one's size and cropped."""
         info = self.info
         if not self._told_of_size:
             log.warning(
-                "%s: the picture changes from %dx%d to %dx%d at frame %d; it is scaled",
+                "%s: the size changes from %dx%d to %dx%d at frame %d; pictures are scaled",
                 self._name, info.width, info.height, picture.width, picture.height,
                 self._frames_read,
             )  # fmt: skip
@@ -575,11 +575,11 @@ class Reader(_Described):
         return Frame(planes=fitted, alpha=alpha, **known)
 
     def _tell_of_side_data(self, picture: av.VideoFrame) -> None:
-        """Names what comes along with the pictures and will not come out."""
+        """Logs the kinds of side data that are lost."""
         data = side_data_of(picture)
         found = {name for kind, name in _LOST.items() if data.get(kind)} - self._told_of_data
         if found:
-            log.warning("%s: its %s do not come out", self._name, " and ".join(sorted(found)))
+            log.warning("%s: its %s are not kept", self._name, " and ".join(sorted(found)))
         self._told_of_data |= found
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
@@ -601,32 +601,33 @@ class Reader(_Described):
     def _tell_of_times(self) -> None:
         if not self._told_of_times:
             log.warning(
-                "%s: some of its times are missing, repeat or jump; they are rebuilt", self._name
+                "%s: some timestamps are missing, repeated or discontinuous; they are rebuilt",
+                self._name,
             )
         self._told_of_times = True
 
     def _step(self, picture: av.VideoFrame) -> int:
-        """How long a picture of unknown duration lasts, in units of the time base."""
+        """The duration of a picture, estimated if unknown, in units of the time base."""
         if picture.duration or not self._frame_rate:
             return max(1, picture.duration)
         return max(1, round(1 / (self._frame_rate * self._time_base)))
 
     def _check_end(self) -> None:
         if not self._frames_read and self._described and not self.damaged:
-            raise UsageError(f"{self._name}: has no frame in the part between start and end")
+            raise UsageError(f"{self._name}: has no frame between start and end; change them")
         if not self._frames_read:
-            advice = "download it first" if is_url(self._name) else "is it complete?"
-            raise InputError(f"{self._name}: has no picture that can be decoded; {advice}")
+            advice = "download it first" if is_url(self._name) else "check that it is complete"
+            raise InputError(f"{self._name}: has no decodable picture; {advice}")
         if not (self.damaged or self._is_cut()):
             return
         total = f" of {self._frame_count}" if (self._frame_count or 0) > self._frames_read else ""
         raise TruncatedInputError(
-            f"{self._name}: is cut short or damaged: "
+            f"{self._name}: is truncated or damaged: "
             f"{self._frames_read}{total} frames could be read"
         )
 
     def _is_cut(self) -> bool:
-        """Whether the container promised more than came."""
+        """Whether the file has less than its container declares."""
         if self._until is not None:
             return False
         if self._from_start and self._packets_read < len(self._video.index_entries):
@@ -636,7 +637,7 @@ class Reader(_Described):
         name, length = self._container.format.name, self._container.duration
         if not name.startswith(_DECLARING) or not length:
             return False
-        # Some count the length from zero, some from the first packet: zero gives no false alarms.
+        # Some declare the time of the end, some the length; the former gives no false alarms.
         return Fraction(length, av.time_base) - self._end_of_packets > _SLACK
 
     def _file_lacks_bytes(self, file: Path) -> bool:
@@ -646,7 +647,7 @@ class Reader(_Described):
 
 
 class Deinterlacer:
-    """libav's bwdif, for the pictures that are marked as interlaced: one picture for one."""
+    """libav's bwdif filter: deinterlaces pictures marked as interlaced, one frame per picture."""
 
     def __init__(self, like: av.VideoFrame, time_base: Fraction) -> None:
         self._time_base = time_base
@@ -659,17 +660,17 @@ class Deinterlacer:
         self._graph.link_nodes(source, filter, self._graph.add("buffersink")).configure()
 
     def fits(self, picture: av.VideoFrame) -> bool:
-        """Whether a picture has the size and layout that the filter was set up for; another one
-        would be read beyond its end."""
+        """Whether a picture has the size and format that the filter was set up for; others would be
+        read beyond their end."""
         return self._shape == (picture.width, picture.height, picture.format.name)
 
     def __call__(self, picture: av.VideoFrame) -> list[av.VideoFrame]:
-        """Takes a picture that ``fits``, gives those that are done."""
+        """Takes a picture that ``fits``; returns those that are done."""
         self._graph.vpush(picture)
         return self._done()
 
     def flush(self) -> list[av.VideoFrame]:
-        """Gives the last ones."""
+        """Returns the last pictures."""
         self._graph.vpush(None)
         return self._done()
 
@@ -689,7 +690,7 @@ class Deinterlacer:
 
 
 def _is_kept_otherwise(stream: av.stream.Stream) -> bool:
-    """Whether what a track of data tells is a timecode or chapters, which travel as tags."""
+    """Whether a data track holds a timecode or chapters, which are copied as metadata."""
     handler = stream.metadata.get("handler_name", "")
     is_text = stream.type == "data" and handler.startswith(("SubtitleHandler", "Chapter"))
     return "timecode" in stream.metadata or handler.startswith("TimeCode") or is_text
@@ -698,14 +699,16 @@ def _is_kept_otherwise(stream: av.stream.Stream) -> bool:
 def _check_range(start: Fraction | float | None, end: Fraction | float | None) -> None:
     for name, time in (("start", start), ("end", end)):
         if time is not None and time < 0:
-            raise UsageError(f"{name} must be 0 s or more, not {float(time)}")
+            raise UsageError(f"{name} must be 0 s or more, not {float(time)}", option=name)
     if end is not None and end <= (start or 0):
-        raise UsageError(f"end ({float(end)} s) must lie behind start ({float(start or 0)} s)")
+        raise UsageError(
+            f"end ({float(end)} s) must be after start ({float(start or 0)} s)", option="end"
+        )
 
 
 def _rate_of(video: av.VideoStream) -> Fraction | None:
-    """The average rate, unless it is beyond belief and the container knows a slower one: DV and
-    others count the units of their clock for pictures."""
+    """The average frame rate; if it is implausibly high, the lowest rate of the container: DV and
+    others report their clock rate."""
     rates = [rate for rate in (video.average_rate, video.guessed_rate, video.base_rate) if rate]
     if not rates or rates[0] <= _BELIEVED:
         return rates[0] if rates else None
@@ -713,7 +716,7 @@ def _rate_of(video: av.VideoStream) -> Fraction | None:
 
 
 def _decoder_of(video: av.VideoStream) -> VideoCodecContext:
-    """The stream's own decoder, or one that reads the alpha the container says is there."""
+    """The stream's own decoder, or one that reads alpha if the container says there is some."""
     name = _ALPHA_DECODERS.get(video.codec_context.codec.canonical_name)
     tags = {key.lower(): value for key, value in video.metadata.items()}
     if name is None or tags.get("alpha_mode") != "1":
@@ -724,9 +727,9 @@ def _decoder_of(video: av.VideoStream) -> VideoCodecContext:
 
 
 def _lacks_bytes(path: Path) -> bool:
-    """Whether a Matroska file is shorter than it says itself; libav does not tell.
+    """Whether a Matroska file is shorter than its declared size, which libav does not check.
 
-    Live recordings do not say their size.
+    Live recordings declare no size.
     """
     if not path.is_file():
         return False
@@ -739,7 +742,7 @@ def _lacks_bytes(path: Path) -> bool:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """Read one of Matroska's integers of variable length; None is its "unknown"."""
+    """Reads a variable-length integer of Matroska; None for "unknown"."""
     first = file.read(1)[0]
     length = 9 - first.bit_length()
     value = int.from_bytes(bytes([first & (0xFF >> length)]) + file.read(length - 1))

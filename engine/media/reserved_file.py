@@ -1,8 +1,8 @@
-"""The file on disk that libav writes to, with room kept for its end.
+"""An output file on disk with reserved space for its end.
 
-Most containers are of no use without the index that is written last, and a muxer drops whatever
-comes after a write that failed.  So some room on the disk is taken at the beginning; when the disk
-is full it is given up, the write goes through, and ``error`` tells that it is time to finish.
+Most containers are useless without the index at their end, and a muxer drops everything after a
+failed write.  So some disk space is reserved at the start.  When the disk is full, it is released,
+the write is repeated, and ``error`` says that the file must be finished now.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import IO
 from fusematte.engine.media.locks import lock_file, sync_folder
 
 ROOM = 8 << 20
-"""Bytes kept for what the muxer still holds and for its index ..."""
+"""Bytes reserved for the data that the muxer still holds and for its index ..."""
 ROOM_PER_FRAME = 64
 """... which grows with the file."""
 
 
 class OutFile:
-    """A file that is made with the first byte written to it.
+    """A file that is created when the first byte is written.
 
-    frames: about how many pictures it will hold.
-    error: what the system said when the disk was full; None while there is room.
+    frames: expected number of frames.
+    error: the system's error once the disk was full; None before.
 
     Raises:
-        OSError: while writing: the file cannot be made, or there is no room even so.
-        OutputError: while writing: another job writes it, or it is a link.
+        OSError: while writing: the file cannot be created, or the disk is completely full.
+        OutputError: while writing: another job writes it, or it is a symbolic link.
     """
 
     def __init__(self, path: Path, frames: int = 0) -> None:
@@ -40,7 +40,7 @@ class OutFile:
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Writes all of it."""
+        """Writes all of the data."""
         file = self._file or self._open()
         left = memoryview(data)
         while left:
@@ -54,15 +54,15 @@ class OutFile:
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to another place of the file."""
+        """Sets the position in the file."""
         return (self._file or self._open()).seek(offset, whence)
 
     def tell(self) -> int:
-        """The place in the file."""
+        """The position in the file."""
         return 0 if self._file is None else self._file.tell()
 
     def finish(self, name: Path) -> None:
-        """Gives the file, whole and safe on the disk, its name."""
+        """Flushes the complete file to disk and gives it its name."""
         self._give_up_room()
         if self._file is not None:
             os.fsync(self._file.fileno())
@@ -73,13 +73,13 @@ class OutFile:
         self.close()
 
     def discard(self) -> None:
-        """Removes the file; one that another job writes stays."""
+        """Deletes the file, unless another job writes it."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Closes the file and lets others write it; may be called twice."""
+        """Closes and unlocks the file; may be called twice."""
         self._give_up_room()
         if self._file is not None:
             self._file.close()
@@ -91,14 +91,14 @@ class OutFile:
         return self._file
 
     def _take_room(self) -> None:
-        # It has no name, so that nothing is left of it if the process dies.
+        # It has no name, so that nothing remains if the process dies.
         self._room = TemporaryFile(dir=self._path.parent)  # noqa: SIM115
         try:
             os.posix_fallocate(self._room.fileno(), 0, self._size)
         except OSError as error:
             self._give_up_room()
             if error.errno == errno.ENOSPC:
-                raise  # other file systems just cannot
+                raise  # otherwise the file system does not support it
 
     def _give_up_room(self) -> None:
         if self._room is not None:

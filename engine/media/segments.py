@@ -1,7 +1,7 @@
-"""Segments of a video: cut at key frames, worked on one by one, joined without encoding again.
+"""Segments of a video: split at key frames, processed separately, joined without re-encoding.
 
-``plan`` cuts, a job makes a file of each segment, and ``join`` puts these files together: their
-packets are copied, the audio comes from the input.
+``plan`` splits the video, a job makes a file of each segment, and ``join`` copies the packets of
+these files into one, with the audio of the input.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from fusematte.engine.media.writer import Writer
 Packet: TypeAlias = "av.Packet[Any]"
 
 JOINABLE = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".flv")
-"""Containers that store when their frames are shown, wherever in a video they begin."""
+"""Containers that store timestamps as they are, even if a file does not start at zero."""
 FRAMES = 600
-"""A segment is cut at the first key frame after so many frames; that much work a kill can cost."""
+"""A segment ends at the first key frame after so many frames; a crash costs at most one segment."""
 _MOST_REORDERED = 16
-"""Frames by which decoding can lead in H.264 and HEVC."""
+"""Maximum number of reordered frames in H.264 and HEVC."""
 WARM_UP = 32
-"""Frames that the network sees before a segment which it has not followed."""
+"""Frames that the network sees before a segment, unless it has just processed the previous one."""
 
 
 class Span(NamedTuple):
     """The frames of a video with ``begin`` <= pts < ``end``, in units of its time base.
 
-    end: None is the video's end.
-    warm_from: the pts of the frame at which the network starts, to know what came before ``begin``.
-    origin: the pts of the video's first frame.
+    end: None is the end of the video.
+    warm_from: pts of the first warm-up frame.
+    origin: pts of the video's first frame.
     """
 
     begin: int
@@ -49,23 +49,24 @@ class Span(NamedTuple):
     origin: int
 
     def has(self, pts: int) -> bool:
-        """Whether a frame is one of them, and not one around them."""
+        """Whether the span contains this pts."""
         return self.begin <= pts and (self.end is None or pts < self.end)
 
 
 class SegmentPlan(NamedTuple):
-    """How a video is cut; ``digest`` tells one video from another."""
+    """The segments of a video; ``digest`` identifies the video."""
 
     spans: list[Span]
     digest: str
 
 
 class FinishedSegments(NamedTuple):
-    """What an output is joined from.
+    """The files that outputs are joined from.
 
-    files: for each output its files in order.
-    reason: why they are not all; the output is then left as a ``.part`` file, and this is raised.
-    frames: how many they must be together; None where that is not known.
+    files: for each output, its segments' files in order.
+    reason: why segments are missing; the output is then left as a ``.part`` file, and this is
+    raised.
+    frames: the expected total number of frames; None if unknown.
     """
 
     files: Mapping[Path, Sequence[Path]]
@@ -74,10 +75,10 @@ class FinishedSegments(NamedTuple):
 
 
 def plan(reader: Reader, frames: int | None = None) -> SegmentPlan:
-    """Cuts a video at key frames into segments of at least ``frames`` frames (FRAMES).
+    """Splits a video at key frames into segments of at least ``frames`` frames (FRAMES).
 
-    Reads through the file without decoding it.  A video whose packets do not all tell their own
-    time is one segment: there the time of a frame depends on all frames before it.
+    It reads the whole file without decoding it.  A video with missing or irregular timestamps is
+    one segment: there the time of a frame depends on all frames before it.
     """
     times, keys, digest, told = array("q"), array("q"), hashlib.sha256(), True
     for packet in reader.video_packets():
@@ -103,7 +104,7 @@ def plan(reader: Reader, frames: int | None = None) -> SegmentPlan:
 
 
 def _cuts(times: list[int], keys: list[int], frames: int) -> list[int]:
-    """Indices of the frames at which segments begin."""
+    """Indices of the first frames of the segments."""
     cuts = [0]
     for key in keys:
         index = bisect_left(times, key)
@@ -113,12 +114,12 @@ def _cuts(times: list[int], keys: list[int], frames: int) -> list[int]:
 
 
 def join(reader: Reader, writers: Sequence[Writer], parts: FinishedSegments, *, audio: bool) -> int:
-    """Fills each writer with the packets of its parts, the first one also with the audio.
+    """Copies the packets of its segments into each writer, and the audio into the first one.
 
-    Returns the number of frames.  If the parts are not all, the audio ends with them.
+    Returns the number of frames.  If segments are missing, the audio ends with the last one.
 
     Raises:
-        OutputError: they have not the frames that they must have.
+        OutputError: frames are missing.
     """
     frames = 0
     for writer in writers:
@@ -127,8 +128,9 @@ def join(reader: Reader, writers: Sequence[Writer], parts: FinishedSegments, *, 
         frames = _join(writer, files, sound, whole=parts.reason is None)
         if parts.frames is not None and frames < parts.frames:
             raise OutputError(
-                f"{writer.path}: {frames} of {parts.frames} frames were joined; "
-                "--resume does the others again"
+                f"{writer.path}: only {frames} of {parts.frames} frames were joined; run it again "
+                "with --resume",
+                path=writer.path,
             )
     if parts.reason is not None:
         raise parts.reason
@@ -153,17 +155,16 @@ def _join(writer: Writer, files: Sequence[Path], sound: Iterator[Packet], *, who
 
 
 def _time(packet: Packet) -> float:
-    """When a packet is due in the file, in seconds."""
+    """A packet's dts, or its pts, in seconds."""
     stamp = packet.pts if packet.dts is None else packet.dts
     return float((stamp or 0) * packet.time_base)
 
 
 def _retimed(files: Sequence[Path]) -> Iterator[Packet]:
-    """The video packets of all files, with decoding times that increase over the joints.
+    """The video packets of all files, with dts that increase across segments.
 
-    An encoder that reorders its frames starts to decode some frames before the first is shown: in
-    every file anew.  In the whole, a packet is decoded when the frame so many places earlier is
-    shown.
+    With reordered frames, each file starts with some dts before its first pts.  In the joined file,
+    the dts of a packet is the pts of the frame so many places earlier.
     """
     due: deque[int] = deque()
     for number, file in enumerate(files):
@@ -177,22 +178,20 @@ def _retimed(files: Sequence[Path]) -> Iterator[Packet]:
 
 
 def _presentation(file: Path) -> tuple[list[int], int, int]:
-    """Times at which a file's frames are shown; by how many frames, and units, decoding leads."""
+    """The sorted pts of a file, the number of reordered frames, and the duration of a frame."""
     stamps = [(p.pts, p.dts) for p in _video_packets(file)]
     shown = sorted(pts for pts, _ in stamps if pts is not None)
     delay = sum(dts < shown[0] for _, dts in stamps if dts is not None)
     with av.open(f"file:{file}") as container:
         context = container.streams.video[0].codec_context
         if "matroska" in container.format.name and context.has_b_frames:
-            delay = (
-                _MOST_REORDERED  # it stores no decoding times: any that are early enough will do
-            )
+            delay = _MOST_REORDERED  # it stores no dts: any that are early enough will do
     step = shown[1] - shown[0] if len(shown) > 1 else 1
     return shown, delay, step
 
 
 def is_playable(file: Path) -> bool:
-    """Whether a file has a picture that can be taken out of it."""
+    """Whether a file has at least one readable video packet."""
     try:
         return any(True for _ in _video_packets(file))
     except (av.FFmpegError, OSError, IndexError):
@@ -200,7 +199,7 @@ def is_playable(file: Path) -> bool:
 
 
 def count_frames(file: Path) -> int:
-    """How many frames a file has, as far as it can be read."""
+    """The number of frames in a file, up to the first damage."""
     count = 0
     try:
         for _ in _video_packets(file):
@@ -222,9 +221,9 @@ def _video_packets(file: Path) -> Iterator[Packet]:
 
 
 def _unpacked(file: Path) -> Iterator[Packet]:
-    """The packets as the encoder gave them; H.264 and HEVC lie in most containers in another way.
+    """The video packets; H.264 and HEVC are converted from MP4's format to Annex B.
 
-    The parameter sets come along, so that each part brings its own.
+    Annex B contains the parameter sets, so that each segment brings its own.
     """
     with av.open(f"file:{file}") as container:
         video = container.streams.video[0]

@@ -1,4 +1,4 @@
-"""What a Reader opens: a file, a URL, standard input, or a folder or pattern of pictures."""
+"""Opens inputs: files, URLs, standard input, folders and patterns of pictures."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fusematte.engine.errors import BackendError, InputError, UsageError
 from fusematte.engine.media.picture_header import is_heif
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
-"""Pictures that a sequence may consist of."""
+"""Suffixes of pictures in a sequence."""
 
 DEFAULT_RATE = Fraction(25)
-"""Pictures per second of a sequence, which does not tell."""
+"""Frames per second of a picture sequence."""
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 RAW = re.compile(r"pipe:(\d+x\d+):(\w+):(\d+(?:[./]\d+)?)")
-"""Raw pictures on standard input: their size, libav's name of their layout, frames per second."""
+"""Raw video on standard input: size, pixel format, frames per second."""
 PATTERN = re.compile(r"%0?(\d*)d")
-"""The place of the number in the names of a sequence, as printf and libav write it."""
+"""The number in the file names of a sequence, as in printf and libav."""
 
 _PIPED = "yuv4mpegpipe,nut,matroska,mpegts,mpeg,mov,flv,avi,ogg,h264,hevc"
-"""libav's names of what is looked for on standard input; it would make pictures of any text."""
+"""The formats accepted on standard input; otherwise libav would decode any text as pictures."""
 
 _PATIENCE = 15.0, 30.0
 """Seconds to wait for a URL to answer, and for its next bytes."""
@@ -39,17 +39,17 @@ _GEN_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 
 
 class MediaSource:
-    """An open container and what it came from.
+    """An open input container and its origin.
 
-    name: as the user wrote it.
-    file: the file on disk, if it is one.
-    pictures: how many a sequence has; 0 for anything else.
-    hardware: decodes files; nothing else.
+    name: as given by the user.
+    file: the file on disk; None for other inputs.
+    pictures: number of pictures of a sequence; 0 for other inputs.
+    hardware: hardware decoder, used for files only.
 
     Raises:
-        InputError: there is nothing there, or no video.
+        InputError: the input does not exist or is not a video.
         BackendError: ``hardware`` cannot be used.
-        UsageError: a frame rate for what has its own.
+        UsageError: a frame rate was given for an input that has its own.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class MediaSource:
             return _open_pictures(self.name, files, frame_rate or DEFAULT_RATE, stack)
         if frame_rate is not None:
             raise UsageError(
-                f"{self.name}: has its own frame rate; only a sequence of pictures is given one"
+                f"{self.name}: has its own frame rate; --frame-rate is for picture sequences",
+                path=self.name,
+                option="frame_rate",
             )
         if is_url(self.name):
             return _open_url(self.name)
@@ -90,26 +92,26 @@ class MediaSource:
 
 
 def is_url(name: str) -> bool:
-    """Whether libav fetches it by a protocol."""
+    """Whether it is a URL."""
     return URL.match(name) is not None
 
 
 def is_stdin(name: str) -> bool:
-    """Whether it means standard input: ``-``, or ``pipe:WxH:FORMAT:RATE`` for raw pictures."""
+    """Whether it is standard input: ``-``, or ``pipe:WxH:FORMAT:RATE`` for raw video."""
     return name == "-" or name.startswith("pipe:")
 
 
 def is_sequence(name: str) -> bool:
-    """Whether it means many pictures: a folder, or a pattern such as ``shot_%04d.png``."""
+    """Whether it is a picture sequence: a folder, or a pattern such as ``shot_%04d.png``."""
     path = Path(name)
     return path.is_dir() or (PATTERN.search(path.name) is not None and not path.exists())
 
 
 def find_pictures(name: str) -> list[Path]:
-    """The pictures of a folder, or those that a pattern fits, in their order.
+    """The pictures in a folder, or those that match a pattern, in order.
 
     Raises:
-        InputError: there are none, of several kinds, or with a gap in the numbers.
+        InputError: there are none, several kinds, or a gap in the numbers.
     """
     path = Path(name)
     return _in_folder(path) if path.is_dir() else _by_pattern(path)
@@ -119,17 +121,18 @@ def _in_folder(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES]
     kinds = sorted({file.suffix.lower() for file in files})
     if not files:
-        raise InputError(f"{folder}: is a directory without pictures; give a video file")
+        raise InputError(f"{folder}: is a folder without pictures; give a video file", path=folder)
     if len(kinds) > 1:
         raise InputError(
             f"{folder}: has pictures of several kinds ({', '.join(kinds)}); "
-            f"choose one by a pattern such as {folder / ('%04d' + kinds[0])}"
+            f"choose one with a pattern such as {folder / ('%04d' + kinds[0])}",
+            path=folder,
         )
     return sorted(files, key=_natural)
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    """Sorts numbers in names by their value: shot2 before shot10."""
+    """Sort key that compares numbers by value: shot2 before shot10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in _split(file.name)]
 
 
@@ -140,7 +143,8 @@ def _split(name: str) -> list[str]:
 def _by_pattern(path: Path) -> list[Path]:
     if path.suffix.lower() not in PICTURES:
         raise InputError(
-            f"{path}: a sequence is made of pictures ({', '.join(PICTURES)}), not {path.suffix!r}"
+            f"{path}: a sequence consists of pictures ({', '.join(PICTURES)}), not {path.suffix!r}",
+            path=path,
         )
     place = PATTERN.search(path.name)
     assert place is not None
@@ -150,13 +154,14 @@ def _by_pattern(path: Path) -> list[Path]:
     entries = path.parent.iterdir() if path.parent.is_dir() else ()
     found = {int(match[1]): file for file in entries if (match := fits.fullmatch(file.name))}
     if not found:
-        raise InputError(f"{path}: no file has such a name; check the pattern")
+        raise InputError(f"{path}: no file matches; check the pattern", path=path)
     first, last = min(found), max(found)
     missing = next((number for number in range(first, last) if number not in found), None)
     if missing is not None:
         raise InputError(
             f"{path}: number {missing} is missing between {first} and {last}; "
-            "a sequence has no gaps"
+            "a sequence must not have gaps",
+            path=path,
         )
     return [found[number] for number in sorted(found)]
 
@@ -164,7 +169,7 @@ def _by_pattern(path: Path) -> list[Path]:
 def _open_pictures(
     name: str, files: Sequence[Path], rate: Fraction, stack: ExitStack
 ) -> InputContainer:
-    # libav's reader of sequences counts from one: links spare it every other way of naming.
+    # Links with names that libav's sequence reader understands, counted from one.
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="fusematte-")))
     suffix = files[0].suffix.lower()
     for number, file in enumerate(files, start=1):
@@ -174,7 +179,7 @@ def _open_pictures(
         place = str(folder).replace("%", "%%")
         return av.open(f"file:{place}/%08d{suffix}", format="image2", options=options)
     except (av.FFmpegError, ValueError) as error:
-        raise InputError(f"{name}: {files[0].name} is no picture that can be read") from error
+        raise InputError(f"{name}: {files[0].name} is not a readable picture", path=name) from error
 
 
 def _open_url(name: str) -> InputContainer:
@@ -182,14 +187,17 @@ def _open_url(name: str) -> InputContainer:
         return av.open(name, metadata_errors="replace", timeout=_PATIENCE)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be opened: {reason}; check the address") from error
+        raise InputError(f"{name}: cannot be opened: {reason}; check the URL", path=name) from error
 
 
 def _open_stdin(name: str) -> InputContainer:
-    """Standard input: Y4M, NUT, Matroska, ..., which tell what they are, or raw pictures."""
+    """Standard input: Y4M, NUT, Matroska and others, or raw video."""
     raw = RAW.fullmatch(name)
     if name != "-" and raw is None:
-        raise InputError(f"{name}: raw pictures are named like pipe:1280x720:yuv420p:30")
+        raise InputError(
+            f"{name}: is not a description of raw video; write it like pipe:1280x720:yuv420p:30",
+            path=name,
+        )
     options = {"format_whitelist": _PIPED}
     if raw:
         options = {"video_size": raw[1], "pixel_format": raw[2], "framerate": raw[3]}
@@ -197,33 +205,37 @@ def _open_stdin(name: str) -> InputContainer:
         return av.open("pipe:0", format="rawvideo" if raw else None, options=options)
     except (av.FFmpegError, ValueError) as error:
         raise InputError(
-            f"{name}: no video that can be read comes by standard input; pipe Y4M, NUT or Matroska"
+            f"{name}: standard input is not a readable video; pipe Y4M, NUT or Matroska", path=name
         ) from error
 
 
 def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
     if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
+        raise InputError(f"{path}: no such file; check the path", path=path)
     if path.is_file() and not path.stat().st_size:
-        raise InputError(f"{path}: is empty; give a video file")
+        raise InputError(f"{path}: is empty; give a video file", path=path)
     try:
         if path.is_file() and is_heif(_beginning(path)):
-            raise InputError(f"{path}: HEIC photos cannot be read; save it as JPEG or PNG")
-        # The prefix keeps a colon in the name from being taken for a protocol.
+            raise InputError(
+                f"{path}: HEIC photos cannot be read; save it as JPEG or PNG", path=path
+            )
+        # The prefix keeps libav from taking a colon in the name for a protocol.
         container = av.open(
             f"file:{path}",
             metadata_errors="replace",
             hwaccel=hardware,
-            # A percent sign in the name of a picture is no pattern here.
+            # A percent sign in the name of a single picture is not a pattern.
             options={"pattern_type": "none"} if "%" in path.name else {},
         )
     except (av.FFmpegError, ValueError, OSError) as error:
         if hardware is not None:
             raise BackendError(f"{path}: the GPU's decoder cannot be opened: {error}") from error
         if isinstance(error, PermissionError):
-            raise InputError(f"{path}: may not be read; check its permissions") from error
-        raise InputError(_why_not_video(path)) from error
-    container.flags &= ~_GEN_PTS  # it gives the frames of an AVI one frame too late
+            raise InputError(
+                f"{path}: permission denied; check its permissions", path=path
+            ) from error
+        raise InputError(_why_not_video(path), path=path) from error
+    container.flags &= ~_GEN_PTS  # it makes the pts in AVI files one frame too late
     return container
 
 
@@ -234,7 +246,5 @@ def _beginning(path: Path) -> bytes:
 
 def _why_not_video(path: Path) -> str:
     if _beginning(path)[4:8] == b"ftyp":
-        return (
-            f"{path}: this MP4 has lost its index (moov) and cannot be read; record or copy it anew"
-        )
-    return f"{path}: is no video that can be read; give a video file"
+        return f"{path}: this MP4 has no index (moov) and cannot be read; record or copy it again"
+    return f"{path}: is not a readable video; give a video file"

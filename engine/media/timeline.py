@@ -1,7 +1,7 @@
-"""One clock for a file whose own breaks: joined recordings, wrapped counters, damaged times.
+"""Repairs timestamps: discontinuities of joined recordings, wrapped counters, damaged values.
 
-``Timeline`` mends the times of packets, whose streams must stay together; ``FrameClock`` those of
-the decoded pictures.  Good times pass through both untouched.
+``Timeline`` repairs packets and keeps the streams in sync; ``FrameClock`` repairs decoded pictures.
+Both leave correct timestamps unchanged.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ import av
 Packet: TypeAlias = "av.Packet[Any]"
 
 _BACK = Fraction(1, 10)
-"""Seconds by which decoding times may go back before that counts as a break."""
+"""Seconds by which dts may go back before that counts as a discontinuity."""
 _BACK_SHOWN = 2
-"""The same where only presentation times are known, which decoding reorders."""
+"""The same for packets that only have pts, which are reordered."""
 _AHEAD = 10
-"""Seconds of a gap that count as a break in containers whose clock may jump ..."""
+"""Seconds of a gap that count as a discontinuity in containers that allow them ..."""
 _AHEAD_ELSEWHERE = 30 * 3600
-"""... and in the others, whose gaps are usually meant.  Both as in the ffmpeg command."""
+"""... and in the others, whose gaps are usually intended.  Both as in the ffmpeg command."""
 
 _DOUBTFUL = 3
-"""Packets before a joint that may be taken for damaged."""
+"""Number of packets before a joint that libav may mark as damaged."""
 
 _TS_DISCONT = 0x0200
-"""AVFMT_TS_DISCONT: the container allows its clock to jump."""
+"""AVFMT_TS_DISCONT: the container allows timestamp discontinuities."""
 
 
 @dataclass
 class _Stream:
-    """What is known of one stream: stamps in its own units as they come out, and its shift.
+    """The state of one stream; timestamps in its time base, after the repair.
 
-    decoded, shown: the highest decoding and presentation time so far; end: where the next packet
-    is due; raw: the last stamp as it came.
-    held: a packet whose time breaks the line; the next one tells whether the line or it is wrong.
-    doubtful: one that libav takes for damaged, and what follows it: it may be at a joint.
+    decoded, shown: highest dts and pts so far; end: expected time of the next packet; raw: last
+    timestamp before the repair.
+    shift: current offset in seconds.
+    held: a packet with an unexpected time; the next packet shows whether it is a discontinuity or a
+    single wrong value.
+    doubtful: a packet that libav marked as damaged, and those after it: it may be at a joint.
     """
 
     decoded: int | None = None
@@ -50,20 +52,20 @@ class _Stream:
     doubtful: list[Packet] = field(default_factory=list)
 
     def before(self, packet: Packet) -> int | None:
-        """What the packet's time has to follow: the two kinds of times do not compare."""
+        """The time that the packet must follow: dts and pts are not comparable."""
         return self.shown if packet.dts is None else self.decoded
 
 
 class Timeline:
-    """Takes the packets of a container in their order, gives them on with times that go on.
+    """Takes the packets of a container in order and returns them with continuous timestamps.
 
-    Where the clock of the container jumps (two files joined into one), all its streams are shifted
-    by one offset, so that they go on together.  A single packet whose time lies outside the line
-    gets the place it has in the file.  Sound that the joint covers twice is dropped.
+    At a discontinuity (two files joined into one) all streams are shifted by one offset, so that
+    they stay in sync.  A single packet with a wrong time gets the time of its place in the file.
+    Audio that overlaps at a joint is dropped.
 
-    may_jump: the container is one of broadcasts, whose clock may jump.
-    breaks: how often the clock jumped.
-    damaged: single packets had wrong times.
+    may_jump: whether the container allows discontinuities, as broadcast formats do.
+    breaks: number of discontinuities.
+    damaged: whether single packets had wrong times.
     """
 
     def __init__(self, container: av.container.InputContainer) -> None:
@@ -75,7 +77,7 @@ class Timeline:
         self.breaks, self.damaged = 0, False
 
     def __call__(self, packet: Packet) -> Iterator[Packet]:
-        """The packets that are ready now: usually this one."""
+        """The packets that are ready: usually this one."""
         if packet.stream.type not in ("video", "audio"):
             yield self._shifted(packet, self._shift)
             return
@@ -97,7 +99,7 @@ class Timeline:
             yield from self._pass(stream, packet)
 
     def flush(self) -> Iterator[Packet]:
-        """What waited for a next packet that did not come."""
+        """At the end: the packets still held back."""
         for stream in self._streams.values():
             held, stream.held = stream.held, None
             yield from self._believe(stream, joint=False)
@@ -105,9 +107,9 @@ class Timeline:
                 yield from self._place(stream, held)
 
     def _believe(self, stream: _Stream, *, joint: bool) -> Iterator[Packet]:
-        """Gives on what was doubtful.
+        """Releases the doubtful packets.
 
-        joint: the counters of a joined file begin anew, which looks as if packets were missing.
+        joint: the continuity counters restart there, which libav takes for missing packets.
         """
         waiting, stream.doubtful = stream.doubtful, []
         for packet in waiting:
@@ -116,7 +118,7 @@ class Timeline:
             yield from self._pass(stream, packet)
 
     def _breaks(self, stream: _Stream, packet: Packet) -> bool:
-        """Whether the packet's time lies outside the line of its stream."""
+        """Whether the packet's time does not continue its stream."""
         stamp, last = _stamp(packet), stream.before(packet)
         if stamp is None or last is None:
             return False
@@ -126,7 +128,7 @@ class Timeline:
         return time < last * unit - back or time > stream.end * unit + self._ahead
 
     def _settle(self, stream: _Stream, held: Packet, following: Packet) -> Iterator[Packet]:
-        """Decides about a packet outside the line, now that the next one is known."""
+        """Decides about a held packet, now that the next one is known."""
         before, after = _stamp(held), _stamp(following)
         assert before is not None
         near = after is not None and abs(after - before) * held.time_base < self._ahead
@@ -141,14 +143,14 @@ class Timeline:
         yield from self._pass(stream, held)
 
     def _continues(self, stream: _Stream, packet: Packet, shift: Fraction) -> bool:
-        """Whether the line goes on with a shift that another stream has found."""
+        """Whether the packet continues its stream with the offset found for another stream."""
         stamp, last = _stamp(packet), stream.before(packet)
         assert stamp is not None and last is not None
         ahead = (stamp - last) * packet.time_base + shift
         return -1 < ahead < _AHEAD and shift != stream.shift
 
     def _place(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
-        """Gives on a packet whose own time is wrong, where it lies in the file."""
+        """Releases a packet with a wrong time, at its place in the file."""
         self.damaged = True
         if packet.stream.type == "video":
             packet.pts = packet.dts = None  # the frame gets its time when it is decoded
@@ -159,7 +161,7 @@ class Timeline:
         yield packet
 
     def _pass(self, stream: _Stream, packet: Packet) -> Iterator[Packet]:
-        """Gives on a packet of the line, unless it is sound that the joint covers twice."""
+        """Releases a packet that continues its stream, unless it is audio that overlaps."""
         raw = _stamp(packet)
         packet = self._shifted(packet, stream.shift)
         if packet.stream.type == "audio" and not self._in_order(stream, packet, raw):
@@ -177,7 +179,7 @@ class Timeline:
         yield packet
 
     def _in_order(self, stream: _Stream, packet: Packet, raw: int | None) -> bool:
-        """Makes a packet of sound follow the one before; False if it is to be dropped."""
+        """Makes an audio packet follow the previous one; False if it must be dropped."""
         last = stream.before(packet)
         if raw is None or raw == stream.raw:
             packet.pts = packet.dts = stream.end
@@ -201,15 +203,13 @@ def _stamp(packet: Packet) -> int | None:
 
 
 class FrameClock:
-    """The times of a video's pictures, in the order they are shown, made to increase.
+    """Makes the timestamps of a video's pictures, in presentation order, strictly increasing.
 
-    step: how long a picture lasts, in units of the time base, where it does not tell.
+    A picture without a timestamp, or with the previous one's, is placed one step later; then the
+    clock advances by half steps until the file's timestamps have caught up.
 
-    A picture without a time, or with that of the one before it, comes one step later; the clock
-    then takes half steps until the times of the file have caught up.
-
-    first: the time of the first picture; None before there is one.
-    rebuilt: how many times could not be kept.
+    first: time of the first picture; None before it.
+    rebuilt: number of timestamps that were changed.
     """
 
     def __init__(self) -> None:
@@ -219,7 +219,10 @@ class FrameClock:
         self._raw: int | None = None
 
     def __call__(self, pts: int | None, step: int) -> int:
-        """The time of the next picture, whose own is ``pts``."""
+        """The repaired time of the next picture.
+
+        pts: its own timestamp; step: duration of a picture, in units of the time base.
+        """
         if self._last is None:
             time = 0 if pts is None else pts
             self.first = time

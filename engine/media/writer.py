@@ -1,6 +1,6 @@
-"""The video writer: Frames in, a file out with the timestamps, tags and sound of its source.
+"""The video writer: encodes Frames into a file with the source's timestamps, tags and audio.
 
-Until it is complete the file is called PATH.part, so PATH is always whole.
+An unfinished file is called PATH.part, so that PATH is always complete.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ log.addFilter(OnlyNews())
 
 
 _TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")
-"""Codecs that store the pixel aspect themselves; PyAV cannot hand it to Matroska."""
+"""Codecs that store the pixel aspect ratio themselves; PyAV cannot pass it to Matroska."""
 
 _STALE_TAGS = (
     "major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id", "duration",
     "rotate", "alpha_mode", "bps", "number_of_frames", "number_of_bytes",
     "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags",
 )  # fmt: skip
-"""Metadata about the source's file and not about its content."""
+"""Metadata about the source file, not about its content."""
 
 _CHAPTERED = ("mp4", "mov", "matroska", "webm")
 
 _GATHERING = ("libwebp_anim",)
-"""Encoders that give all frames in one packet."""
+"""Encoders that put all frames into one packet."""
 
 _HIDING = ("mp4", "mov")
 """Containers whose edit lists can hide frames."""
 
 _COUNTING = ("avi", "yuv4mpegpipe", "rawvideo")
-"""Containers that only count their frames."""
+"""Containers without timestamps."""
 
 STDOUT, PIPE = "-", "pipe:"
-"""Names of standard output: ``-`` is what came in by standard input, or Matroska; ``pipe:EXT``
+"""Names of standard output: ``-`` takes the container of standard input, or Matroska; ``pipe:EXT``
 names the container."""
 
 _GRAY = Color(full_range=True)
@@ -90,42 +90,40 @@ _REFUSALS = (errno.EINVAL, errno.ENOSYS)
 _DAY = 86_400  # seconds
 _MAX_TIMESCALE = (1 << 31) - 1
 _BUFFER = 1 << 18
-"""Bytes that are written at once."""
+"""Size of the write buffer in bytes."""
 
 
 class Writer(Unfinished):
-    """A video file being written; frames go in by ``write``, in the order they are shown.
+    """Writes a video file; pass frames to ``write``, in presentation order.
 
-    path: the file; it appears, replacing what was there, when ``close`` has completed it.
+    path: the file; ``close`` completes it and replaces an existing one.
     like: the video whose size, rate, tags, rotation and time base the file takes over: a Reader or
     its ``info``.
-    codec: an encoder of libav; by default libx264, or libvpx-vp9 for .webm.
-    crf: the encoder's quality, lower is better; by default 18 for H.264, 24 HEVC, 30 VP9 and AV1.
-    preset: the encoder's speed; by default "veryfast".
-    pixel_format: as libav names it.
-    bitrate: bits per second, in place of ``crf``.
-    audio: make room for the audio streams of ``like``, whose packets come by ``mux``: "convert"
-    (or True) copies what the container can hold and converts the rest, "copy" refuses the rest.
-    subtitles: the same for subtitles; attachments, such as their fonts, come along.
-    hardware: encodes frames that are in its own memory where they are; the codec must be one of
-    its.
-    content: "color"; "gray", a full-range gray video (an alpha) whose pictures come by
-    ``write_gray``; or "rgba", pictures with their alpha, colours not multiplied by it: ProRes 4444
-    in .mov, VP9 in .webm, FFV1 in .mkv.
+    codec: a libav encoder; by default libx264, or libvpx-vp9 for .webm.
+    crf: constant quality, lower is better; by default 18 for H.264, 24 HEVC, 30 VP9 and AV1.
+    preset: encoder preset; by default "veryfast".
+    pixel_format: libav's name.
+    bitrate: bits per second, instead of ``crf``.
+    audio: add the audio streams of ``like``, whose packets are passed to ``mux``: "convert" (or
+    True) copies what the container can hold and converts the rest, "copy" raises an error for it.
+    subtitles: add subtitle streams, and attachments such as fonts.
+    hardware: hardware encoder that reads frames from its own memory; the codec must be one of its.
+    content: "color"; "gray", a full-range grayscale video (an alpha), written by ``write_gray``; or
+    "rgba", colour with straight alpha: ProRes 4444 in .mov, VP9 in .webm, FFV1 in .mkv.
 
-    ``-`` is standard output, in Matroska, or in Y4M, NUT or raw if that came in by standard input;
+    ``-`` is standard output, in Matroska, or in Y4M, NUT or raw if standard input is that;
     ``pipe:y4m``, ``pipe:webm`` and others name the container.
 
-    The pixel format is that of ``like`` or the nearest the codec knows.  H.264 and HEVC cannot
-    subsample the chroma of odd sizes, so those are encoded as 4:4:4 (or 4:2:2) at their own size.
-    Timestamps stay exact in .mp4 and .mov; .mkv, .webm and .flv round them to milliseconds, .ts to
-    1/90000 s and .avi to the frame rate.  Audio that starts before zero, which .ts and .flv cannot
-    express, moves there to zero together with the pictures.  A part of a video (``like.origin``)
-    begins at zero.  Chapters and tags are copied; what a container has no place for is left out
-    with a warning, but sound is not: that is an error.
+    The pixel format is that of ``like`` or the nearest one of the codec.  H.264 and HEVC cannot
+    subsample the chroma of odd sizes, so these are encoded as 4:4:4 (or 4:2:2).  Timestamps stay
+    exact in .mp4 and .mov; .mkv, .webm and .flv round them to milliseconds, .ts to 1/90000 s and
+    .avi to the frame rate.  In .ts and .flv, which have no negative timestamps, audio that starts
+    before zero is moved to zero together with the video.  A part of a video (``like.origin``)
+    starts at zero.  Chapters and tags are copied.  What a container cannot store is left out with a
+    warning, except audio: that is an error.
 
     Raises:
-        UsageError: a codec, option, file extension or combination that cannot be.
+        UsageError: a codec, an option, a file extension or a combination is invalid.
         OutputError: the file cannot be written, or the encoder cannot start.
     """
 
@@ -148,7 +146,7 @@ class Writer(Unfinished):
         self._to_stdout = is_stdout(self.name)
         if not self._to_stdout:
             check_name(Path(path))
-        # What a link names is replaced, not the link.
+        # The target of a link is replaced, not the link.
         self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
         self.part = part_of(self.path)
         self._streams = self._to_stdout or is_special(self.path)
@@ -185,7 +183,7 @@ class Writer(Unfinished):
         self._start()
 
     def write(self, frame: Frame) -> None:
-        """Encode one frame; like every frame, it does not change afterwards."""
+        """Encodes one frame, which must not be modified afterwards."""
         if isinstance(frame, DeviceFrame):
             self._encode(frame.picture, frame)
         elif self._animation is not None:
@@ -196,7 +194,7 @@ class Writer(Unfinished):
             self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
 
     def write_gray(self, plane: Plane, frame: Frame) -> None:
-        """Encode one picture of a gray video at the time of ``frame``.
+        """Encodes one picture of a gray video at the time of ``frame``.
 
         plane: [height, width], full range: uint8, or uint16 of 10 bits.
         """
@@ -207,9 +205,9 @@ class Writer(Unfinished):
         self._encode(self._picture((plane,), format, _GRAY), frame)
 
     def mux(self, packet: Packet) -> None:
-        """Copy one packet of sound or subtitles of ``like``; those without room here are dropped.
+        """Copies an audio or subtitle packet of ``like``; packets of other streams are dropped.
 
-        May be called from another thread than ``write``.  The packet belongs to the writer then.
+        It may be called from another thread than ``write``.  The packet is modified.
         """
         stream = self._audio.get(packet.stream_index) or self._subtitles.get(packet.stream_index)
         if stream is None:
@@ -228,13 +226,13 @@ class Writer(Unfinished):
 
     @property
     def frames(self) -> int:
-        """How many were written so far."""
+        """Number of frames written so far."""
         return self._frames
 
     def write_encoded(self, packet: Packet) -> None:
-        """Copy one video packet that a writer with the same settings has encoded.
+        """Copies a video packet that a writer with the same settings has encoded.
 
-        For a file that is put together from parts: nothing may come by ``write`` then.
+        It is for joining segments, and cannot be combined with ``write``.
         """
         self._joins, self._last_pts = True, packet.pts
         self._frames += 1
@@ -243,10 +241,10 @@ class Writer(Unfinished):
         self._mux([packet])
 
     def close(self) -> None:
-        """Complete the file and give it its name; a file without a frame is abandoned instead.
+        """Completes the file and gives it its name; a file without frames is abandoned instead.
 
         Raises:
-            OutputError: it cannot be written, or not all frames are in it: it stays PATH.part.
+            OutputError: it cannot be written, or frames are missing in it; it stays PATH.part.
         """
         if not self._open or self._last_pts is None:
             self.abandon()
@@ -262,7 +260,7 @@ class Writer(Unfinished):
             self._release()
 
     def abandon(self) -> None:
-        """Make what was written playable, as PATH.part; leave nothing if that is no frame."""
+        """Makes the unfinished file playable as PATH.part; deletes it if it has no frame."""
         if not self._open:
             return
         with contextlib.suppress(av.FFmpegError, OSError):
@@ -276,7 +274,7 @@ class Writer(Unfinished):
             self._file.close()
 
     def _check_count(self) -> None:
-        """No frame is lost unsaid: neither in the encoder nor where the container hides it."""
+        """Checks that no frame was lost in the encoder or hidden by the container."""
         if self._codec.name in _GATHERING:
             return
         count = self._packets
@@ -284,12 +282,13 @@ class Writer(Unfinished):
             count = min(count, _shown(self.part))
         if count < self._frames:
             raise OutputError(
-                f"{self.name}: only {count} of {self._frames} frames are in it; it is left as "
-                f"{self.part.name}; choose another codec or container"
+                f"{self.name}: contains only {count} of {self._frames} frames and is left as "
+                f"{self.part.name}; choose another codec or container",
+                path=self.name,
             )
 
     def _suffix(self) -> str:
-        """The file extension, or the one that stands for standard output's container."""
+        """The file extension, or that of standard output's container."""
         if not self._to_stdout:
             return self.path.suffix
         if self.name != STDOUT:
@@ -298,14 +297,14 @@ class Writer(Unfinished):
         return PIPED.get(self._like.container_name, ".mkv") if piped else ".mkv"
 
     def _with_mastering(self, options: dict[str, str]) -> dict[str, str]:
-        """The encoder's options with what ``like`` tells of its mastering display."""
+        """The encoder's options with the mastering metadata of ``like``."""
         mastering = self._like.mastering
         if self._content == "gray" or mastering == UNTOLD:
             return options
         added = mastering_options(self._codec.name, mastering)
         if added is None:
             log.warning(
-                "%s: %s cannot tell of the mastering display; libx265, libx264 and libsvtav1 can",
+                "%s: %s cannot store HDR mastering metadata; libx265, libx264 and libsvtav1 can",
                 self.name, self._codec.name,
             )  # fmt: skip
             return options
@@ -331,27 +330,29 @@ class Writer(Unfinished):
         return container
 
     def _target(self) -> str | OutFile:
-        """Where libav writes to."""
+        """The target that libav writes to."""
         if self._file is None:
             if not self._kind.streams:
                 able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
                 raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
             return "pipe:1" if self._to_stdout else f"file:{self.path}"
         if self.path.is_dir():
-            raise OutputError(f"{self.path}: is a directory; give a file name")
+            raise OutputError(f"{self.path}: is a folder; give a file name", path=self.path)
         if not self.path.parent.is_dir():
-            raise OutputError(f"{self.path}: its directory does not exist; make it first")
+            raise OutputError(
+                f"{self.path}: its folder does not exist; create it first", path=self.path
+            )
         return self._file
 
     def _muxer_options(self) -> dict[str, str]:
-        """What keeps timestamps and start offsets exact.
+        """Options that keep timestamps and start offsets exact.
 
-        No "faststart": completing the file would mean to write it twice, also after Ctrl-C.
+        Not "faststart": it writes the file a second time at the end, even after Ctrl-C.
         """
         if self._kind.name == "yuv4mpegpipe":
             return {"strict": "-1"}  # its 10-bit layouts are an extension
         if self._kind.name in ("matroska", "webm", "avi", "nut"):
-            return {"avoid_negative_ts": "disabled"}  # audio may well start before zero
+            return {"avoid_negative_ts": "disabled"}  # audio may start before zero
         if self._kind.name not in ("mp4", "mov"):
             return LOOPING.get(self._kind.name, {})
         video = self._time_base.denominator
@@ -420,7 +421,7 @@ class Writer(Unfinished):
     def _wanted_audio(self) -> tuple[av.AudioStream, ...]:
         streams = self._like.audio_streams if self._audio_mode != "none" else ()
         if streams and self._kind.silent:
-            log.warning("%s: %s has no sound; it is left out", self.name, self._suffix())
+            log.warning("%s: %s cannot hold audio; it is left out", self.name, self._suffix())
             return ()
         return streams
 
@@ -448,7 +449,7 @@ class Writer(Unfinished):
         return stream
 
     def _add_subtitles(self) -> dict[int, SubtitleStream]:
-        """Room for the subtitles; what the container cannot hold is told and left out."""
+        """Adds subtitle streams; a warning names those that the container cannot store."""
         able, streams = codecs_of(self._container), {}
         refused: list[str] = list(self._like.left_out)
         for template in self._like.subtitle_streams:
@@ -467,7 +468,7 @@ class Writer(Unfinished):
         elif self._like.attachments:
             refused.append("attachments")
         if refused:
-            log.warning("%s: leaves out: %s", self.name, ", ".join(sorted(refused)))
+            log.warning("%s: left out: %s", self.name, ", ".join(sorted(refused)))
         return streams
 
     def _add_chapters(self) -> None:
@@ -498,17 +499,19 @@ class Writer(Unfinished):
         )
 
     def _start(self) -> None:
-        """Open the encoder, then the file."""
+        """Opens the encoder, then the file."""
         like = self._like
-        os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 greets on standard error otherwise
+        os.environ.setdefault("SVT_LOG", "1")  # otherwise libsvtav1 prints to standard error
         try:
             with ordinary_priority():
                 self._video.codec_context.open()
         except av.FFmpegError as error:
             if self._codec.name == "libx265" and self._content == "rgba":
                 raise OutputError(
-                    f"{self.name}: the libx265 of this build of av has no alpha (HEVC with alpha "
-                    "is an option of x265's own build); write .mov with prores_ks"
+                    f"{self.name}: libx265 in this build of av does not support alpha; write .mov "
+                    "with prores_ks",
+                    path=self.name,
+                    option="codec",
                 ) from error
             raise OutputError(
                 f"{self.name}: {self._codec.name} cannot encode {like.width}x{like.height} "
@@ -519,7 +522,7 @@ class Writer(Unfinished):
         except (av.FFmpegError, OSError) as error:
             if self._file is not None:
                 self._file.discard()
-            if self._audio and error.errno in _REFUSALS:  # some muxers look only now
+            if self._audio and error.errno in _REFUSALS:  # some muxers only check now
                 raise self._no_audio(*self._audio.values()) from error
             raise self._failure(error) from error
         self._open = True
@@ -544,7 +547,7 @@ class Writer(Unfinished):
         )
 
     def _transparent_picture(self, frame: Frame) -> av.VideoFrame:
-        """Colours and alpha go different ways: libav would stretch 255 to 1020 of 1023."""
+        """Converts colours and alpha separately: libav would scale 255 to 1020 of 1023."""
         opaque = av.VideoFormat(self._format.replace("yuva", "yuv"), 2, 2)
         depth = opaque.components[0].bits
         colors = self._picture(frame.planes, frame.format.name, frame.color, opaque.name)
@@ -557,7 +560,7 @@ class Writer(Unfinished):
 
     def _encode(self, picture: av.VideoFrame, frame: Frame) -> None:
         picture.time_base, picture.pts = self._time_base, self._pts(frame)
-        # ProRes takes the tags of each picture, and not those of the stream.
+        # ProRes takes the tags of each picture, not those of the stream.
         picture.colorspace, picture.color_range = self._color.matrix, range_of(self._color)
         picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
         duration = round(frame.duration * frame.time_base / self._time_base)
@@ -571,12 +574,12 @@ class Writer(Unfinished):
         self._mux(self._timed(packets))
 
     def _pts(self, frame: Frame) -> int:
-        """The frame's time in the stream's units; encoders want it to increase."""
+        """The frame's time in the stream's units, strictly increasing for the encoder."""
         pts = round((frame.time - self._like.origin) / self._time_base)
         return pts if self._last_pts is None else max(pts, self._last_pts + 1)
 
     def _timed(self, packets: list[Packet]) -> list[Packet]:
-        """The packets with the durations of their frames, which not every encoder hands on."""
+        """The packets with the durations of their frames, which some encoders do not set."""
         self._packets += len(packets)
         for packet in packets:
             shown, decoded = packet.pts or 0, packet.dts or 0
@@ -596,7 +599,7 @@ class Writer(Unfinished):
 
     @property
     def _full(self) -> OSError | None:
-        """Why nothing more may be written but the file's end."""
+        """The error of a full disk, after which the file must be finished."""
         return None if self._file is None else self._file.error
 
     def _flush(self) -> None:
@@ -613,11 +616,11 @@ class Writer(Unfinished):
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
-        return OutputError(f"{self.name}: cannot be written: {reason}")
+        return OutputError(f"{self.name}: cannot be written: {reason}", path=self.name)
 
 
 def _shown(path: Path) -> int:
-    """How many frames of a finished file its edit list does not hide."""
+    """Number of frames of a finished file that its edit list does not hide."""
     with av.open(f"file:{path}") as container:
         return sum(not entry.is_discard for entry in container.streams.video[0].index_entries)
 
@@ -629,13 +632,13 @@ def _tag(context: VideoCodecContext, color: Color) -> None:
 
 
 def is_stdout(path: str | os.PathLike[str]) -> bool:
-    """Whether an output's name means standard output."""
+    """Whether an output is standard output."""
     name = os.fspath(path)
     return name == STDOUT or name.startswith(PIPE)
 
 
 def is_special(path: Path) -> bool:
-    """Whether an output is a pipe or a device: it is written as it is, without a ``.part``."""
+    """Whether an output is a pipe or a device, which is written directly, without ``.part``."""
     try:
         return path.exists() and not path.is_file() and not path.is_dir()
     except OSError:  # a name that is too long
@@ -643,5 +646,5 @@ def is_special(path: Path) -> bool:
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:
-    """The tags that tell something of the content."""
+    """The tags that describe the content."""
     return {key: value for key, value in metadata.items() if key.lower() not in _STALE_TAGS}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusematte.engine.commands.options import add_backend_options, backend_of
-from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.files import make_folder, read_image, write_png

@@ -301,7 +301,7 @@ def test_video_cut_short_loops_what_there_is(
     assert shown == (shown[:loop] * 10)[:100]
     assert len(set(shown[:loop])) == loop
     assert len(caplog.records) == 1
-    assert "cut short" in caplog.text
+    assert "truncated" in caplog.text
 
 
 # --- blur -----------------------------------------------------------------------------------------

@@ -314,12 +314,12 @@ def test_pixel_aspect_the_container_cannot_store(tmp_path: Path) -> None:
 
 def test_path_is_a_directory(clip: Reader, tmp_path: Path) -> None:
     (tmp_path / "out.mp4").mkdir()
-    with pytest.raises(OutputError, match="is a directory"):
+    with pytest.raises(OutputError, match="is a folder"):
         Writer(tmp_path / "out.mp4", clip)
 
 
 def test_directory_is_missing(clip: Reader, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="directory does not exist"):
+    with pytest.raises(OutputError, match="folder does not exist"):
         Writer(tmp_path / "no" / "out.mp4", clip)
 
 

@@ -107,7 +107,7 @@ def test_missing_network(tmp_path: Path) -> None:
 
 
 def test_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"manifest\.json: cannot read"):
+    with pytest.raises(ModelError, match=r"manifest\.json: .*cannot be read"):
         load_bundle(tmp_path)
 
 
@@ -162,5 +162,5 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, damage: dict[str, Any]) -
 def test_a_manifest_of_endless_depth(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "m")
     (folder / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(ModelError, match="cannot read"):
+    with pytest.raises(ModelError, match=".*cannot be read"):
         load_bundle(folder)

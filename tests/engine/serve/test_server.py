@@ -203,7 +203,7 @@ def test_what_cannot_be_read_fails_with_the_name_it_came_by(server: Server, tmp_
         assert job["error"]["message"].startswith("noise.mp4: ")
         assert str(server.folder) not in job["error"]["message"]
         job = await finished(http, half["id"])
-        assert job["state"] == "failed" and "half.mkv: is cut short" in job["error"]["message"]
+        assert job["state"] == "failed" and "half.mkv: is truncated" in job["error"]["message"]
         async with http.get(f"jobs/{half['id']}/result") as answer:
             output.write_bytes(await answer.read())
         for one in (bad, half):
