@@ -1,1 +1,1 @@
-"""Cameras and streams: sessions, the latency budget, outputs."""
+"""Live matting of cameras and streams: sessions, latency budget, outputs."""

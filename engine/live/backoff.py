@@ -1,4 +1,4 @@
-"""How long to wait before trying again what has failed: longer each time, up to a limit."""
+"""Exponential back-off between retries."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ FIRST, LIMIT = 0.25, 1.0
 
 
 class BackOff:
-    """Says when the next try is due; the caller tells the time, in seconds of any steady clock."""
+    """Computes when the next retry is due; ``now`` is in seconds of any steady clock."""
 
     def __init__(self) -> None:
         self._delay, self._due = FIRST, 0.0
 
     def failed(self, now: float) -> float:
-        """Takes note of a failure; returns the seconds until the next try."""
+        """Registers a failure; returns the seconds until the next retry."""
         delay = self._delay
         self._due, self._delay = now + delay, min(2 * delay, LIMIT)
         return delay
 
     def succeeded(self) -> None:
-        """Starts from the shortest wait again."""
+        """Resets the wait to the shortest one."""
         self._delay, self._due = FIRST, 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether to try now."""
+        """Whether a retry is due."""
         return now >= self._due

@@ -1,4 +1,4 @@
-"""Live pictures: a camera, a stream by its URL, or a video file played at its own pace."""
+"""Live inputs: cameras, streams, and video files played in real time."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from fusematte.engine.pixels.fit import fit_frame
 log = logging.getLogger(__name__)
 
 DRIVERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
-"""libav's name for the system's cameras."""
+"""libav's camera driver of each system."""
 TIMEOUT = 3.0
-"""Seconds without an answer or a picture after which a stream counts as lost.  With the longest
-wait between two tries and the look at its beginning it makes less than five: so soon after a stream
-is back it is seen again, even if its other end vanished without a word."""
+"""Seconds without an answer or a picture after which a stream counts as lost.  Together with the
+longest wait between retries and the probing of the stream, reconnecting takes less than five
+seconds after a stream is back, even if the server vanished without closing the connection."""
 RATE = Fraction(30)
-"""Frames per second of what does not tell."""
+"""Frames per second of inputs that do not declare a rate."""
 _LOOK = {"analyzeduration": "500000"}
-"""libav's microseconds to find out what a stream holds.  By default it takes seconds, and minutes
-of FLV without sound.  What it has looked at is decoded first: there is the key frame."""
+"""Microseconds that libav may probe a stream.  By default it takes seconds, and minutes for FLV
+without audio.  The probed packets are decoded first, so that no key frame is lost."""
 SCHEME_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}}
-"""libav's options of a protocol, in and out."""
+"""libav options by URL scheme, for inputs and outputs."""
 
 
 class CaptureDevice(NamedTuple):
-    """A camera: what ``--camera`` takes, and what the system calls it."""
+    """A camera: its name for ``--camera``, and the system's description."""
 
     name: str
     description: str
@@ -58,13 +58,13 @@ def list_cameras() -> list[CaptureDevice]:
 
 
 class Camera(ABC):
-    """A source of live frames; iterate over it, from one thread, for all that come until it ends.
+    """A source of live frames; iterate over it, in one thread, until it ends.
 
-    name: as the user wrote it.
-    like: the first frame: its size and layout are those of all others.
+    name: as given by the user.
+    like: the first frame; all others have its size and pixel format.
     rate: frames per second.
 
-    Frames are upright: the rotation that a file asks for is done.
+    Frames are in display orientation: the rotation of a file is applied.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Camera(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the source; whoever waits for a frame stops waiting."""
+        """Closes the source and ends the iteration."""
 
 
 def open_camera(
@@ -86,16 +86,18 @@ def open_camera(
     """Opens a camera by number or device name, a stream by URL, or a file.
 
     Args:
-        size: (width, height) to ask a camera for; rate: frames per second to ask it for.
+        size: (width, height) requested from a camera; rate: frames per second requested.
 
     Raises:
-        InputError: it is missing, busy, or gives no picture.
-        UsageError: a size or a rate for what has its own.
+        InputError: it is missing, busy, or delivers no picture.
+        UsageError: a size or a rate was given for a stream or a file.
     """
     path = Path(name)
     if is_url(name) or path.is_file():
         if size or rate:
-            raise UsageError(f"{name}: has its own size and rate; only a camera can be asked")
+            raise UsageError(
+                f"{name}: has its own size and rate; --size and --fps are for cameras", path=name
+            )
         return LiveContainer(name) if is_url(name) else PacedFile(path)
     options = {"video_size": f"{size[0]}x{size[1]}"} if size else {}
     if rate:
@@ -104,7 +106,7 @@ def open_camera(
 
 
 class PacedFile(Camera):
-    """A video file, each frame at its own time, once."""
+    """A video file, played once in real time."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -137,9 +139,9 @@ class PacedFile(Camera):
 
 
 class LiveContainer(Camera):
-    """A camera or a stream, opened again whenever it is lost, less and less often.
+    """A camera or a stream, reopened with increasing delays when it is lost.
 
-    driver: libav's format of a camera; None for a URL.
+    driver: libav's camera driver; None for a URL.
     """
 
     def __init__(
@@ -155,12 +157,12 @@ class LiveContainer(Camera):
             self._first = next(self._pictures)
         except (av.FFmpegError, StopIteration) as error:
             self._container.close()
-            raise InputError(f"{name}: gives no picture: {_reason(error)}") from error
+            raise InputError(f"{name}: delivers no picture: {_reason(error)}", path=name) from error
         self.like = _upright(frame_of(self._first, self._scaler))
         self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
 
     def __iter__(self) -> Iterator[Frame]:
-        # Whoever iterates may stop in the middle: the connection ends with the generator.
+        # The caller may stop at any frame: the connection is closed with the generator.
         try:
             yield from self._frames()
         finally:
@@ -181,7 +183,7 @@ class LiveContainer(Camera):
                 reason = _reason(error)
             self._container.close()
             if not self._stop.is_set():
-                log.warning("%s: lost (%s); trying again", self.name, reason)
+                log.warning("%s: lost (%s); reconnecting", self.name, reason)
                 self._reopen()
 
     def close(self) -> None:
@@ -215,31 +217,32 @@ class LiveContainer(Camera):
             raise InputError(self._why_not(first)) from first
         if not container.streams.video:
             container.close()
-            raise InputError(f"{self.name}: has no video")
+            raise InputError(f"{self.name}: has no video", path=self.name)
         return container, iter(container.decode(video=0))
 
     def _why_not(self, error: Exception) -> str:
         if isinstance(error, av.error.ProtocolNotFoundError):
-            return f"{self.name}: the libav that PyAV brings here has not this protocol"
+            return f"{self.name}: this build of PyAV does not support the protocol"
         if self._driver is None:
-            return f"{self.name}: cannot be reached: {_reason(error)}; check the address"
+            return f"{self.name}: cannot be reached: {_reason(error)}; check the URL"
         known = ", ".join(device.name for device in list_cameras()) or "none"
         hint = "check --size and --fps; " if self._options else ""
         return (
             f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}"
-            f"cameras here: {known} (--camera list)"
+            f"available cameras: {known} (see --camera list)"
         )
 
     def _conform(self, frame: Frame) -> Frame:
-        """The frame upright, in the first one's size and layout; a stream may come back changed."""
+        """The frame in display orientation, with the size and format of the first one: a stream may
+        be different after it was lost."""
         return _conform(frame, self.like)
 
 
 def camera_options(driver: str | None, asked: dict[str, str]) -> list[dict[str, str]]:
-    """What to open a camera with, the best first: what it has not is refused by its driver.
+    """libav options to try in turn, the best first; drivers refuse unsupported ones.
 
-    Over USB, raw pictures of any size come 5 to 10 times a second; MJPEG brings 30.  The cameras of
-    macOS know whole rates: 30 where 29.97 is asked for.
+    Over USB, raw video of larger sizes is limited to 5 to 10 fps, MJPEG is not.  macOS cameras only
+    support integer rates: 30 instead of 29.97.
     """
     if driver == "v4l2":
         return [{"input_format": "mjpeg", **asked}, asked]
@@ -260,12 +263,12 @@ def _driver() -> str:
 
 
 def device_file(name: str) -> str:
-    """What libav opens for a camera that is named by its number or by its own name."""
+    """The libav device of a camera, given by number or name."""
     if sys.platform == "linux":
         return f"/dev/video{name}" if name.isdecimal() else name
     if sys.platform != "win32":
         return name
-    if name.isdecimal():  # dshow knows names alone
+    if name.isdecimal():  # dshow only has names
         cameras = list_cameras()
         if int(name) < len(cameras):
             name = cameras[int(name)].description or cameras[int(name)].name
@@ -273,7 +276,7 @@ def device_file(name: str) -> str:
 
 
 def _upright(frame: Frame) -> Frame:
-    """The frame as a player shows it, in 4:2:0 if it has to be turned."""
+    """The frame in display orientation; in 4:2:0 if it has to be rotated."""
     if not frame.rotation:
         return frame
     height, width = frame.height, frame.width

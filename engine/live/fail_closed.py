@@ -1,6 +1,6 @@
-"""Fail closed, in time: what a viewer sees while results fail to come.
+"""Fail closed: what a viewer sees when there are no results.
 
-Never the camera's own picture, and never a time before the last one shown.
+It is never the camera's own picture, and its timestamps never go back.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.session import Result, Session
 
 STALL = 0.5
-"""Seconds without a result after which the background takes the last composite's place."""
+"""Seconds without a result after which the closed frame is shown."""
 STEP = 90
-"""Units of ``CLOCK`` between two frames shown, at least: a millisecond, which is what Matroska and
-FLV can tell apart."""
+"""Minimum distance of two timestamps in units of ``CLOCK``: a millisecond, the resolution of
+Matroska and FLV."""
 LATE = 60
-"""Seconds; a source whose time goes back by more has started anew."""
+"""Seconds; if timestamps go back by more, the source has restarted."""
 
 
 class FailClosed:
-    """Stands between a session and a viewer: says when the closed frame is due, and gives whatever
-    is shown a time that only increases.
+    """Decides between a session and a viewer when the closed frame is shown, and makes timestamps
+    strictly increasing.
 
-    clock: seconds, steady.
+    clock: a steady clock, in seconds.
     """
 
     def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,27 +34,26 @@ class FailClosed:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was a result yet."""
+        """Whether there was any result."""
         return self._last_result is not None
 
     @property
     def is_due(self) -> bool:
-        """Whether results have failed to come for so long that the closed frame is to be shown."""
+        """Whether the closed frame must be shown, because there was no result for ``STALL`` s."""
         return self._last_result is None or self._clock() - self._last_result > STALL
 
     def note(self, _: Result) -> None:
-        """Takes note of a result."""
+        """Registers a result."""
         self._last_result = self._clock()
 
     def closed_frame(self, like: Frame) -> Frame:
-        """What to show in a result's place, at the time of ``like``."""
+        """The closed frame, at the time of ``like``."""
         return self._session.closed_frame(like)
 
     def shown_at(self, pts: int) -> int:
-        """When a picture of this time is shown: then, or just after the last one.
+        """The timestamp to show a picture with: its own, or just after the last one shown.
 
-        A result is of an earlier moment than a closed frame that was shown before it came.  All in
-        units of ``CLOCK``.
+        A result may be older than a closed frame shown before it.  In units of ``CLOCK``.
         """
         last = self._last_pts
         if last is not None and 0 <= last + STEP - pts < LATE / CLOCK:

@@ -1,8 +1,8 @@
-"""The latency governor: which of the prepared network sizes holds the budget.
+"""The latency governor: chooses the network size that keeps the latency budget.
 
-Pure logic: it is told how long frames took and answers with a level; it knows neither clock nor
-network.  Going down is quick, because a missed budget is seen; going up waits until the larger
-network would fit with room to spare, and longer each time that this turned out wrong.
+Pure logic: it gets the times of frames and returns a level, without a clock or a network.  It goes
+down quickly, because a missed budget is visible.  It goes up when the larger network is expected to
+fit with a margin, and waits longer each time that this was wrong.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from statistics import median
 
 LEVELS = (1.0, 0.58, 0.31)
-"""Network areas to choose from, as parts of the model's own: about 3/4 of the side each."""
+"""Factors on the model's network area; each level has about 3/4 of the side of the one above."""
 WINDOW = 150
-"""Frames that are looked at."""
+"""Number of recent frames considered."""
 MISSES = 3
-"""That many of the window over the budget are too many: 98 of 100 frames shall keep it."""
+"""So many frames of the window over the budget are too many: 98 of 100 frames must keep it."""
 ENOUGH = 60
-"""Frames of a level that must have been seen before going up."""
+"""Frames at a level that are needed before going up."""
 ROOM = 0.85
-"""A larger network must be expected to need no more than this part of the budget."""
+"""The expected latency of the larger network must be below this share of the budget."""
 PATIENCE = 2.0
-"""Seconds of room before going up; doubled after each time that going up was wrong."""
+"""Seconds that the margin must last before going up; doubled each time going up was wrong."""
 MAX_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A change of level: when (seconds, the caller's clock), from where to where, and why."""
+    """A change of level: time (seconds of the caller's clock), old and new level, and reason."""
 
     time: float
     before: float
@@ -37,9 +37,9 @@ class Decision:
 
 
 class Governor:
-    """Chooses among ``levels`` such that frames take at most ``budget_ms``.
+    """Chooses among ``levels`` so that frames take at most ``budget_ms``.
 
-    level: the part of the model's own area that the next frame should get.
+    level: factor on the network's area for the next frame.
     decisions: the last changes, oldest first.
     """
 
@@ -57,20 +57,20 @@ class Governor:
 
     @property
     def level(self) -> float:
-        """The part of the model's own area."""
+        """The current factor on the model's area."""
         return self.levels[self._index]
 
     @property
     def holds(self) -> bool:
-        """Whether the frames looked at last kept the budget, but for a stray one."""
+        """Whether recent frames kept the budget, except for fewer than ``MISSES``."""
         return self._misses() < MISSES
 
     def observe(self, now: float, latency_ms: float, network_ms: float, level: float) -> None:
-        """Takes note of one frame.
+        """Registers one frame.
 
-        now: seconds, any steady clock; latency_ms: from its arrival to its result; network_ms: the
-        network's part of that; level: the one it was made with (frames under way when the level
-        changed say nothing about the new one).
+        now: seconds of any steady clock; latency_ms: from arrival to result; network_ms: inference
+        time within that; level: the level it was processed at (frames that were in flight when the
+        level changed are ignored).
         """
         if level != self.level:
             return
@@ -103,8 +103,8 @@ class Governor:
             self._went_up = now
 
     def _expected_above(self) -> float:
-        """The slow frames' latency at the next level up: the network's usual part grows with the
-        area; what made those frames slow does not."""
+        """The expected latency of slow frames at the next level up: inference time grows with the
+        area, the other delays do not."""
         growth = self.levels[self._index - 1] / self.level
         return sorted(self._latencies)[-MISSES] + (growth - 1) * median(self._network)
 

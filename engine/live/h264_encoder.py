@@ -1,4 +1,4 @@
-"""Frames as one H.264 stream in a container, as they come: for recordings and for streams."""
+"""A live H.264 encoder, for recordings and streams."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fusematte.engine.media.av_frames import picture_of, range_of
 
 
 class LiveEncoder:
-    """A container with one H.264 stream, being written.
+    """Writes a container with one H.264 stream.
 
     Args:
         url: a URL, or a file as ``file:PATH``.
-        format: libav's name of the container.
-        like: a frame of the size and colour that all others have.
-        rate: frames per second, for the encoder's planning; each frame keeps its own time.
-        options: of libx264.
-        protocol: libav's options of the URL's protocol.
+        format: libav's name for the container.
+        like: a frame with the size and colour tags of all frames.
+        rate: frames per second, for rate control; frames keep their timestamps.
+        options: options of libx264.
+        protocol: libav options for the URL's protocol.
 
     Raises:
         av.FFmpegError, OSError: it cannot be opened or written.
@@ -37,18 +37,18 @@ class LiveEncoder:
         protocol: dict[str, str],
     ) -> None:
         self._scaler = VideoReformatter()
-        # H.264 cannot halve the chroma of odd sizes.
+        # H.264 cannot subsample the chroma of odd sizes.
         self._layout = "yuv444p" if like.width % 2 or like.height % 2 else "yuv420p"
         self._container: OutputContainer = av.open(
             url, "w", format=format, options=protocol,
-            container_options={"flush_packets": "1"},  # what is shown is on its way at once
+            container_options={"flush_packets": "1"},  # packets are sent at once
         )  # fmt: skip
         try:
             self._stream = self._container.add_stream("libx264", rate, options)
             context = self._stream.codec_context
             context.width, context.height, context.pix_fmt = like.width, like.height, self._layout
             context.time_base = self._stream.time_base = CLOCK
-            context.gop_size = max(1, round(2 * rate))  # a newcomer waits two seconds at most
+            context.gop_size = max(1, round(2 * rate))  # new viewers wait at most two seconds
             context.colorspace, context.color_range = like.color.matrix, range_of(like.color)
             self._container.start_encoding()
         except BaseException:
@@ -56,7 +56,7 @@ class LiveEncoder:
             raise
 
     def write(self, frame: Frame) -> None:
-        """Encodes and sends a frame; its time is in units of ``CLOCK``."""
+        """Encodes and sends a frame; its pts is in units of ``CLOCK``."""
         picture = picture_of(frame)
         if picture.format.name != self._layout:
             picture = self._scaler.reformat(picture, format=self._layout)
@@ -64,7 +64,7 @@ class LiveEncoder:
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        """Writes what the encoder still holds, and the end."""
+        """Flushes the encoder and completes the container."""
         try:
             self._container.mux(self._stream.encode(None))
         finally:

@@ -1,4 +1,4 @@
-"""Single keys from the terminal, without Enter, where there is one."""
+"""Single key presses from the terminal, without Enter."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def terminal_keys() -> Iterator[Callable[[], str]]:
-    """Gives a function that returns the key pressed last, or "".
+    """Yields a function that returns the last key pressed, or "".
 
-    Where standard input is no terminal, or the system has another kind of them, it always does.
+    If standard input is not a terminal, or not a POSIX one, it always returns "".
     """
     try:
         import termios
@@ -34,5 +34,5 @@ def terminal_keys() -> Iterator[Callable[[], str]]:
 
 
 def _read(file: int) -> str:
-    """One byte, past Python's buffer: what waits there ``select`` would not see."""
+    """Reads one byte without Python's buffer, whose content ``select`` does not see."""
     return os.read(file, 1).decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""Live figures: frame rate, latency and stage times over the last seconds."""
+"""Live statistics: frame rate, latency and stage times over the last seconds."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SPAN = 10.0
-"""Seconds that rates and percentiles look back."""
+"""Seconds over which rates and percentiles are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveStatistics:
-    """A snapshot.  Rates and times are those of the last seconds, counts those since the start.
+    """A snapshot.  Rates and times cover the last seconds, counts the time since the start.
 
     fps: results per second.
     latency_p50, latency_p99: milliseconds from a frame's arrival to its result.
-    frames, dropped, failed: results; frames that newer ones pushed out; results without a matte.
-    stages: milliseconds of work per frame, medians.
-    network_size: (height, width) of the last frame's network input.
-    budget_ms: the budget that is held; None where none is set.
-    level: the network's area as a part of the model's own.
-    level_changes, last_change: how often the governor moved, and its last reason.
-    holds: whether the last frames kept the budget.
-    error: what went wrong last.
+    frames, dropped, failed: results; frames replaced by newer ones; results without a matte.
+    stages: median busy milliseconds per frame, by stage.
+    network_size: (height, width) of the last network input.
+    budget_ms: the latency budget; None if there is none.
+    level: factor on the model's network area.
+    level_changes, last_change: number of changes by the governor, and the last reason.
+    holds: whether recent frames kept the budget.
+    error: the last error.
     """
 
     fps: float
@@ -66,9 +66,9 @@ class _Sample:
 
 @dataclass
 class Meter:
-    """Counts what a live session does; any thread may call it.
+    """Collects the statistics of a live session; may be called from any thread.
 
-    clock: seconds; another one for tests.
+    clock: in seconds; replaced in tests.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -81,12 +81,12 @@ class Meter:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def drop(self, count: int) -> None:
-        """Counts frames that were pushed out."""
+        """Counts dropped frames."""
         with self._lock:
             self.dropped += count
 
     def add(self, latency: float, stages: dict[str, float], error: str | None) -> None:
-        """Counts a result; seconds."""
+        """Counts a result; times in seconds."""
         with self._lock:
             self.frames += 1
             if error is not None:
@@ -99,7 +99,7 @@ class Meter:
             self._samples.popleft()
 
     def snapshot(self) -> LiveStatistics:
-        """The figures now."""
+        """The current statistics."""
         with self._lock:
             self._forget()
             samples = list(self._samples)

@@ -1,4 +1,4 @@
-"""Where live pictures go: the contract of an output, and the thread that serves one."""
+"""The interface of live outputs, and the thread that feeds one."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from fusematte.engine.frame import Frame
 from fusematte.engine.pipeline import Relay, Stage, Stopped
 
 WAITING = 15
-"""Frames that may wait for a slow output before it misses some."""
+"""Frames queued for a slow output before frames are dropped."""
 
 
 class Outlet(ABC):
-    """Shows frames, in the order they come.
+    """A live output.
 
-    ``show`` raises ``OutputError`` when there is no use in going on; what may pass, a stream whose
-    other end is away, it deals with itself.  Frames all have the size of the one it was made for.
+    ``show`` raises ``OutputError`` for permanent failures; it handles temporary ones, such as a
+    lost connection, itself.  All frames have the size of the one the output was created for.
     """
 
     name: str
 
     @abstractmethod
     def show(self, frame: Frame) -> None:
-        """Takes a frame; does not keep it."""
+        """Outputs a frame, without keeping a reference to it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Completes what was written, frees the device."""
+        """Completes the output or frees the device."""
 
 
 def check_even(name: str, like: Frame) -> None:
-    """Refuses sizes whose chroma cannot be halved."""
+    """Raises OutputError for odd sizes, whose chroma cannot be subsampled."""
     if like.width % 2 or like.height % 2:
-        raise OutputError(f"{name}: needs even sizes, not {like.width}x{like.height}")
+        raise OutputError(f"{name}: needs an even size, not {like.width}x{like.height}")
 
 
 class Sender:
-    """An outlet in a thread of its own: a slow one misses frames and holds nobody up.
+    """Runs an outlet in its own thread: a slow one misses frames and does not delay others.
 
-    error: why it has given up, if it has.
+    error: why the outlet failed; None while it works.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -50,7 +50,7 @@ class Sender:
         self._relay = Relay(Stage(f"output {outlet.name}", self._show), waiting=WAITING)
 
     def show(self, frame: Frame) -> None:
-        """Hands a frame over; returns at once."""
+        """Queues a frame; returns at once."""
         with contextlib.suppress(Stopped):
             self.missed += self._relay.push(frame)
 

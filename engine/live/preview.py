@@ -1,4 +1,4 @@
-"""A window on this machine's display."""
+"""A preview window."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fusematte.engine.media.av_frames import rgb_of
 
 
 class Preview(Outlet):
-    """A window; ``key`` is the last key pressed in it.  Its methods want one and the same thread.
+    """A window; ``key`` is the last key pressed in it.  Use it from one thread only.
 
     Raises:
-        OutputError: this OpenCV has no windows, or there is no display.
+        OutputError: this build of OpenCV has no windows, or there is no display.
     """
 
     def __init__(self, title: str = "FuseMatte") -> None:
@@ -27,15 +27,15 @@ class Preview(Outlet):
         self._title = title
         if "GUI:                           NONE" in cv2.getBuildInformation():
             raise OutputError(
-                "preview: this OpenCV has no windows; replace it: pip uninstall "
+                "--preview: this build of OpenCV has no windows; pip uninstall "
                 "opencv-python-headless, then pip install --force-reinstall opencv-python"
             )
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-            raise OutputError("preview: there is no display; set DISPLAY or leave --preview out")
+            raise OutputError("--preview: there is no display; set DISPLAY or leave out --preview")
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise OutputError(f"preview: no window can be opened: {error}") from error
+            raise OutputError(f"--preview: no window can be opened: {error}") from error
 
     def show(self, frame: Frame) -> None:
         cv2.imshow(self._title, rgb_of(frame)[..., ::-1])

@@ -1,4 +1,4 @@
-"""A video file of what was shown live."""
+"""Recording of live output to a file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from fusematte.engine.media.files import part_of
 
 
 class Recording(Outlet):
-    """A file, called PATH.part until it is complete.
+    """A video file, called PATH.part until it is complete.
 
     Raises:
-        UsageError, OutputError: it is no video file's name, or cannot be written.
+        UsageError: the file extension is unknown.
+        OutputError: it cannot be written.
     """
 
     def __init__(self, path: Path, like: Frame, rate: Fraction) -> None:

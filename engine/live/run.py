@@ -1,7 +1,7 @@
-"""The live job: a camera in, the person over another background out, to any number of outputs.
+"""The live job: a camera through a session to any number of outputs.
 
-Whatever happens, what comes out is a composite, the background alone or a still card: the camera's
-own picture never reaches an output.
+Outputs only get composites, the background alone or a still card: the camera's own picture never
+reaches one, even after errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fusematte.engine.pipeline import Feed
 log = logging.getLogger(__name__)
 
 PATIENCE = 6.0
-"""Seconds to wait at the end for a camera that hangs."""
+"""Seconds to wait at the end for a hanging camera."""
 
 KEYS = {
     "b": "next background",
@@ -40,7 +40,7 @@ KEYS = {
 
 @dataclass
 class Controls:
-    """What the keys change while it runs."""
+    """The state that keys change."""
 
     backgrounds: itertools.cycle[str]
     shows_alpha: bool = False
@@ -48,7 +48,7 @@ class Controls:
     quits: bool = False
 
     def press(self, key: str, session: Session) -> None:
-        """Does what a key stands for; others do nothing."""
+        """Executes a key's command; other keys are ignored."""
         if key == "b":
             try:
                 session.background = next(self.backgrounds)
@@ -66,15 +66,15 @@ class Controls:
 
 @dataclass
 class _Clock:
-    """The time since it was made, in units of ``CLOCK``.
+    """The time since its creation, in units of ``CLOCK``.
 
-    It begins at 0: FLV's times go round after 25 days, and machines run longer.
+    It does not use the system's uptime, because FLV timestamps overflow after 25 days.
     """
 
     begun: float = field(default_factory=time.monotonic)
 
     def now(self, like: Frame) -> Frame:
-        """A frame at the present time."""
+        """A frame with the current time."""
         return replace(
             like, pts=round(Fraction(time.monotonic() - self.begun) / CLOCK), time_base=CLOCK
         )
@@ -82,10 +82,10 @@ class _Clock:
 
 @dataclass
 class LiveRun:
-    """Runs a camera through a session to outlets; in the end it closes camera and outlets.
+    """Runs a camera through a session to outlets; closes camera and outlets at the end.
 
-    report: called with the figures about once a second.
-    keys: asked for the key pressed last, "" for none.
+    report: called with statistics about once a second.
+    keys: returns the last key pressed, "" for none.
     """
 
     camera: Camera
@@ -97,11 +97,11 @@ class LiveRun:
     _clock: _Clock = field(default_factory=_Clock)
 
     def run(self) -> LiveStatistics:
-        """Runs until the camera ends, ``q`` is pressed or no output is left; the last figures.
+        """Runs until the camera ends, ``q`` is pressed or no output is left; the last statistics.
 
         Raises:
             OutputError: the last output failed.
-            InputError: the camera failed for good.
+            InputError: the camera failed permanently.
         """
         controls = Controls(itertools.cycle([*self.backgrounds[1:], self.backgrounds[0]]))
         previews = [outlet for outlet in self.outlets if isinstance(outlet, Preview)]
@@ -160,7 +160,7 @@ class LiveRun:
             assert sender.error is not None
             if len(senders) + len(previews) == 1:
                 raise sender.error
-            log.error("%s; the other outputs go on", sender.error)
+            log.error("%s; the other outputs continue", sender.error)
             senders.remove(sender)
             sender.close()
 

@@ -1,4 +1,4 @@
-"""Matting inside another program: frames are pushed in, composites come out."""
+"""``Session``: live matting inside another program; push frames, pull composites."""
 
 from __future__ import annotations
 
@@ -37,21 +37,23 @@ from fusematte.engine.stages.contract import Matted, StageOptions, Stages
 log = logging.getLogger(__name__)
 
 Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
-"""What ``push`` takes; the last is anything with ``__dlpack__``."""
+"""What ``push`` accepts; the last is anything with ``__dlpack__``."""
 
 KERNEL_THREADS = min(4, os.cpu_count() or 1)
-"""Of the composite: while one frame is blended, the network waits for the next one."""
+"""CPU threads of compositing: while one frame is composited, the network often waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One frame, done.
+    """The result for one frame.
 
-    composite: the person over the background, in the source's size and layout.
-    matte: what the network found; None if something failed, and ``error`` says what.  Then the
-    composite is the background alone, or a still card, and has no pixel of the camera.
-    source: the frame as it was matted (mirrored, if that was asked for).
-    latency: seconds from ``push`` to here.
+    composite: the person over the background, in the source's size and pixel format.
+    matte: the network's output; None if processing failed.  Then ``composite`` is the background
+    alone, or a still card, without any pixel of the camera.
+    source: the frame that was matted (mirrored, if that is on).
+    latency: seconds from ``push`` to the result.
+    error: the error in one line, if processing failed.
+    mask: the edits of the alpha.
     """
 
     composite: Frame
@@ -72,7 +74,7 @@ class Result:
         return self.composite.time_base
 
     def alpha(self) -> Plane:
-        """The refined alpha at the frame's size, made when asked for; nothing without a matte.
+        """The refined alpha at full resolution, computed on each call; zeros without a matte.
 
         Shape:
             output: [H, W], 0 to 255, uint8; to 1023, uint16, for 10-bit frames.
@@ -86,15 +88,15 @@ class Result:
         return rgb_of(self.composite)
 
     def to_video_frame(self) -> av.VideoFrame:
-        """The composite as a picture of libav with its time and colour tags; a copy."""
+        """The composite as a libav picture with pts and colour tags; a copy."""
         return picture_of(self.composite)
 
 
 @dataclass
 class _Job:
-    """A frame on its way.
+    """A frame in flight.
 
-    level: the governor's; 0 where none chose it, or where the frame had to wait for a compilation.
+    level: the governor's level; 0 without governor, or if the frame waited for a compilation.
     """
 
     frame: Frame
@@ -105,43 +107,43 @@ class _Job:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of work so far, by stage."""
+        """Busy time so far, by stage."""
         return {} if self.matted is None else self.matted.seconds
 
 
 class Session:
-    """Mattes live frames in threads of its own; any thread may use any of its methods.
+    """Mattes live frames in its own threads; all methods are thread-safe.
 
-    Frames go in by ``push``; results come out by iteration, by ``get`` or through ``on_result``.
-    At most ``max_pending`` frames wait for the network, and as many results to be fetched; a newer
-    one pushes out the oldest, so that what comes out is never late.
+    Pass frames to ``push``; get results by iteration, from ``get`` or through ``on_result``.  At
+    most ``max_pending`` frames wait for the network, and as many results to be fetched; newer ones
+    replace the oldest, so that results are never late.
 
-    A frame that fails (the network, the background, anything) gives a result all the same: the
-    background alone or a still card, and never the camera's picture.  The next frame tries again.
+    If processing of a frame fails for any reason, there is still a result: the background alone or
+    a still card, never the camera's picture.  The next frame is processed normally.
 
-    Cost and ownership.  A ``Frame`` or an ``av.VideoFrame`` in a planar YUV layout is not copied:
-    do not write to its buffers before its result is there.  NV12, packed YUV and RGB, arrays and
-    DLPack are converted, one copy, inside ``push``; their memory is the caller's again when it
-    returns.  Composites and mattes are new memory for each frame and the caller's to keep.
-    Sessions with the same model, backend and threads share one compiled network and take turns on
-    it; what each has of its own is two threads and a few frames.
+    Cost and ownership.  A ``Frame`` or an ``av.VideoFrame`` in a planar YUV format is not copied:
+    do not write to its buffers before its result is there.  NV12, packed YUV, RGB, arrays and
+    DLPack are converted in ``push`` (one copy); their memory can be reused when it returns.
+    Composites and mattes are new memory for each frame, owned by the caller.  Sessions with the
+    same model, backend and threads share one compiled network and take turns; each session adds
+    two threads and a few frames of memory.
 
     Args:
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, a picture or a video.
         model, backend: as for ``Matter``.
-        threads: CPU threads for the network; None takes what was found best, at
-            first half of the processors.
-        budget_ms: the latency from ``push`` to the result that is to be held, by moving to a
-            smaller network while the machine is busy; None leaves the network as it is.
-        mirror: turn the picture's left to its right before anything else.
-        max_pending: frames, 1 or more.
-        lookahead: frames by which results are held back, so that flicker can be told from movement
-            by what comes after; without, by what came before alone.
+        threads: CPU threads for inference; None takes the number measured best, or half of the
+            processors.
+        budget_ms: latency budget from ``push`` to the result; a smaller network holds it while the
+            machine is busy.  None always uses the default network size.
+        mirror: mirror frames horizontally before anything else.
+        max_pending: number of frames, 1 or more.
+        lookahead: delays results by this number of frames, so that smoothing can use the following
+            ones; at 0 it only uses earlier ones.
         light_wrap, despill, mask: see ``engine.compositing.look.Look``.
-        on_result: called with each result from the session's thread, instead of ``get``.  It holds
-            up the next frame while it runs.
-        matter: mattes the frames in the place of one made from ``model``, ``backend`` and
-            ``threads``; the caller closes it, after the session.
+        on_result: called with each result, instead of ``get``, in the session's thread; the next
+            result waits for its return.
+        matter: used instead of one made from ``model``, ``backend`` and ``threads``; the caller
+            closes it, after the session.
 
     Raises:
         FuseMatteError: the model, the backend or the background cannot be used.
@@ -165,9 +167,11 @@ class Session:
         matter: Matter | None = None,
     ) -> None:
         if max_pending < 1:
-            raise UsageError(f"max_pending must be 1 or more, not {max_pending}")
+            raise UsageError(
+                f"max_pending must be 1 or more, not {max_pending}", option="max_pending"
+            )
         if budget_ms is not None and budget_ms <= 0:
-            raise UsageError(f"budget_ms must be above 0, not {budget_ms}")
+            raise UsageError(f"budget_ms must be above 0, not {budget_ms}", option="budget_ms")
         self.mirror = mirror
         options = StageOptions(
             look=Look(light_wrap=light_wrap, despill=despill, mask=mask),
@@ -204,16 +208,16 @@ class Session:
         self.close()
 
     def push(self, frame: Pushed, pts: int | None = None) -> None:
-        """Hands a frame in; returns at once.
+        """Queues a frame; returns at once.
 
         Args:
             frame: a ``Frame``, an ``av.VideoFrame``, or RGB of shape [H, W, 3], uint8, as a NumPy
-                array or as anything on the CPU that exports DLPack.
-            pts: its presentation time, instead of its own; of arrays in units of 1/90000 s.  What
-                has none gets the time of its arrival.
+                array or a DLPack tensor on the CPU.
+            pts: presentation time instead of the frame's own; for arrays in units of 1/90000 s.
+                Without either, the time of arrival.
 
         Raises:
-            UsageError: it is none of these, or the session is closed.
+            UsageError: the frame is of another type, or the session is closed.
         """
         arrived = time.perf_counter()
         with self._push_lock:
@@ -227,38 +231,38 @@ class Session:
             self._latest = ready
 
     def get(self, timeout: float | None = None) -> Result:
-        """The next result; waits for it.
+        """Waits for the next result.
 
         Raises:
-            TimeoutError: none came in ``timeout`` seconds.
-            UsageError: the session is closed, or hands its results to ``on_result``.
+            TimeoutError: there was none within ``timeout`` seconds.
+            UsageError: the session is closed, or has an ``on_result``.
         """
         if self._on_result is not None:
-            raise UsageError("results go to on_result: none can be fetched")
+            raise UsageError("results are passed to on_result; get() cannot be used")
         try:
             return self._results.get(timeout)
         except Stopped:
             raise UsageError("the session is closed") from None
 
     def __iter__(self) -> Iterator[Result]:
-        """Results as they come, until the session is closed."""
+        """Yields results until the session is closed."""
         with contextlib.suppress(Stopped):
             while True:
                 yield self._results.get()
 
     @property
     def busy(self) -> bool:
-        """Whether frames are under way, those apart that are held back to look ahead."""
+        """Whether frames are in flight, not counting those held back by ``lookahead``."""
         return self._finished + len(self._under_way) < self._pushed
 
     @property
     def latest(self) -> Frame | None:
-        """The frame pushed last."""
+        """The last frame pushed."""
         return self._latest
 
     @property
     def background(self) -> str | PathLike[str]:
-        """What the person is over; assign another to change it from the next frame on.
+        """The new background; assign another one to change it from the next frame on.
 
         Raises:
             BackgroundError: it is unknown or cannot be read; the old one stays.
@@ -273,13 +277,13 @@ class Session:
             if not self._closed:
                 scene, self._stages.background = self._stages.background, scene
                 self._spec = spec
-        scene.close()  # the old one, or what comes too late
+        scene.close()  # the old one, or the new one if the session is closed
         self._refuse_if_closed()
 
     @property
     def model(self) -> str | PathLike[str]:
-        """The model; assign another to change it.  The assignment loads and compiles it, while
-        frames go on through the old one.
+        """The model; assign another one to change it.  The assignment loads and compiles it while
+        frames are still processed with the old one.
 
         Raises:
             ModelError, BackendError: it cannot be used; the old one stays.
@@ -301,14 +305,14 @@ class Session:
                 matter, self._stages.matter = self._stages.matter, matter
                 self._model = model
         if matter is self._lent:
-            self._lent = None  # the caller's again
+            self._lent = None  # returned to the caller
         else:
-            matter.close()  # the old one, or what comes too late
+            matter.close()  # the old one, or the new one if the session is closed
         self._refuse_if_closed()
 
     @property
     def statistics(self) -> LiveStatistics:
-        """The figures now: a snapshot."""
+        """A snapshot of the statistics."""
         figures, governor = self._meter.snapshot(), self._governor
         if governor is None:
             return figures
@@ -322,12 +326,12 @@ class Session:
         )
 
     def closed_frame(self, like: Frame) -> Frame:
-        """What to show at the time of ``like`` when there is no result: its size, none of its
-        pixels; the background alone, or a still card."""
-        if not self._scene_lock.acquire(timeout=0.05):  # a background that hangs
+        """The frame to show when there is no result: the background alone, or a still card, with
+        the size and time of ``like`` and none of its pixels."""
+        if not self._scene_lock.acquire(timeout=0.05):  # the background hangs
             return card(like)
         try:
-            # A video behind stands still meanwhile: the next composite is of an earlier moment.
+            # A background video stands still meanwhile: the next composite has an earlier time.
             then = self._blended or like
             still = replace(like, pts=then.pts, time_base=then.time_base)
             return like.with_planes(closed_frame(still, self._stages.background).planes)
@@ -335,11 +339,11 @@ class Session:
             self._scene_lock.release()
 
     def close(self) -> None:
-        """Stops the threads; frames under way are dropped.  May be called twice."""
+        """Stops the threads and drops frames in flight; may be called twice."""
         self._results.close()
         ended = self._relay.close()
         if not ended:
-            log.warning("the network does not come back: it is left behind")
+            log.warning("the network hangs and is abandoned")
         elif not self._closed:
             with self._matter_lock, self._scene_lock:
                 self._closed = True
@@ -368,7 +372,7 @@ class Session:
         return (1.0,) if self._governor is None else self._governor.levels
 
     def _open_stages(self, options: StageOptions) -> Stages:
-        """The stages that all frames go through."""
+        """Opens background, matter and stages."""
         background = open_background(self._spec)
         try:
             used = self._lent or Matter(
@@ -380,7 +384,7 @@ class Session:
         return open_stages(used, background, options)
 
     def _find_matte(self, job: _Job) -> list[_Job]:
-        """The jobs that are ready to be blended: this one, or by then an older one, or none."""
+        """Mattes a frame; the jobs ready to be composited: this one, an older one, or none."""
         with self._matter_lock:
             try:
                 if self.mirror:
@@ -395,7 +399,7 @@ class Session:
         return self._jobs_of(ready)
 
     def _jobs_of(self, ready: list[Matted]) -> list[_Job]:
-        """The jobs that these frames belong to: the oldest ones under way."""
+        """The jobs of these frames: the oldest ones in flight."""
         jobs = []
         for matted in ready:
             job = self._under_way.popleft()
@@ -404,15 +408,15 @@ class Session:
         return jobs
 
     def _give_up(self, job: _Job, error: Exception) -> list[_Job]:
-        """What was held back comes first, as it is; the next frame starts anew."""
+        """Releases frames held back, then the failed job; the temporal state is reset."""
         job.error = self._explain("no matte", error)
         return [*self._jobs_of(self._stages.reset()), job]
 
     def _scale(self, job: _Job) -> float:
-        """The network's scale for a frame: the governor's choice, once all sizes are prepared.
+        """The network's scale for a frame: the governor's choice once all sizes are compiled.
 
-        The first frame of a size waits for one compilation alone, so that its matte comes soon;
-        each of the next ones for one more.
+        The first frames of a size each wait for the compilation of one scale, so that none of them
+        waits for all.
         """
         if self._governor is None:
             return 1.0
@@ -457,7 +461,7 @@ class Session:
             return closed_frame(job.frame, self._stages.background)
 
     def _explain(self, what: str, error: Exception) -> str:
-        """The error in a line; it is logged if it is another than the last one."""
+        """The error in one line; logs it unless it equals the last one."""
         text = f"{type(error).__name__}: {error}"
         if text != self._meter.error:
             log.error("%s: %s", what, text, exc_info=log.isEnabledFor(logging.DEBUG))
@@ -474,29 +478,29 @@ class Session:
 
 
 def mirrored(frame: Frame) -> Frame:
-    """The frame with left and right changed, as displayed; new planes."""
+    """The frame mirrored horizontally, as displayed; new planes."""
     axis = 0 if frame.rotation in (90, 270) else 1
     y, u, v = (np.ascontiguousarray(np.flip(plane, axis)) for plane in frame.planes)
     return frame.with_planes((y, u, v))
 
 
 def _as_rgb(pushed: Any) -> NDArray[np.uint8]:  # noqa: ANN401
-    """The array behind what was pushed.
+    """A pushed array or tensor as a NumPy array.
 
     Raises:
-        UsageError: there is none, or it is no RGB picture.
+        UsageError: it is neither, or not an RGB picture.
     """
     if not isinstance(pushed, np.ndarray):
         if not hasattr(pushed, "__dlpack__"):
             raise UsageError(
-                f"a frame is a Frame, an av.VideoFrame, a NumPy array or a DLPack tensor, "
+                f"a frame must be a Frame, an av.VideoFrame, a NumPy array or a DLPack tensor, "
                 f"not {type(pushed).__name__}"
             )
         try:
             pushed = np.from_dlpack(pushed)
         except (BufferError, RuntimeError, TypeError) as error:
             raise UsageError(
-                f"the tensor cannot be read here: {error}; bring it to the CPU"
+                f"the tensor cannot be read: {error}; copy it to the CPU first"
             ) from error
     if pushed.dtype != np.uint8 or pushed.ndim != 3 or pushed.shape[2] != 3 or not pushed.size:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A stream to a server: RTMP, SRT, RTSP, WHIP, MPEG-TS."""
+"""Streaming to a server by RTMP, SRT, RTSP, WHIP or MPEG-TS."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _FORMATS = {
     "rtsp": "rtsp",
     **dict.fromkeys(("http", "https"), "whip"),
 }
-"""The container that a protocol carries."""
+"""The container of each protocol."""
 WHIP_TOKEN = "FUSEMATTE_WHIP_TOKEN"
-"""Environment variable with a WHIP server's bearer token; a command line is no place for it."""
+"""Environment variable with a WHIP server's bearer token, which is not safe on a command line."""
 
 
 class Stream(Outlet):
-    """A stream to a URL (RTMP, SRT, RTSP, WHIP, MPEG-TS over UDP or TCP), opened again when lost.
+    """A stream to a URL (RTMP, SRT, RTSP, WHIP, MPEG-TS over UDP or TCP); it reconnects when lost.
 
-    While the other end is away frames are passed over; what comes later keeps its time, so that
-    timestamps never go back.
+    Frames are dropped while it is disconnected; later frames keep their timestamps, which never go
+    back.
 
     Raises:
-        UsageError: it is no URL of a known protocol.
-        OutputError: WHIP cannot send such a picture, or needs what is not installed.
+        UsageError: the URL has an unknown protocol.
+        OutputError: WHIP does not support the frame size, or a package is missing.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Stream(Outlet):
         self._identity: Identity | None = None
         if _FORMATS[scheme] == "whip":
             check_even(url, like)
-            options["profile"] = "baseline"  # the one that all ends of WebRTC know
+            options["profile"] = "baseline"  # supported by all WebRTC peers
             self._identity = Identity()
             protocol |= self._identity.options
             if token := os.environ.get(WHIP_TOKEN):
@@ -87,11 +87,11 @@ class Stream(Outlet):
     def _lose(self, error: LinkError) -> None:
         if error.is_unknown:
             raise OutputError(
-                f"{self.name}: the libav that PyAV brings here has not this protocol; stream by "
-                "rtmp, or pipe to ffmpeg"
+                f"{self.name}: this build of PyAV does not support the protocol; use rtmp, or pipe "
+                "to ffmpeg"
             ) from error
         self._is_open = False
         self._waits.failed(self._clock())
         if not self._lost:
-            log.warning("%s: cannot be reached: %s; trying again", self.name, error)
+            log.warning("%s: cannot be reached: %s; reconnecting", self.name, error)
         self._lost = True

@@ -1,8 +1,8 @@
-"""A stream to the network, written by a process of its own.
+"""A network stream, written by a child process.
 
-While libav connects and says goodbye PyAV holds Python's lock and knows no timeout: a server that
-takes the connection and says nothing would stop every thread of the program, for ever.  So the
-connection lives in a child process, which ends itself when libav does not come back.
+While libav connects and disconnects, PyAV holds the GIL and has no timeout: a server that accepts
+the connection and stays silent would stop every thread of the program forever.  So the connection
+is in a child process, which exits when libav does not return.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if sys.platform == "linux":
     import fcntl
 
 _PIPE = 1 << 20
-"""Bytes; Linux allows everybody that much."""
+"""Pipe size in bytes: the largest that Linux allows without privileges."""
 
 
 class LinkError(Exception):
-    """The other end cannot be reached, or was lost.
+    """The server cannot be reached, or the connection was lost.
 
-    is_unknown: this libav has not the protocol, so that there is no use in trying again.
+    is_unknown: this libav does not support the protocol, so retrying is useless.
     """
 
     def __init__(self, reason: str, *, is_unknown: bool = False) -> None:
@@ -41,9 +41,9 @@ class LinkError(Exception):
 
 
 class Uplink:
-    """The child process, and what is asked of it.
+    """The child process and its requests.
 
-    patience: seconds that libav has for each of them.
+    patience: timeout of each request in seconds.
     """
 
     def __init__(self, patience: float) -> None:
@@ -52,7 +52,7 @@ class Uplink:
         self._owes = False
 
     def open(self, *stream: object) -> None:
-        """Connects; takes what ``LiveEncoder`` does.  After a failure it may be called again.
+        """Connects; the arguments are those of ``LiveEncoder``.  It may be retried.
 
         Raises:
             LinkError: it failed.
@@ -63,25 +63,25 @@ class Uplink:
         self._settle()
 
     def write(self, frame: Frame) -> None:
-        """Sends a frame, once the one before it is through.
+        """Sends a frame, after the previous one was sent.
 
         Raises:
-            LinkError: that one was not.
+            LinkError: sending the previous one failed.
         """
         self._settle()
         self._ask("write", frame)
 
     def close(self) -> None:
-        """Ends the stream as its protocol wants, and the child."""
-        self._child.communicate()  # the end of its input is the end
+        """Ends the stream, as its protocol requires, and the child."""
+        self._child.communicate()  # the child exits at the end of its input
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal is for us, who then close the stream.
+        # In a new session: Ctrl-C only reaches the parent, which then closes the stream.
         child = subprocess.Popen(
             [sys.executable, "-m", __spec__.name, str(self._patience)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
-        if sys.platform == "linux":  # a picture goes through in one go or two
+        if sys.platform == "linux":  # a picture fits in one or two writes
             fcntl.fcntl(_end(child.stdin), fcntl.F_SETPIPE_SZ, _PIPE)
         return child
 
@@ -93,7 +93,7 @@ class Uplink:
         self._owes = True
 
     def _settle(self) -> None:
-        """Takes the answer that is still to come."""
+        """Waits for the pending answer."""
         if not self._owes:
             return
         with self._watching():
@@ -107,7 +107,7 @@ class Uplink:
     def _watching(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError) as error:  # the child has ended itself
+        except (OSError, EOFError) as error:  # the child has exited
             self._owes = False
             self._child.kill()
             with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def _end(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class _Child:
-    """What the child has open."""
+    """The requests as the child executes them."""
 
     def __init__(self) -> None:
         self._encoder: LiveEncoder | None = None
@@ -145,7 +145,7 @@ class _Child:
 
 
 def _try(work: Callable[[], object]) -> tuple[str, bool] | None:
-    """What goes wrong, if something does: the reason, and whether the protocol is unknown."""
+    """None if it works, else the reason and whether the protocol is unknown."""
     try:
         work()
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -155,16 +155,16 @@ def _try(work: Callable[[], object]) -> tuple[str, bool] | None:
 
 
 def main() -> None:
-    """The child: does what it is asked until its input ends."""
+    """The child process: executes requests until its input ends."""
     patience = float(sys.argv[1])
-    # Nothing but answers may get into the pipe, whatever the libraries print.
+    # Only answers may get into the pipe, whatever the libraries print.
     commands, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     child = _Child()
     with Path(os.devnull).open("w") as nowhere:
 
         def watched(work: Callable[[], object]) -> tuple[str, bool] | None:
-            # The watchdog needs no lock of Python's, which libav may hold.
+            # The watchdog works without the GIL, which libav may hold.
             faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
             answer = _try(work)
             faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,4 @@
-"""What the network found, as pictures for people to look at."""
+"""Views of a result: the composite, the alpha, or one of the network's maps as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VIEWS = ("composite", "alpha", "foreground", "background", "beta")
 
 
 def view_of(result: Result, view: str) -> Frame:
-    """A view of a result in the size and layout of its source; maps in gray, 0 black, 1 white.
+    """A view of a result in the size and format of its source; maps in gray, 0 black, 1 white.
 
     Without a matte the maps are black.
 
@@ -22,7 +22,7 @@ def view_of(result: Result, view: str) -> Frame:
         UsageError: there is no such view.
     """
     if view not in VIEWS:
-        raise UsageError(f"there is no view {view!r}; use one of {', '.join(VIEWS)}")
+        raise UsageError(f"there is no view {view!r}; use one of {', '.join(VIEWS)}", option="view")
     if view == "composite":
         return result.composite
     frame = result.source

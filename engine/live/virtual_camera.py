@@ -1,4 +1,4 @@
-"""A virtual camera, which other programs see."""
+"""A virtual camera for other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HINTS = {
 
 
 class VirtualCamera(Outlet):
-    """A camera that other programs see (v4l2loopback on Linux, OBS elsewhere), by pyvirtualcam.
+    """A virtual camera (v4l2loopback on Linux, OBS elsewhere), through pyvirtualcam.
 
     Raises:
         OutputError: pyvirtualcam or the device is missing; the message says what to install.
@@ -37,7 +37,7 @@ class VirtualCamera(Outlet):
             import pyvirtualcam
         except ImportError as error:
             raise OutputError(
-                f"{self.name}: needs pyvirtualcam: pip install 'fusematte[live]'"
+                f"{self.name}: needs pyvirtualcam; pip install 'fusematte[live]'"
             ) from error
         check_even(self.name, like)
         try:
@@ -46,9 +46,9 @@ class VirtualCamera(Outlet):
                 fmt=pyvirtualcam.PixelFormat.I420,
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
-            hint = HINTS.get(sys.platform, "see the documents of pyvirtualcam")
+            hint = HINTS.get(sys.platform, "see the documentation of pyvirtualcam")
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OutputError(f"{self.name}: there is none ({reason}); {hint}") from error
+            raise OutputError(f"{self.name}: not available ({reason}); {hint}") from error
         self._scaler = VideoReformatter()
         log.info("%s: %s", self.name, self._camera.device)
 
@@ -62,7 +62,7 @@ class VirtualCamera(Outlet):
         try:
             self._camera.send(np.ascontiguousarray(picture.to_ndarray()).reshape(-1))
         except (RuntimeError, OSError) as error:
-            raise OutputError(f"{self.name}: is gone: {error}") from error
+            raise OutputError(f"{self.name}: was removed: {error}") from error
 
     def close(self) -> None:
         self._camera.close()

@@ -1,4 +1,4 @@
-"""Matting between two ends of a WebRTC connection, for aiortc."""
+"""A matting track for aiortc, between the two ends of a WebRTC connection."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ log = logging.getLogger(__name__)
 
 
 class MattingTrack(MediaStreamTrack):
-    """A video track whose person comes over another background, live.
+    """A video track that replaces the background of another one, live.
 
-    Frames of ``source`` go through a ``Session`` of the track's own; while one is worked on, newer
-    ones replace each other, so that the delay does not grow.  While results fail to come, before
-    the first one too, the background alone or a still card is sent, and never a frame of the source
-    as it came.  The track ends when its source does.
+    Frames of ``source`` go through a ``Session``; while one is processed, newer ones replace each
+    other, so that the delay does not grow.  When there are no results, also before the first one,
+    the background alone or a still card is sent, never a frame of the source.  The track ends with
+    its source.
 
-    Loading the model takes a second or two, in the constructor; ``asyncio.to_thread(MattingTrack,
-    ...)`` keeps the event loop going.
+    The constructor loads the model, which takes a second or two; ``asyncio.to_thread(MattingTrack,
+    ...)`` keeps the event loop responsive.
 
-    session: for ``session.background = ...``, ``session.statistics`` and the like.
-    view: what is sent, one of ``fusematte.engine.live.views.VIEWS``; may be changed at any time.
+    session: the session, for ``session.background = ...``, ``session.statistics`` and the like.
+    view: what is sent, one of ``fusematte.engine.live.views.VIEWS``; it may be changed any time.
 
     Args:
-        source: a video track, usually that of a remote peer.
-        on_result: called with each result, from the session's thread.
-        options: of the ``Session`` (background, model, backend, threads, budget_ms, mirror).
+        source: a video track, usually a remote peer's.
+        on_result: called with each result, in the session's thread.
+        options: options of the ``Session``: background, model, backend, threads, budget_ms, ...
 
     Raises:
         FuseMatteError: the model, the backend or the background cannot be used.
@@ -69,7 +69,7 @@ class MattingTrack(MediaStreamTrack):
         self._watch = FailClosed(self.session)
 
     async def recv(self) -> av.VideoFrame:
-        """The newest picture, once there is one that was not given yet.
+        """Waits for the newest picture that was not returned before.
 
         Raises:
             aiortc.mediastreams.MediaStreamError: the track has ended.
@@ -98,30 +98,30 @@ class MattingTrack(MediaStreamTrack):
             return picture
 
     def _stamp(self, picture: av.VideoFrame) -> None:
-        """Leaves a picture its time, unless a later one was sent already."""
+        """Keeps a picture's time unless a later picture was already sent."""
         own = round((picture.pts or 0) * (picture.time_base or CLOCK) / CLOCK)
         pts = self._watch.shown_at(own)
         if pts != own:
             picture.pts, picture.time_base = pts, CLOCK
 
     def _closed(self, latest: Frame) -> av.VideoFrame:
-        """What is shown while results fail to come, at the time that the source has by now."""
+        """The closed frame, at the source's current time."""
         since = Fraction(time.monotonic() - self._pushed_at)
         frame = replace(latest, pts=latest.pts + round(since / latest.time_base))
         return picture_of(self._watch.closed_frame(frame))
 
     def stop(self) -> None:
-        """Ends the track and its session; threads that are still at work follow soon."""
+        """Ends the track and, in the background, its session."""
         if self.readyState == "ended":
             return
         super().stop()
         if self._feeder is not None:
             self._feeder.cancel()
-        self._show(None)  # lets go whoever waits
+        self._show(None)  # wakes a waiting recv()
         self._closing = asyncio.get_running_loop().run_in_executor(None, self.session.close)
 
     async def close(self) -> None:
-        """Ends the track; when it returns, threads and memory are free."""
+        """Ends the track and waits until threads and memory are freed."""
         self.stop()
         if self._closing is not None:
             await self._closing
@@ -141,7 +141,7 @@ class MattingTrack(MediaStreamTrack):
             self._show(None)
 
     def _take(self, result: Result) -> None:
-        """Gets a result; in the session's thread."""
+        """Takes a result, in the session's thread."""
         if self._on_result is not None:
             self._on_result(result)
         picture = picture_of(view_of(result, self.view))
@@ -150,7 +150,7 @@ class MattingTrack(MediaStreamTrack):
             self._loop.call_soon_threadsafe(self._show, picture)
 
     def _show(self, picture: av.VideoFrame | None) -> None:
-        """Puts a picture in the place of the one that nobody took."""
+        """Offers a picture to ``recv``, instead of an older one not yet taken."""
         if self._pictures.full():
             self._pictures.get_nowait()
         self._pictures.put_nowait(picture)

@@ -1,7 +1,7 @@
-"""The identity by which a WebRTC peer knows a stream that is sent by WHIP (RFC 9725).
+"""The DTLS certificate of a stream sent by WHIP (RFC 9725).
 
-Left alone, the libav in PyAV's wheels makes a key on the curve P-224, which browsers and OpenSSL
-refuse: the connection fails in its handshake.  So the stream brings a certificate of its own.
+By default the libav in PyAV's wheels makes a key on the curve P-224, which browsers and OpenSSL
+refuse, so that the handshake fails.  So the stream makes its own certificate.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from fusematte.engine.errors import OutputError
 
 VALID = datetime.timedelta(days=30)
-"""A peer checks the fingerprint that came with the offer; the date only has to be a date."""
+"""Peers check the fingerprint in the offer; the validity only has to be plausible."""
 
 
 class Identity:
-    """A self-signed certificate on P-256 and its key, in files that nobody else may read.
+    """A self-signed certificate on P-256 and its key, in files that only this user can read.
 
-    options: what libav's WHIP muxer is told of them.
+    options: the options for libav's WHIP muxer.
 
     Raises:
         OutputError: cryptography is not installed.
@@ -46,7 +46,7 @@ def _make() -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as error:
         raise OutputError(
-            "streaming by WHIP needs cryptography: pip install 'fusematte[live]'"
+            "streaming by WHIP needs cryptography; pip install 'fusematte[live]'"
         ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "FuseMatte")])

@@ -1,6 +1,6 @@
-"""``fusematte serve``: a page on this machine that shows the engine at work.
+"""``fusematte serve``: a local web page and an HTTP API.
 
-The browser's camera comes by WebRTC and goes back over another background; video files are dropped
-on the page, matted and downloaded.  Nothing leaves the machine: the server listens on 127.0.0.1,
-WebRTC as well, and the page loads nothing from anywhere else.
+The browser's camera is matted live over WebRTC; video files are dropped on the page, matted and
+downloaded.  Nothing leaves the machine: server and WebRTC listen on 127.0.0.1, and the page loads
+nothing from other hosts.
 """

@@ -1,8 +1,8 @@
-"""The HTTP API: a picture in, its people out; videos as jobs.
+"""The HTTP API: pictures are matted at once, videos as jobs.
 
-Pictures come as rembg's server takes them: POST, multipart, the picture as ``file``, options as
-form fields or in the query.  Addresses to fetch pictures from are not taken: a server that fetches
-what strangers name can be sent into its own network.
+Requests for pictures are compatible with rembg's server: POST, multipart, the picture as ``file``,
+options as form fields or in the query.  URLs of pictures are not accepted: a server that fetches
+URLs of strangers can be used to reach its own network (SSRF).
 """
 
 from __future__ import annotations
@@ -53,29 +53,29 @@ from fusematte.engine.serve.uploads import CHUNK, MEBIBYTE, clean_name, save
 PREFIX = "/api"
 LOCAL = ("127.0.0.1", "localhost")
 FIELD_LIMIT = 1024
-"""Bytes of an option."""
+"""Maximum size of an option in bytes."""
 WAITING = 64
-"""Pictures in work or in line; the next one is told to come again."""
+"""Maximum number of pending pictures; further requests are refused with Retry-After."""
 WORKERS = 2
-"""Pictures decoded, composited and encoded at once; the network takes one at a time."""
+"""Pictures decoded, composited and encoded in parallel; the network takes one at a time."""
 RETRY_AFTER = "2"
 MASK: dict[str, Callable[[str], Any]] = {"grow": int, "feather": float, "min_alpha": float}
-"""Edits of the mask that are numbers, and how each is read."""
+"""Numeric mask edits, and their types."""
 REMBG_ONLY = ("model", "a", "af", "ab", "ae", "ppm")
-"""Options of rembg that have no meaning here; an answer tells that they were not used."""
+"""Options of rembg that are accepted but not used; the response lists them."""
 OPEN = ("/health", "/openapi.json")
-"""What needs no key."""
+"""Paths that need no key."""
 
 Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is wanted of a picture.
+    """The options of a request for a picture.
 
-    only_mask: the alpha alone; background: as ``--background``, but no file; format: of
-    ``FORMATS``; size: the longer side at most, in pixels; mask: edits of the alpha; ignored:
-    options not used.
+    only_mask: return the alpha alone; background: as ``--background``, but not a file; format: one
+    of ``FORMATS``; size: maximum of the longer side, in pixels; mask: edits of the alpha; ignored:
+    options that are not used.
     """
 
     only_mask: bool = False
@@ -87,10 +87,10 @@ class Order:
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Order:
-        """Reads the options of a request.
+        """Parses the options of a request.
 
         Raises:
-            Refusal: one is unknown, or cannot be.
+            Refusal: an option is unknown or invalid.
         """
         known = ("om", "bgc", "background", "format", "size", "invert", *MASK, *REMBG_ONLY)
         if unknown := [name for name in options if name not in known]:
@@ -113,18 +113,19 @@ class Order:
 
 @dataclass
 class Form:
-    """A multipart request: files by their field's name, and the options."""
+    """A multipart request: files by field name, and options."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
 
 
 class Api:
-    """The handlers.
+    """The API's handlers.
 
-    jobs: the server's; options: ``model``, ``backend`` and ``threads`` of its ``Matter``.
-    key: what clients must send, or None where only this machine may come; hosts: the names that
-    the server answers to, or None for any.
+    jobs: returns the server's jobs; options: ``model``, ``backend`` and ``threads`` of its
+    ``Matter``.
+    key: the key that clients must send; None allows local clients without one.  hosts: accepted
+    host names; None accepts any.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Api:
         self._network = threading.Lock()
 
     def routes(self) -> list[web.RouteDef]:
-        """Its addresses."""
+        """The API's routes."""
         return [
             web.get(f"{PREFIX}/health", self.health),
             web.get(f"{PREFIX}/openapi.json", self.describe),
@@ -156,18 +157,18 @@ class Api:
         ]
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Sets up, and takes down after the last request."""
+        """Opens the network, and closes it after the last request."""
         with Matter(**self._options) as self._matter, ThreadPoolExecutor(WORKERS) as self._pool:
             yield
 
     def admit(self, request: web.Request) -> None:
-        """Lets a request in.
+        """Checks that a request is authorised.
 
         Raises:
-            Refusal: it has no key, or comes from a page of another site.
+            Refusal: the key is missing or wrong, or it comes from a page of another site.
         """
         if self._hosts is not None and request.url.host not in self._hosts:
-            raise Refusal("forbidden", f"this server answers as {self._hosts[0]} alone")
+            raise Refusal("forbidden", f"this server must be addressed as {self._hosts[0]}")
         if request.path.removeprefix(PREFIX) in OPEN:
             return
         if self._key is None:
@@ -179,10 +180,12 @@ class Api:
         if scheme.lower() != "bearer":
             given = request.headers.get("X-Api-Key", "")
         if not hmac.compare_digest(given.strip().encode(), self._key.encode()):
-            raise Refusal("unauthorized", "the key is wrong or missing: Authorization: Bearer KEY")
+            raise Refusal(
+                "unauthorized", "the key is wrong or missing; send Authorization: Bearer KEY"
+            )
 
     async def health(self, _: web.Request) -> web.Response:
-        """That the server is up, and how many pictures are in work."""
+        """Health check, with the number of pending pictures."""
         return web.json_response({"status": "ok", "waiting": self._waiting})
 
     async def describe(self, _: web.Request) -> web.Response:
@@ -190,9 +193,9 @@ class Api:
         return web.json_response(description(self._video_limit, keyed=self._key is not None))
 
     async def matte(self, request: web.Request) -> web.Response:
-        """A picture in, its people or their alpha out."""
+        """Mattes a picture; returns the people or their alpha."""
         if self._waiting >= WAITING:
-            response = Refusal("busy", f"{WAITING} pictures are in line; try again").response()
+            response = Refusal("busy", f"{WAITING} pictures are pending; try again").response()
             response.headers[hdrs.RETRY_AFTER] = RETRY_AFTER
             return response
         self._waiting += 1
@@ -203,7 +206,7 @@ class Api:
                 loop = asyncio.get_running_loop()
                 data = await loop.run_in_executor(self._pool, self._make, form.files, order)
         except TimeoutError:
-            raise Refusal("timeout", f"not done in {TIME_LIMIT:g} seconds; try again") from None
+            raise Refusal("timeout", f"not done within {TIME_LIMIT:g} s; try again") from None
         finally:
             self._waiting -= 1
         response = web.Response(body=data, content_type=FORMATS[order.format][0])
@@ -212,7 +215,7 @@ class Api:
         return response
 
     def _make(self, files: Mapping[str, bytes], order: Order) -> bytes:
-        """In a thread: the whole way from the file's bytes to the answer's."""
+        """From the bytes of the request to those of the response; runs in a thread."""
         picture = _decode("file", files["file"], order.size)
         try:
             background = self._open(files, order)
@@ -232,7 +235,7 @@ class Api:
         return open_background(order.background)
 
     async def add_job(self, request: web.Request) -> web.Response:
-        """Takes a video as ``file``; options: background, format."""
+        """Creates a job of a video, sent as ``file``; options: background, format."""
         job = self._jobs().prepare("", _choice("green"), 1.0)
         try:
             options = {**request.query, **await self._receive(request, job)}
@@ -251,7 +254,7 @@ class Api:
         return web.json_response(job.body(), status=201, headers=location)
 
     async def _receive(self, request: web.Request, job: Job) -> dict[str, str]:
-        """Streams the video to its place; returns the options around it."""
+        """Streams the video to disk; returns the options."""
         options = {}
         async for part in _parts(request):
             if part.name == "file":
@@ -269,11 +272,11 @@ class Api:
         return web.json_response([job.body() for job in self._jobs()])
 
     async def job(self, request: web.Request) -> web.Response:
-        """How a job goes."""
+        """The state of a job."""
         return web.json_response(self._job(request).body())
 
     async def remove_job(self, request: web.Request) -> web.Response:
-        """Cancels or forgets a job."""
+        """Cancels or removes a job."""
         self._jobs().remove(self._job(request))
         return web.json_response({})
 
@@ -321,7 +324,7 @@ async def _limited(part: BodyPartReader, limit: int) -> bytes:
         data += chunk
         if len(data) > limit:
             name = part.name
-            raise Refusal("too_large", f"{name}: larger than {limit / MEBIBYTE:g} MB, the limit")
+            raise Refusal("too_large", f"{name}: is larger than the limit, {limit / MEBIBYTE:g} MB")
     return bytes(data)
 
 
@@ -330,17 +333,17 @@ async def _text(part: BodyPartReader) -> str:
 
 
 def _decode(name: str, data: bytes, size: int | None) -> Picture:
-    """A picture of at most ``PIXEL_LIMIT``, its longer side made ``size`` where it is longer."""
+    """Decodes a picture, and scales its longer side down to ``size`` if it is longer."""
     try:
         width, height = imagesize.get(io.BytesIO(data))
         if width * height > PIXEL_LIMIT:
             most = f"{PIXEL_LIMIT // 10**6} million pixels"
-            raise Refusal("too_large", f"{name}: {width}x{height} is over {most}, the limit")
+            raise Refusal("too_large", f"{name}: {width}x{height} is over the limit, {most}")
         picture = decode_image(data) if width > 0 else None
     except (OSError, ValueError, cv2.error):
         picture = None
     if picture is None:
-        raise Refusal("unreadable", f"{name}: is no picture that can be read")
+        raise Refusal("unreadable", f"{name}: is not a readable picture")
     scale = 1 if size is None else size / max(picture.shape)
     if scale >= 1:
         return picture
@@ -353,12 +356,12 @@ def _choice(spec: str) -> Choice:
 
 
 def _spec(text: str) -> str:
-    """A background that is no file: the server's own files are nobody's to ask for."""
+    """Checks that a background is not a path: clients must not read the server's files."""
     if re.fullmatch(r"green|transparent|#[0-9a-fA-F]{6}|blur(:\d+(\.\d+)?)?", text) is None:
         raise Refusal(
             "bad_request",
-            f"background {text!r} is none of green, #rrggbb, blur[:sigma], transparent; "
-            "a picture goes into the file field 'background'",
+            f"background {text!r} is not one of green, #rrggbb, blur[:sigma], transparent; send a "
+            "picture as the file field 'background'",
         )
     try:
         open_background(text).close()
@@ -373,7 +376,7 @@ def _color(text: str) -> str:
     parts = [int(part or 255) for part in numbers.groups()] if numbers else [-1] * 4
     red, green, blue, alpha = parts
     if not all(0 <= part <= 255 for part in (red, green, blue)) or alpha not in (0, 255):
-        raise Refusal("bad_request", "bgc must be r,g,b,a of 0 to 255; a is 255 (opaque) or 0")
+        raise Refusal("bad_request", "bgc must be r,g,b,a from 0 to 255, with 0 or 255 for a")
     return f"#{red:02x}{green:02x}{blue:02x}" if alpha else "transparent"
 
 
@@ -382,7 +385,7 @@ def _mask(options: Mapping[str, str]) -> Mask:
         numbers = {name: read(options[name]) for name, read in MASK.items() if name in options}
         return Mask(invert=_flag("invert", options.get("invert", "false")), **numbers)
     except ValueError as error:
-        raise Refusal("bad_request", f"the mask cannot be edited so: {error}") from None
+        raise Refusal("bad_request", f"invalid mask edit: {error}") from None
 
 
 def _flag(name: str, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The backgrounds to choose from: blur, colours, drawn pictures, and what the user uploads."""
+"""The backgrounds offered on the page: blur, colours, drawn pictures and uploads."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Picture = NDArray[np.uint8]
 
 BLUR = "blur"
 MAX_BLUR = 60.0
-"""The slider's end, in pixels of a picture 720 lines high."""
+"""Maximum of the slider, in pixels of a picture 720 lines high."""
 MOST = 60
-"""Backgrounds in one library."""
+"""Maximum number of backgrounds."""
 THUMBNAIL = 256, 144
 DRAWN = 1280, 720
 """Width, height."""
@@ -44,8 +44,8 @@ GRADIENTS = {
 class Choice:
     """One background.
 
-    id: what the page calls it; spec: what ``open_background`` calls it.
-    thumbnail: a JPEG of 256x144.
+    id: its name in requests; spec: its name for ``open_background``.
+    thumbnail: a JPEG, 256x144.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Choice:
 
 
 class Library:
-    """The backgrounds of a server; drawn and uploaded pictures lie in ``folder``."""
+    """The backgrounds of a server; drawn and uploaded pictures are in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class Library:
         return itertools.chain(self._choices.values())
 
     def __getitem__(self, id: str) -> Choice:
-        """The choice of this id.
+        """The background with this id.
 
         Raises:
             Refusal: there is none.
@@ -88,21 +88,21 @@ class Library:
             raise Refusal("not_found", f"there is no background {id!r}; reload the page") from None
 
     def next_path(self) -> tuple[str, Path]:
-        """An id and a place for an upload.
+        """An id and a path for an upload.
 
         Raises:
             Refusal: the library is full.
         """
         if len(self._choices) >= MOST:
-            raise Refusal("busy", f"{MOST} backgrounds are the most; restart to begin anew")
+            raise Refusal("busy", f"{MOST} backgrounds is the limit; restart the server")
         id = f"upload-{next(self._numbers)}"
         return id, self.folder / id
 
     def add(self, id: str, path: Path, name: str) -> Choice:
-        """Takes in an uploaded picture or video; slow.
+        """Adds an uploaded picture or video; slow.
 
         Raises:
-            Refusal: it is neither; the file is gone then.
+            Refusal: it is neither; the file is deleted then.
         """
         try:
             open_background(path).close()
@@ -111,7 +111,7 @@ class Library:
             path.unlink(missing_ok=True)
             reason = str(error).rpartition("cannot be read: ")[2] if "pixels" in str(error) else ""
             raise Refusal(
-                "unreadable", f"{name}: {reason or 'is no picture or video that can be read'}"
+                "unreadable", f"{name}: {reason or 'is not a readable picture or video'}"
             ) from error
         return self._keep(id, name, str(path), frame)
 
@@ -123,7 +123,7 @@ class Library:
 
 
 def _first_frame(path: Path) -> Frame:
-    """A picture, or the first one of a video."""
+    """A picture, or the first frame of a video."""
     try:
         return frame_from_rgb(read_image(path))
     except OSError:
@@ -132,7 +132,7 @@ def _first_frame(path: Path) -> Frame:
 
 
 def _gradient(colors: tuple[str, ...]) -> Picture:
-    """A picture that fades from color to color, top to bottom, with corners a little darker."""
+    """A vertical gradient with slightly darker corners."""
     width, height = DRAWN
     stops = np.array([list(bytes.fromhex(color[1:])) for color in colors], np.float64)
     rows = np.linspace(0, len(stops) - 1, height)
@@ -143,7 +143,7 @@ def _gradient(colors: tuple[str, ...]) -> Picture:
 
 
 def _bokeh() -> Picture:
-    """What stands for the blur: lights out of focus."""
+    """The picture for the blur: lights out of focus."""
     width, height = DRAWN
     generator = np.random.default_rng(4)
     picture = _gradient(("#2b3350", "#4a4360")).astype(np.float32)
@@ -157,15 +157,15 @@ def _bokeh() -> Picture:
 
 
 def parse_blur(value: object) -> float:
-    """The slider's sigma.
+    """Parses the slider's sigma.
 
     Raises:
-        Refusal: it is none.
+        Refusal: it is not a number in range.
     """
     try:
         sigma = float(str(value))
     except ValueError:
         sigma = math.nan
     if not 0 < sigma <= MAX_BLUR:
-        raise Refusal("bad_request", f"blur must be a number over 0, at most {MAX_BLUR:g}")
+        raise Refusal("bad_request", f"blur must be above 0 and at most {MAX_BLUR:g}")
     return sigma

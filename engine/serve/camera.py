@@ -1,4 +1,4 @@
-"""The camera of a page: a websocket to agree on things, a WebRTC connection for the pictures."""
+"""Live cameras of the page: a websocket for signalling and settings, WebRTC for the video."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ from fusematte.engine.serve.backgrounds import BLUR, Library, parse_blur
 from fusematte.engine.serve.errors import Refusal
 
 MOST = 4
-"""Cameras at once."""
+"""Maximum number of cameras at a time."""
 HEARTBEAT = 10.0
-"""Seconds after which a silent page is asked whether it is still there; it has half of that again
-to answer."""
+"""Seconds of silence after which the page is pinged; it has half of that to answer."""
 REPORT_INTERVAL = 0.5
 LATENCIES = 100
-"""Frames whose latency one report may tell."""
+"""Maximum number of latencies in a report."""
 MESSAGE_LIMIT = 1 << 16
 BITRATE = 6_000_000
-"""Bits per second back to the page: nothing but this machine's memory lies in between."""
+"""Bits per second back to the page, over the loopback interface."""
 
 log = logging.getLogger(__name__)
 
 
 _local: ContextVar[bool] = ContextVar("local", default=False)
-"""Whether the connection that is being made stays on this machine."""
+"""Whether connections made in this context stay on this machine."""
 _all_addresses = ice.get_host_addresses
 
 
@@ -50,16 +49,16 @@ def _host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
 
 
 def stay_local() -> None:
-    """Connections that this task makes from now on stay on this machine."""
+    """Restricts further connections of this task to the loopback interface."""
     _local.set(True)
 
 
 def set_up_aiortc() -> None:
-    """Teaches aiortc what a page on this machine needs.
+    """Adapts aiortc to a local page.
 
-    It would bind a port on every network interface but the loopback, and has no option for that:
-    connections of tasks that called ``stay_local`` are kept to the loopback.
-    Its bit rates are those of telephones.
+    aiortc binds a port on every network interface except the loopback and has no option for that:
+    connections of tasks that called ``stay_local`` use the loopback only.  Its default bitrates are
+    meant for mobile networks.
     """
     ice.get_host_addresses = _host_addresses
     vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE = BITRATE
@@ -68,7 +67,7 @@ def set_up_aiortc() -> None:
 
 
 class Lives:
-    """All live sessions of a server.
+    """All cameras of a server.
 
     options: ``model``, ``backend``, ``threads`` and ``budget_ms`` of their ``Session``.
     """
@@ -86,7 +85,7 @@ class Lives:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MESSAGE_LIMIT)
         await socket.prepare(request)
         if len(self._connections) >= MOST:
-            busy = Refusal("busy", f"{MOST} cameras are live already; stop one of them first")
+            busy = Refusal("busy", f"{MOST} cameras are already live; stop one of them first")
             await _tell(socket, busy)
             await socket.close()
             return socket
@@ -102,16 +101,16 @@ class Lives:
         return socket
 
     async def close(self) -> None:
-        """Ends them all."""
+        """Ends all connections."""
         await asyncio.gather(*(connection.hang_up() for connection in self._connections))
 
 
 class CameraConnection:
-    """One page's camera.
+    """The camera of one page.
 
-    Messages of the page: ``{"type": "offer", "sdp", ...settings}`` once, then ``{"type":
-    "settings", "background", "blur", "view"}``, any part of it, at any time.  Messages to the page:
-    ``answer``, ``statistics`` twice a second, ``error``.
+    Messages from the page: ``{"type": "offer", "sdp", ...settings}`` once, then ``{"type":
+    "settings", "background", "blur", "view"}`` with any of the settings, at any time.  Messages to
+    the page: ``answer``, ``statistics`` twice a second, ``error``.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class CameraConnection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Answers messages until the page is gone or its pictures cannot come any more."""
+        """Answers messages until the websocket is closed."""
         async for message in self._socket:
             if message.type is not WSMsgType.TEXT:
                 continue
@@ -135,10 +134,10 @@ class CameraConnection:
             except Refusal as refusal:
                 await _tell(self._socket, refusal)
         if self._socket.close_code == WSCloseCode.ABNORMAL_CLOSURE:
-            log.info("a page went away without a word")
+            log.info("a page disconnected without closing its websocket")
 
     async def hang_up(self, refusal: Refusal | None = None) -> None:
-        """Ends ``run``, telling the page why."""
+        """Ends ``run``, and sends the page the reason."""
         with contextlib.suppress(ConnectionError):
             if refusal is not None:
                 await _tell(self._socket, refusal)
@@ -164,18 +163,18 @@ class CameraConnection:
         elif kind == "settings":
             await self._set(message)
         else:
-            raise Refusal("bad_request", f"messages of type {kind!r} are unknown")
+            raise Refusal("bad_request", f"unknown message type {kind!r}")
 
     async def _accept(self, message: dict[str, Any]) -> None:
-        """Takes the page's offer: its camera's track comes in, the matted one goes out."""
+        """Accepts the page's offer: receives its camera's track, sends the matted one."""
         if self._track is not None:
-            raise Refusal("bad_request", "this page is live already")
+            raise Refusal("bad_request", "this page is already live")
         try:
             offer = RTCSessionDescription(sdp=message["sdp"], type="offer")
             await self._connection.setRemoteDescription(offer)
             (transceiver,) = self._connection.getTransceivers()
-        except Exception as error:  # whatever aiortc's parser stumbles over
-            raise Refusal("bad_request", "the offer is no SDP with one video track") from error
+        except Exception as error:  # aiortc's parser raises exceptions of any kind
+            raise Refusal("bad_request", "the offer is not SDP with one video track") from error
         try:
             self._track = await asyncio.to_thread(
                 MattingTrack, transceiver.receiver.track, on_result=self._note, **self._options
@@ -191,7 +190,7 @@ class CameraConnection:
         self._start(self._report(self._track))
 
     async def _set(self, message: dict[str, Any]) -> None:
-        """Changes what the message names of background, blur and view."""
+        """Applies the settings in a message: background, blur, view."""
         if self._track is None:
             raise Refusal("bad_request", "settings come after the offer")
         if "view" in message:
@@ -208,10 +207,10 @@ class CameraConnection:
                 await asyncio.to_thread(setattr, self._track.session, "background", spec)
             except FuseMatteError as error:
                 log.warning("%s", error)
-                raise Refusal("unreadable", f"{choice.name}: cannot be used now") from error
+                raise Refusal("unreadable", f"{choice.name}: cannot be read any more") from error
 
     async def _report(self, track: MattingTrack) -> None:
-        """Tells the page how it goes."""
+        """Sends statistics to the page."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
@@ -219,7 +218,7 @@ class CameraConnection:
             await self._socket.send_json({"type": "statistics", **figures})
 
     def _note(self, result: Result) -> None:
-        """Notes the latency of a result, in ms; in the session's thread."""
+        """Records the latency of a result in ms; called in the session's thread."""
         self._latencies.append(1e3 * result.latency)
 
     def _on_state(self) -> None:

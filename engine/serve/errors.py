@@ -1,4 +1,4 @@
-"""What the server says when it does not do what was asked: one shape, a fixed set of codes."""
+"""Error responses of the server: one format, a fixed set of codes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STATUS = {
 
 
 class Refusal(Exception):
-    """A request that is not carried out.
+    """A request that the server refuses.
 
-    code: one of ``STATUS``; message: what, where, what to do, in one line.
+    code: one of ``STATUS``; message: one line: where, what is wrong, what to do.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -31,7 +31,7 @@ class Refusal(Exception):
         self.code, self.message = code, message
 
     def body(self) -> dict[str, str]:
-        """``{"code": ..., "message": ...}``, as the page gets it."""
+        """``{"code": ..., "message": ...}``."""
         return {"code": self.code, "message": self.message}
 
     def response(self) -> web.Response:

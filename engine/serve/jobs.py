@@ -1,4 +1,4 @@
-"""File jobs: videos dropped on the page, matted one after another."""
+"""Video jobs of the page and the API, processed one after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fusematte.engine.serve.backgrounds import Choice
 from fusematte.engine.serve.errors import Refusal
 
 MOST = 20
-"""Jobs in the list, finished ones too: they and their results stay until they are removed."""
+"""Maximum number of jobs, including finished ones, which stay until they are removed."""
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class _Cancelled(Exception):
 
 @dataclass(kw_only=True)
 class Job:
-    """One video: ``queued``, ``running``, and then ``done`` or ``failed``.
+    """One video; its state is ``queued``, ``running``, then ``done`` or ``failed``.
 
-    folder: holds the upload and the result.
+    folder: contains the upload and the result.
     name: of the user's file.
     error: why it failed.
-    frames, total: so far, and as far as is known; rate: frames per second.
+    frames, total: frames done, and in all, if known; rate: frames per second.
     """
 
     id: str
@@ -57,32 +57,32 @@ class Job:
 
     @property
     def input(self) -> Path:
-        """Where the upload lies."""
+        """The path of the upload."""
         return self.folder / "upload"
 
     @property
     def output(self) -> Path:
-        """Where the result goes: the kind of file that came, or MP4."""
+        """The path of the result, in the upload's container or MP4."""
         suffix = Path(self.name).suffix.lower()
         return self.folder / f"result{suffix if suffix in CONTAINERS else '.mp4'}"
 
     @property
     def result(self) -> Path | None:
-        """What there is to download: the whole, or what an input that broke off gave."""
+        """The file to download: the result, or the part of it from a truncated input."""
         if self.state not in ("done", "failed"):
             return None
         return next((path for path in (self.output, part_of(self.output)) if path.exists()), None)
 
     @property
     def result_name(self) -> str:
-        """What the download is called."""
+        """The file name of the download."""
         return f"{Path(self.name).stem}-matted{self.output.suffix}"
 
     def download(self) -> web.FileResponse:
-        """The result, to be saved under its name.
+        """The result as a download.
 
         Raises:
-            Refusal: there is none.
+            Refusal: there is none yet.
         """
         if self.result is None:
             raise Refusal("not_found", f"{self.name}: has no result yet")
@@ -91,7 +91,7 @@ class Job:
         return web.FileResponse(self.result, headers=headers)
 
     def body(self) -> dict[str, Any]:
-        """The job as the page gets it."""
+        """The job as JSON."""
         return {
             "id": self.id,
             "name": self.name,
@@ -105,7 +105,7 @@ class Job:
         }
 
     def run(self, options: dict[str, Any]) -> None:
-        """Does the job; takes as long as it takes."""
+        """Runs the job; blocks until it ends."""
         try:
             background = self.background.spec_with(self.blur)
             job = JobOptions(background=background, **options)
@@ -117,7 +117,7 @@ class Job:
             self._fail("unreadable", self._public(str(error)))
         except Exception:
             log.exception("the job of %s failed", self.name)
-            self._fail("internal", "the job failed; the terminal of the server tells why")
+            self._fail("internal", "the job failed; see the server's terminal")
 
     def _progress(self, frames: int, reader: Reader, statistics: Statistics) -> None:
         if self.cancelled:
@@ -129,7 +129,7 @@ class Job:
         self.error, self.state = Refusal(code, message), "failed"
 
     def _public(self, message: str) -> str:
-        """A message without the paths of the server's own files."""
+        """A message without the paths of the server's files."""
         names = {
             str(self.output): self.result_name,
             str(self.input): self.name,
@@ -143,7 +143,7 @@ class Job:
 class Jobs:
     """The list of jobs, oldest first; one runs at a time.
 
-    options: the keyword arguments of ``run`` that all of them share (model, backend, threads).
+    options: options of all jobs (model, backend, threads).
     """
 
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ class Jobs:
         return itertools.chain(self._jobs.values())
 
     def __getitem__(self, id: str) -> Job:
-        """The job of this id.
+        """The job with this id.
 
         Raises:
             Refusal: there is none.
@@ -170,28 +170,28 @@ class Jobs:
             ) from None
 
     def prepare(self, name: str, background: Choice, blur: float) -> Job:
-        """A job whose upload is still to come, into ``job.input``; ``submit`` or ``discard`` it.
+        """A new job; upload its video to ``job.input``, then ``submit`` or ``discard`` it.
 
         Raises:
             Refusal: the list is full.
         """
         if sum(1 for _ in self._folder.iterdir()) >= MOST:
-            raise Refusal("busy", f"{MOST} jobs are the most; remove some that are finished")
+            raise Refusal("busy", f"{MOST} jobs is the limit; remove finished ones")
         id = str(next(self._numbers))
         job = Job(id=id, folder=self._folder / id, name=name, background=background, blur=blur)
         job.folder.mkdir()
         return job
 
     def submit(self, job: Job) -> None:
-        """Puts a job at the end of the line."""
+        """Queues a job."""
         self._jobs[job.id] = job
         self._waiting.put_nowait(job)
 
     def remove(self, job: Job) -> None:
-        """Cancels a job that is not finished; forgets it and its files."""
+        """Removes a job and its files; cancels it if it is not finished."""
         job.cancelled = True
         self._jobs.pop(job.id, None)
-        if job.state != "running":  # else the worker does, once the job has let go of its files
+        if job.state != "running":  # otherwise the worker does, when the job has closed its files
             self.discard(job)
 
     def discard(self, job: Job) -> None:
@@ -199,7 +199,7 @@ class Jobs:
         shutil.rmtree(job.folder, ignore_errors=True)
 
     async def close(self) -> None:
-        """Cancels what is not finished; returns when that has let go of its files."""
+        """Cancels all unfinished jobs, and waits until their files are closed."""
         for job in self:
             job.cancelled = True
         self._waiting.put_nowait(None)

@@ -1,4 +1,4 @@
-"""What the HTTP API takes and answers, as OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the HTTP API."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ def description(video_limit: int, *, keyed: bool) -> Schema:
         "security": [{"bearer": []}, {"header": []}] if keyed else [],
         "paths": {
             "/api/matte": {"post": _picture("matte")},
-            "/api/remove": {"post": _picture("remove", "The same, by its name at rembg.")},
+            "/api/remove": {"post": _picture("remove", "The same, under rembg's name.")},
             "/api/jobs": {"get": _list(), "post": _add(video_limit)},
             "/api/jobs/{id}": {
                 "parameters": [ID],
-                "get": _operation("job", "How a job goes", {"200": _json("Job", "The job")}),
-                "delete": _operation("removeJob", "Cancel or forget it", {"200": _json(None, "")}),
+                "get": _operation("job", "The state of a job", {"200": _json("Job", "The job")}),
+                "delete": _operation(
+                    "removeJob", "Cancel or remove a job", {"200": _json(None, "")}
+                ),
             },
             "/api/jobs/{id}/result": {"parameters": [ID], "get": _result()},
-            "/api/health": {"get": _health("health", "Whether the server is up")},
+            "/api/health": {"get": _health("health", "Health check")},
             "/api/openapi.json": {"get": _health("openapi", "This description")},
         },
         "components": {"securitySchemes": schemes, "schemas": {"Job": JOB, "Error": ERROR}},
@@ -72,9 +74,9 @@ JOB: Schema = {
         "error": {"anyOf": [{"$ref": "#/components/schemas/Error/properties/error"},
                             {"type": "null"}]},
         "frames": {"type": "integer", "description": "done so far"},
-        "total": {"type": ["integer", "null"], "description": "as far as is known"},
+        "total": {"type": ["integer", "null"], "description": "null if unknown"},
         "rate": {"type": "number", "description": "frames per second"},
-        "result": {"type": ["string", "null"], "description": "the download's name, once there"},
+        "result": {"type": ["string", "null"], "description": "file name of the download"},
     },
 }  # fmt: skip
 
@@ -82,14 +84,14 @@ JOB: Schema = {
 def _picture(name: str, more: str = "") -> Schema:
     limit = f"at most {PICTURE_LIMIT // MEBIBYTE} MB, {TIME_LIMIT:g} seconds"
     options = {
-        "om": {"type": "boolean", "description": "only the mask: the alpha as a gray picture"},
-        "bgc": {"type": "string", "description": "background colour r,g,b,a; a is 255 or 0"},
+        "om": {"type": "boolean", "description": "return the alpha as a grayscale picture"},
+        "bgc": {"type": "string", "description": "background colour r,g,b,a; a is 0 or 255"},
         "background": {"type": "string", "default": "transparent", "description": BACKGROUND},
         "format": {"enum": list(FORMATS), "default": "png"},
-        "invert": {"type": "boolean", "description": "keep the background, take the people away"},
-        "grow": {"type": "integer", "description": "pixels; below 0 the matte shrinks"},
-        "feather": {"type": "number", "description": "pixels over which its edges are softened"},
-        "min_alpha": {"type": "number", "description": "alphas below it become 0; 0 to 1"},
+        "invert": {"type": "boolean", "description": "keep the background, remove the people"},
+        "grow": {"type": "integer", "description": "grow the matte by pixels; negative shrinks"},
+        "feather": {"type": "number", "description": "soften the edges; sigma in pixels"},
+        "min_alpha": {"type": "number", "description": "set alpha below this to 0; 0 to 1"},
         "size": {
             "type": "integer", "minimum": SIZES[0], "maximum": SIZES[-1],
             "description": "scale down to this longer side, in pixels",
@@ -97,11 +99,13 @@ def _picture(name: str, more: str = "") -> Schema:
     }  # fmt: skip
     files = {"file": {**BINARY, "description": limit}}
     picture = {"200": {"description": "the picture", "content": _types(*FORMATS)}}
-    operation = _operation(name, "A picture's people, cut out or over a background", picture)
+    operation = _operation(
+        name, "Cut the people out of a picture, or replace its background", picture
+    )
     operation["description"] = (
-        f"{more} Options may be form fields or in the query. The background may also be a "
-        "picture: then `background` is a file. What rembg knows besides (model, a, af, ab, ae, "
-        "ppm) is taken and not used; the header X-Ignored-Options says so."
+        f"{more} Options are form fields or query parameters. To use a picture as background, send "
+        "`background` as a file. Further options of rembg (model, a, af, ab, ae, ppm) are accepted "
+        "but not used; the header X-Ignored-Options lists them."
     ).strip()
     operation["requestBody"] = _form({**files, **options})
     return operation
@@ -114,11 +118,11 @@ def _list() -> Schema:
 
 
 def _add(limit: int) -> Schema:
-    operation = _operation("addJob", "A video, to be matted", {"201": _json("Job", "queued")})
+    operation = _operation("addJob", "Matte a video", {"201": _json("Job", "queued")})
     options = {
         "file": {**BINARY, "description": f"at most {limit // MEBIBYTE} MB"},
         "background": {"type": "string", "default": "green", "description": BACKGROUND},
-        "format": {"enum": list(VIDEO_FORMATS), "description": "mp4; transparent: mov"},
+        "format": {"enum": list(VIDEO_FORMATS), "description": "mp4, or mov if transparent"},
     }
     operation["requestBody"] = _form(options)
     return operation

@@ -1,4 +1,4 @@
-"""The server behind the page: routes, tokens, headers, errors."""
+"""The web server: routes, tokens, headers, errors."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
 
 HOST = "127.0.0.1"
 BUDGET_MS = 1000 / 30
-"""One frame of the cameras that the page asks for."""
+"""One frame at the rate that the page requests from cameras."""
 KEY_VARIABLE = "FUSEMATTE_API_KEY"
-"""Of the environment: what programs must send."""
+"""Environment variable with the key that API clients must send."""
 PAGE = Path(__file__).parent / "page"
 VIDEO_LIMIT = 1024 * MEBIBYTE
 BACKGROUND_LIMIT = 64 * MEBIBYTE
 JSON_LIMIT = MEBIBYTE // 16
 FOLDER = "fusematte-serve-"
-"""Of the folder of a server, in the system's place for such."""
+"""Prefix of a server's folder in the system's temporary folder."""
 IDLE = 20.0
-"""Seconds that a connection may take over the head of a request."""
+"""Maximum seconds until the header of a request is complete."""
 SHUTDOWN = 2.0
-"""Seconds that open requests get to finish when the server stops."""
+"""Seconds that open requests have to finish when the server stops."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -80,27 +80,28 @@ def serve(
 ) -> None:
     """Serves the page until the process is interrupted or terminated.
 
-    budget_ms: the latency that the cameras' sessions are to hold.
-    api: also answer programs, below ``/api``; the environment may hold their key.
-    host: the address to listen on.  Only the API is for other machines, and only with a key; the
-    page is for this one in any case.
-    options: ``model``, ``backend`` and ``threads``, as ``fusematte.run`` and ``Session`` take them.
+    budget_ms: latency budget of the cameras' sessions.
+    api: also serve the HTTP API below ``/api``; its key is in the environment.
+    host: the address to listen on.  Other machines can only use the API, and only with a key; the
+    page is always restricted to this machine.
+    options: ``model``, ``backend`` and ``threads``, as for ``fusematte.run`` and ``Session``.
 
     Raises:
-        UsageError: the port cannot be listened on, there is no such budget, or a key is missing.
+        UsageError: the port or the budget cannot be used, or the key is missing.
         ModelError, BackendError: the model or the backend cannot be used.
     """
     key = os.environ.get(KEY_VARIABLE) or None
     if host not in LOCAL and not (api and key):
         raise UsageError(
-            f"--host {host}: other machines need --api, and a key for it in {KEY_VARIABLE}"
+            f"--host {host}: access from other machines needs --api, and a key in {KEY_VARIABLE}",
+            option="host",
         )
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_serve((host, port), budget_ms, options, _Door(key, host) if api else None))
 
 
 class _Door(NamedTuple):
-    """Who gets in to the API: whoever has the key; without one, this machine alone."""
+    """Access to the API: clients with the key, or without one, local clients only."""
 
     key: str | None
     host: str
@@ -128,7 +129,7 @@ async def _serve(
             url = f"http://{HOST}:{port}/{token}/"
             print(f"{url}\nopen this address in a browser; Ctrl-C stops the server", flush=True)
             if door is not None:
-                print(f"programs: http://{address[0]}:{port}{PREFIX}/openapi.json", flush=True)
+                print(f"HTTP API: http://{address[0]}:{port}{PREFIX}/openapi.json", flush=True)
             await asyncio.Event().wait()
         finally:
             watch.cancel()
@@ -136,8 +137,8 @@ async def _serve(
 
 
 def _clean_up() -> None:
-    """Removes what a server that was killed has left: folders that nobody holds any more."""
-    if os.name == "nt":  # folders cannot be held there
+    """Deletes the folders of servers that were killed: those that are not locked."""
+    if os.name == "nt":  # there folders cannot be locked
         return
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         with contextlib.suppress(OSError, OutputError):
@@ -148,7 +149,7 @@ def _clean_up() -> None:
 
 
 async def _end_idle(runner: web.AppRunner) -> None:
-    """Ends connections on which no whole request comes: nobody may keep them for ever."""
+    """Ends connections that do not complete a request within ``IDLE`` seconds."""
     since: dict[Any, float] = {}
     while True:
         await asyncio.sleep(IDLE / 4)
@@ -171,12 +172,14 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "is in use" if in_use else f"cannot be listened on ({error})"
-        raise UsageError(f"port {port} {reason}; choose another one with --port") from error
+        raise UsageError(
+            f"port {port} {reason}; choose another one with --port", option="port"
+        ) from error
     return int(runner.addresses[0][1])
 
 
 def make_app(token: str, service: Service, door: _Door | None = None) -> web.Application:
-    """The application; everything lies below ``/TOKEN/``, but for the API below ``/api/``."""
+    """The application; all paths are below ``/TOKEN/``, except the API below ``/api/``."""
     api = None if door is None else service.api(door)
     app = web.Application(
         client_max_size=JSON_LIMIT, middlewares=[_refusals(token), _guard(token, api)]
@@ -210,7 +213,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _refusals(token: str) -> Middleware:
-    """Turns whatever goes wrong into one of the refusals; the token never gets into the log."""
+    """Converts exceptions to error responses; the token is never logged."""
 
     @web.middleware
     async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -220,26 +223,26 @@ def _refusals(token: str) -> Middleware:
             return refusal.response()
         except web.HTTPMethodNotAllowed:
             return Refusal(
-                "method_not_allowed", f"{request.method} is not for this address"
+                "method_not_allowed", f"{request.method} is not allowed for this path"
             ).response()
         except web.HTTPRequestEntityTooLarge:
             return Refusal("too_large", "the request is too large").response()
         except web.HTTPClientError:
-            return Refusal("not_found", "there is nothing at this address").response()
+            return Refusal("not_found", "this path does not exist").response()
         except web.HTTPException:
             raise
-        except ConnectionError:  # the client went away; nobody reads this
-            return Refusal("bad_request", "the upload broke off").response()
+        except ConnectionError:  # the client has disconnected; nobody reads this
+            return Refusal("bad_request", "the upload was interrupted").response()
         except Exception:
-            told = traceback.format_exc().replace(token, "TOKEN")
-            log.error("%s failed: %s", request.method, told)
-            return Refusal("internal", "the server failed; its terminal tells why").response()
+            text = traceback.format_exc().replace(token, "TOKEN")
+            log.error("%s failed: %s", request.method, text)
+            return Refusal("internal", "the server failed; see its terminal").response()
 
     return refusals
 
 
 def _guard(token: str, api: Api | None) -> Middleware:
-    """Lets through only who knows the token and came by this machine's own name."""
+    """Only admits requests with the token that are addressed to this machine's own name."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -249,10 +252,10 @@ def _guard(token: str, api: Api | None) -> Middleware:
         # A page of another site may resolve its own name to 127.0.0.1 (DNS rebinding) ...
         host = request.headers.get("Host", "")
         if not _OWN.fullmatch(host) or int(host.partition(":")[2] or 80) > _LAST_PORT:
-            raise Refusal("forbidden", f"this server answers as {HOST} alone")
-        # ... or send requests from where it is, which browsers say.
+            raise Refusal("forbidden", f"this server must be addressed as {HOST}")
+        # ... or send cross-origin requests, which browsers mark.
         if request.headers.get("Origin", f"http://{host}") != f"http://{host}":
-            raise Refusal("forbidden", "only the page of this server may ask it")
+            raise Refusal("forbidden", "requests from other sites are not allowed")
         given = request.path.split("/")[1]
         if not hmac.compare_digest(given.encode(), token.encode()):
             raise Refusal(
@@ -265,7 +268,7 @@ def _guard(token: str, api: Api | None) -> Middleware:
 
 
 class Service:
-    """The handlers, and what they share.
+    """The page's handlers and their shared state.
 
     options: ``model``, ``backend`` and ``threads``.
     """
@@ -276,11 +279,13 @@ class Service:
 
     def __init__(self, folder: Path, budget_ms: float, options: dict[str, Any]) -> None:
         if not budget_ms > 0:
-            raise UsageError(f"the budget must be above 0 ms, not {budget_ms:g}")
+            raise UsageError(
+                f"the budget must be above 0 ms, not {budget_ms:g}", option="budget_ms"
+            )
         self._folder, self._budget_ms, self._options = folder, budget_ms, options
 
     def api(self, door: _Door) -> Api:
-        """The handlers of programs' requests."""
+        """The handlers of the API."""
         local = door.host in LOCAL
         return Api(
             lambda: self.jobs,
@@ -291,7 +296,7 @@ class Service:
         )
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Sets up, and takes down after the last request."""
+        """Opens the shared state, and closes it after the last request."""
         pictures, uploads = self._folder / "backgrounds", self._folder / "jobs"
         pictures.mkdir()
         uploads.mkdir()
@@ -299,13 +304,13 @@ class Service:
         self.jobs = Jobs(uploads, self._options)
         self.lives = Lives(self.library, {**self._options, "budget_ms": self._budget_ms})
         try:
-            with Matter(**self._options):  # compiled once, for every session and job to share
+            with Matter(**self._options):  # compiled once, shared by all sessions and jobs
                 yield
         finally:
             await self.jobs.close()
 
     async def hang_up(self, _: web.Application) -> None:
-        """Ends the live sessions, which would hold up the shutdown."""
+        """Ends the live sessions, which would delay the shutdown."""
         await self.lives.close()
 
     async def index(self, _: web.Request) -> web.FileResponse:
@@ -313,7 +318,7 @@ class Service:
         return web.FileResponse(PAGE / "index.html")
 
     async def state(self, _: web.Request) -> web.Response:
-        """What the page needs to know to begin."""
+        """The page's initial state."""
         return web.json_response(
             {
                 "backgrounds": [_body(choice) for choice in self.library],
@@ -329,7 +334,7 @@ class Service:
         return web.Response(body=choice.thumbnail, content_type="image/jpeg")
 
     async def add_background(self, request: web.Request) -> web.Response:
-        """Takes the body for a picture or a video, called ``?name=``."""
+        """Uploads a background, a picture or a video, as the body; ``?name=`` is its name."""
         name = file_name(request)
         id, path = self.library.next_path()
         await receive(request, path, BACKGROUND_LIMIT)
@@ -341,7 +346,7 @@ class Service:
         return web.json_response([job.body() for job in self.jobs])
 
     async def add_job(self, request: web.Request) -> web.Response:
-        """Takes the body for a video called ``?name=``, to go over ``background``, ``blur``."""
+        """Uploads a video as the body and queues it; query: ``name``, ``background``, ``blur``."""
         choice = self.library[request.query.get("background", BLUR)]
         blur = parse_blur(request.query.get("blur", str(DEFAULT_BLUR)))
         job = self.jobs.prepare(file_name(request), choice, blur)
@@ -354,7 +359,7 @@ class Service:
         return web.json_response(job.body(), status=201)
 
     async def remove_job(self, request: web.Request) -> web.Response:
-        """Cancels or forgets a job."""
+        """Cancels or removes a job."""
         self.jobs.remove(self._job(request))
         return web.json_response({})
 
@@ -363,7 +368,7 @@ class Service:
         return self._job(request).download()
 
     async def live(self, request: web.Request) -> web.StreamResponse:
-        """A websocket: the camera's session."""
+        """The websocket of a live camera."""
         return await self.lives.handle(request)
 
     def _job(self, request: web.Request) -> Job:

@@ -1,4 +1,4 @@
-"""Uploads: the body of a request, streamed to a file, never more than its limit."""
+"""Uploads: streams the body of a request to a file, up to a limit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fusematte.engine.serve.errors import Refusal
 MEBIBYTE = 1 << 20
 CHUNK = MEBIBYTE
 SPARE = 512 * MEBIBYTE
-"""Bytes that an upload leaves free on the disk, for its result and for everybody else."""
+"""Bytes that must stay free on the disk, for the result and other programs."""
 PATIENCE, SLOWEST = 30.0, 64 << 10
-"""An upload may stand still for so many seconds, and must bring so many bytes in each other one."""
+"""An upload must reach SLOWEST bytes per second on average, with PATIENCE seconds of grace."""
 NAME_LENGTH = 120
 
 
 async def receive(request: web.Request, target: Path, limit: int) -> None:
-    """Writes the body of a request to ``target``; after a failure nothing is left there.
+    """Writes the body of a request to ``target``, which is deleted after a failure.
 
     Raises:
         Refusal: it is empty, over ``limit`` bytes, or does not fit on the disk.
@@ -32,7 +32,7 @@ async def receive(request: web.Request, target: Path, limit: int) -> None:
 
 
 async def save(chunks: AsyncIterator[bytes], announced: int, target: Path, limit: int) -> None:
-    """Writes what arrives to ``target``, as ``receive`` does; announced: its bytes, or 0."""
+    """Writes chunks to ``target``, as ``receive`` does; announced: size in bytes, 0 if unknown."""
     _check_size(announced, limit)
     if shutil.disk_usage(target.parent).free < announced + SPARE:
         raise Refusal("storage_full", "the disk is too full for this file; free some space")
@@ -65,23 +65,23 @@ async def _copy(chunks: AsyncIterator[bytes], target: Path, limit: int) -> int:
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise Refusal("too_large", f"the file is larger than {limit // MEBIBYTE} MB, the limit")
+        raise Refusal("too_large", f"the file is larger than the limit, {limit // MEBIBYTE} MB")
 
 
 def file_name(request: web.Request) -> str:
-    """The name that the user's file has, fit to be shown and offered for download.
+    """The name of the user's file, safe to display and to offer for download.
 
     Raises:
         Refusal: there is none.
     """
     name = clean_name(request.query.get("name", ""))
     if not name:
-        raise Refusal("bad_request", "the file has no name; give it as ?name=")
+        raise Refusal("bad_request", "the file has no name; add ?name=")
     return name
 
 
 def clean_name(given: str) -> str:
-    """The last part of a path, without what cannot be shown; empty where nothing is left."""
+    """The last component of a path, without unprintable characters; may be empty."""
     name = Path(given.replace("\\", "/")).name
     name = "".join(character for character in name if character.isprintable())
     return name[-NAME_LENGTH:] if name.strip(". ") else ""

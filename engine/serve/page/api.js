@@ -20,7 +20,7 @@ export function upload(address, file, onProgress) {
     call.upload.onprogress = (event) => onProgress(event.loaded / event.total);
     call.onload = () =>
       call.status < 400 ? resolve(call.response) : reject(new Error(call.response.error.message));
-    call.onerror = () => reject(new Error(`${file.name}: the upload broke off`));
+    call.onerror = () => reject(new Error(`${file.name}: the upload was interrupted`));
     call.open("POST", address);
     call.send(file);
   });
@@ -28,6 +28,6 @@ export function upload(address, file, onProgress) {
 
 export function checkSize(file, limit) {
   if (file.size > limit) {
-    throw new Error(`${file.name}: is larger than ${limit / 2 ** 20} MB, the limit`);
+    throw new Error(`${file.name}: is larger than the limit, ${limit / 2 ** 20} MB`);
   }
 }

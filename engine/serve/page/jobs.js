@@ -84,7 +84,7 @@ export class Jobs {
 }
 
 function describe(job) {
-  if (job.state === "queued") return "waiting for the job before it";
+  if (job.state === "queued") return "waiting for the previous job";
   if (job.state === "failed") return job.error.message;
   const frames = job.total && job.state === "running" ? `${job.frames} of ${job.total}` : job.frames;
   return `${frames} frames over ${job.background}, ${job.rate.toFixed(1)} per second`;

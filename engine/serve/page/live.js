@@ -25,10 +25,10 @@ export class Live {
     }
     if (this.#ended) return this.stop();
     const [track] = this.#camera.getVideoTracks();
-    track.onended = () => this.#fail("The camera was unplugged or taken away.");
+    track.onended = () => this.#fail("The camera was disconnected.");
     this.#events.onCamera(this.#camera);
     this.#timer = setTimeout(
-      () => this.#fail("This browser does not reach 127.0.0.1 by WebRTC; try Chrome or Chromium."),
+      () => this.#fail("This browser cannot reach 127.0.0.1 by WebRTC; try Chrome or Chromium."),
       PATIENCE,
     );
     this.#socket = new WebSocket(new URL("live", location.href.replace(/^http/, "ws")));

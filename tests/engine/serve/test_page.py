@@ -145,7 +145,7 @@ def test_an_uploaded_background_is_used(server: Server, browser: Browser, tmp_pa
         noise = tmp_path / "noise.png"
         noise.write_bytes(b"\x89PNG nothing")
         await tab.choose_file("#background-file", noise)
-        await tab.until(TEXT % "notice" + ".startsWith('noise.png: is no picture')")
+        await tab.until(TEXT % "notice" + ".startsWith('noise.png: is not a readable')")
         tab.problems.clear()  # the browser logs the refusal
 
     visit(browser, server.url, stay)
