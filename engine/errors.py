@@ -106,3 +106,8 @@ class ExportError(FuseMatteError):
     """An export failed, or failed its own check; nothing is kept."""
 
     exit_code = 9
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of an exception's message, or its type if there is none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,1 +1,1 @@
-"""Export: from trained weights to what the engine runs."""
+"""Export of trained networks to the formats that backends run."""

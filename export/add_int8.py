@@ -1,6 +1,6 @@
 """Adds the int8 network to a bundle: ``python -m fusematte.export.add_int8 --frames VIDEO...``.
 
-The bundle's own network stays; OpenVINO runs the other one on processors that are fastest so.
+The bundle keeps its float network; OpenVINO runs the int8 network where it is faster.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from fusematte.export.verify import Accuracy, check
 
 NAME = "model-int8.onnx"
 FRAMES = 96
-"""Every other one calibrates, the rest prove it."""
+"""Every other frame calibrates, the rest are for the check."""
 
 
 def add_int8(bundle: Bundle, frames: Sequence[Path]) -> Accuracy:
-    """Quantises the bundle's network on real frames and, within the bound, keeps it beside it.
+    """Quantises the bundle's network on real frames and adds it if its accuracy is within bounds.
 
     Raises:
-        ExportError: it is beyond the bound; nothing is kept.
+        ExportError: the accuracy is out of bounds; nothing is kept.
         InputError: the frames cannot be read.
     """
     request = Request(
         bundle=bundle, target="onnx", precision="int8", frames=tuple(frames), count=FRAMES
     )
     file = bundle.folder / NAME
-    partial = part_of(file).with_suffix(".part.onnx")  # OpenVINO goes by the suffix
+    partial = part_of(file).with_suffix(".part.onnx")  # OpenVINO needs the suffix
     try:
         onnx.save_model(request.network(), partial)
         backend = OpenVinoBackend(replace(bundle, file=partial))

@@ -1,7 +1,6 @@
-"""TensorRT engines: one builder for tensorrt 10 and 11 and for tensorrt_rtx.
+"""Building of TensorRT engines, for tensorrt 10 and 11 and for tensorrt_rtx.
 
-Networks are strongly typed: each layer computes in the type that its tensors have in the ONNX
-graph, and TensorRT chooses no other.
+Networks are strongly typed: each layer computes in the type of its tensors in the ONNX graph.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from fusematte.engine.models import Bundle
 from fusematte.export.graph import simplify, to_half
 
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "SYSTEMROOT", "TEMP")
-"""What a builder's process sees of the environment: more would move its memory about."""
+"""Environment variables passed to the builder's process: others would change its memory layout."""
 ERRORS: dict[str, type[FuseMatteError]] = {k.__name__: k for k in (BackendError, ExportError)}
-"""What a builder's process reports."""
+"""Errors that the builder's process reports."""
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The (height, width) that an engine takes; the best one is what it is tuned for."""
+    """The range of (height, width) of an engine; it is optimised for ``best``."""
 
     least: Size
     best: Size
@@ -41,9 +40,9 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A serialised engine and what its builder told of it.
+    """A serialised engine and its builder's report.
 
-    kernels: how many there are of each kind after fusion (``kgen``: generated, ``correlation``:
+    kernels: number of kernels of each kind after fusion (``kgen``: generated, ``correlation``:
     convolutions, ``custom_layer``: plugins); activation_bytes: memory of one execution context;
     architectures: the GPUs it runs on.
     """
@@ -56,14 +55,14 @@ class Engine:
 
 
 def build_engine(model: onnx.ModelProto, flavour: str, sizes: Sizes) -> Engine:
-    """Builds an engine; a GPU is needed for ``tensorrt`` only.
+    """Builds an engine; only ``tensorrt`` needs a GPU for that.
 
     Raises:
-        BackendError: that flavour of TensorRT is not installed.
-        ExportError: TensorRT refuses the network; its own reason is in the message.
+        BackendError: this flavour of TensorRT is not installed.
+        ExportError: TensorRT refuses the network; the message contains its reason.
     """
     if flavour not in installed():
-        load_library(flavour)  # which says how to install it
+        load_library(flavour)  # raises, with how to install it
     with TemporaryDirectory(prefix="fusematte-") as name:
         folder = Path(name)
         (folder / "network.onnx").write_bytes(model.SerializeToString())
@@ -82,10 +81,10 @@ def _run_builder(folder: Path, flavour: str) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
     except FileNotFoundError:
-        said = done.stderr.strip().splitlines()
+        lines = done.stderr.strip().splitlines()
         raise ExportError(
-            f"{flavour} broke off while it built the engine (exit code {done.returncode}): "
-            f"{said[-1] if said else 'it said nothing'}"
+            f"{flavour} crashed while building the engine (exit code {done.returncode}): "
+            f"{lines[-1] if lines else 'no message'}"
         ) from None
     if "error" in report:
         raise ERRORS[report["error"]](report["message"])
@@ -93,13 +92,13 @@ def _run_builder(folder: Path, flavour: str) -> dict[str, Any]:
 
 
 def build_for_bundle(bundle: Bundle, flavour: str) -> bytes:
-    """An fp16 engine of a bundle for every size around its own, for use on this machine."""
+    """An fp16 engine of a bundle for this machine, for all ``default_sizes``."""
     model = to_half(simplify(onnx.load(bundle.file)))
     return build_engine(model, flavour, default_sizes(bundle)).plan
 
 
 def default_sizes(bundle: Bundle) -> Sizes:
-    """Every shape that a frame may give the network, upright ones and stills seen closer too."""
+    """The range of network sizes for all frames, including portrait formats and stills."""
     largest = 4 * max(bundle.default_size)
     return Sizes(
         least=(bundle.multiple, bundle.multiple),

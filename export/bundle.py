@@ -1,4 +1,4 @@
-"""Makes model bundles: ``python -m fusematte.export.bundle CHECKPOINT... --version V``."""
+"""Creates model bundles: ``python -m fusematte.export.bundle CHECKPOINT... --version V``."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PROVENANCE = {
 def write_bundle(
     network: LateFusionNetwork, folder: Path, *, version: str, training: dict[str, Any]
 ) -> None:
-    """Exports ``network`` into ``folder`` with the manifest that the engine checks.
+    """Exports ``network`` into ``folder``, with a manifest.
 
-    training: what made these weights; goes into the manifest's provenance.
+    training: how the weights were trained, for the manifest's provenance.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "model.onnx"
@@ -68,10 +68,13 @@ def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str,
 
 
 def main() -> None:
-    """Command line: bundles a checkpoint's averaged weights, or the mean of several networks."""
+    """Bundles a checkpoint's averaged weights, or the mean of several networks."""
     parser = argparse.ArgumentParser(prog="python -m fusematte.export.bundle")
     parser.add_argument(
-        "sources", nargs="+", metavar="CHECKPOINT", help="or a model; of several the mean"
+        "sources",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="a checkpoint or a model; several are averaged",
     )
     parser.add_argument("--version", required=True)
     parser.add_argument("-o", "--output", type=Path, help="folder; default: the shipped model's")

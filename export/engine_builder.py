@@ -1,11 +1,11 @@
-"""Builds a TensorRT engine in a process of its own: ``python -m fusematte.export.engine_builder``.
+"""Builds a TensorRT engine in its own process: ``python -m fusematte.export.engine_builder DIR``.
 
-TensorRT orders parts of an engine by the addresses that they have in memory: a process that does
-nothing else, and whose addresses are not random, gives the same bytes each time.  Neither its
-memory nor a crash is the caller's.
+TensorRT orders parts of an engine by their memory addresses: a process that does nothing else, and
+without address randomisation, gives the same bytes each time.  The caller is also safe from its
+crashes and its memory use.
 
-It reads ``network.onnx`` and ``task.json`` in the folder that it is given, and writes
-``model.engine`` and ``report.json`` there.
+It reads ``network.onnx`` and ``task.json`` in the folder, and writes ``model.engine`` and
+``report.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_RANDOM = 0x0040000
 
 
 def fix_addresses() -> None:
-    """Starts this process anew without random addresses, where the system allows it."""
+    """Restarts this process without address randomisation, if the system allows it."""
     if sys.platform != "linux":
         return
     change = ctypes.CDLL(None).personality
@@ -42,7 +42,7 @@ def fix_addresses() -> None:
 
 
 def main() -> None:
-    """Does the folder's task; what went wrong is in the report."""
+    """Builds the folder's engine; errors are written to the report."""
     fix_addresses()
     folder = Path(sys.argv[1])
     task = json.loads((folder / "task.json").read_text("utf-8"))
@@ -56,13 +56,14 @@ def main() -> None:
 
 
 def build(model: bytes, flavour: str, sizes: list[tuple[int, int]]) -> tuple[bytes, dict[str, Any]]:
-    """An engine of a serialised ONNX model and what ``build_engine.Engine`` tells of it.
+    """Builds an engine of a serialised ONNX model; returns it with the other fields of
+    ``build_engine.Engine``.
 
-    sizes: (height, width): the smallest, the one to be tuned for, the largest.
+    sizes: (height, width): the smallest, the one to optimise for, the largest.
 
     Raises:
-        BackendError: that flavour of TensorRT is not installed.
-        ExportError: TensorRT refuses the network; its own reason is in the message.
+        BackendError: this flavour of TensorRT is not installed.
+        ExportError: TensorRT refuses the network; the message contains its reason.
     """
     library = load_library(flavour)
     logger = make_logger(library)
@@ -89,7 +90,7 @@ def build(model: bytes, flavour: str, sizes: list[tuple[int, int]]) -> tuple[byt
 
 
 def _strongly_typed(library: Any) -> int:  # noqa: ANN401
-    """The creation flags; TensorRT 11 has no other networks, and may have lost the flag."""
+    """The creation flag for strongly typed networks; TensorRT 11 has no others, and no flag."""
     flag = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -108,7 +109,7 @@ def _configure(library: Any, builder: Any, network: Any, sizes: Any) -> Any:  # 
 
 
 def _architectures(library: Any, config: Any) -> list[str] | str:  # noqa: ANN401
-    """The compute capabilities that the engine runs on, as the library itself says."""
+    """The compute capabilities that the engine runs on, as the library reports them."""
     if not hasattr(config, "num_compute_capabilities"):
         return "this machine's GPU"
     chosen = [
@@ -119,7 +120,7 @@ def _architectures(library: Any, config: Any) -> list[str] | str:  # noqa: ANN40
 
 
 def _make_findable(library: Any) -> None:  # noqa: ANN401
-    """Python plugins ask for libtensorrt_rtx.so, of which the wheel has libtensorrt_rtx.so.1."""
+    """Links libtensorrt_rtx.so, which Python plugins load, to the wheel's libtensorrt_rtx.so.1."""
     folder = Path(library.__file__).parent.with_name("tensorrt_rtx_libs")
     for versioned in folder.glob("libtensorrt_rtx.so.1"):
         plain = versioned.with_suffix("")
@@ -127,12 +128,12 @@ def _make_findable(library: Any) -> None:  # noqa: ANN401
             try:
                 plain.symlink_to(versioned.name)
             except OSError as error:
-                log.warning("%s cannot be linked (%s): no plugin can be built", plain, error)
+                log.warning("%s cannot be linked (%s), so plugins cannot be built", plain, error)
         ctypes.CDLL(str(versioned), mode=ctypes.RTLD_GLOBAL)
 
 
 def _kernels(logger: Any) -> dict[str, int]:  # noqa: ANN401
-    """The kernels by kind, from the builder's own listing; waiting is none."""
+    """The number of kernels by kind, from the builder's log, without synchronisation."""
     for _, text in logger.lines:
         if text.startswith("Layers:"):
             kinds = re.findall(r"^Name: [^,]*, LayerType: ([^,]*)", text, re.MULTILINE)

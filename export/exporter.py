@@ -1,4 +1,4 @@
-"""From a model bundle to a folder that a backend runs, proved on real frames before it is kept."""
+"""Exports a model bundle for a backend, and checks the export on real frames."""
 
 from __future__ import annotations
 
@@ -39,10 +39,8 @@ from fusematte.training.weights import load_averaged_network, load_network
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "int8")
-ARITHMETIC = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
-"""What the network computes in, as backends call it, unless the processor has something faster."""
 FRAMES = 16
-"""How many frames are taken; int8 is calibrated on every other one and checked on the rest."""
+"""Number of frames; int8 is calibrated on every other one and checked on the rest."""
 TIMED_RUNS = 21
 PACKAGES = (
     "fusematte",
@@ -58,11 +56,11 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be exported, and how.
+    """The parameters of an export.
 
-    size: the network's (height, width); None: any.
-    sizes: smallest and largest (height, width) of an engine that takes a range.
-    frames: real frames, see ``load_samples``; ``count`` of them are taken, ``FRAMES`` by default.
+    size: the network's (height, width); None for any.
+    sizes: smallest and largest (height, width) of an engine for a range of sizes.
+    frames: sources of real frames, see ``load_samples``; ``count`` frames are used (``FRAMES``).
     """
 
     bundle: Bundle
@@ -76,25 +74,25 @@ class Request:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """Real frames, as the network sees them."""
+        """Real frames as network inputs."""
         size = self.engine_sizes().best if "tensorrt" in self.target else None
         return load_samples(self.frames, self.bundle, self.count or FRAMES, size)
 
     @cached_property
     def master(self) -> onnx.ModelProto:
-        """The network in fp32, folded."""
+        """The simplified network in fp32."""
         return simplify(onnx.load(self.bundle.file))
 
     @cached_property
     def reference(self) -> Reference:
-        """PyTorch's answers to the frames that no calibration has seen."""
+        """PyTorch's outputs for the frames not used for calibration."""
         return Reference(load_network(self.bundle), self.samples[1::2] or self.samples)
 
     def calibration(self) -> list[dict[str, Map]]:
-        """Inputs to quantise on: every other frame, without and with an alpha before it."""
+        """Inputs for calibration: every other frame, without and with a previous alpha."""
         if not self.frames:
             raise UsageError(
-                "int8 is calibrated on real frames like those it will see: --frames VIDEO..."
+                "int8 is calibrated on real frames; add --frames VIDEO...", option="frames"
             )
         cases = Reference(load_network(self.bundle), self.samples[0::2]).cases
         return [
@@ -103,7 +101,7 @@ class Request:
         ]
 
     def engine_sizes(self) -> Sizes:
-        """What a TensorRT engine is built for; by default the model's own size alone."""
+        """The input sizes of a TensorRT engine; by default only the model's own."""
         if self.sizes is None:
             only = self.size or self.bundle.default_size
             return Sizes(least=only, best=only, most=only)
@@ -115,7 +113,7 @@ class Request:
         return Sizes(least=least, best=(height, width), most=most)
 
     def network(self) -> onnx.ModelProto:
-        """The ONNX graph in the precision that is asked for."""
+        """The ONNX graph in the requested precision."""
         if self.precision == "int8":
             return quantise_onnx(self.master, self.calibration(), fp32_islands(self.master))
         return to_half(self.master) if self.precision == "fp16" else self.master
@@ -123,9 +121,9 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What a target's writer made: files in the folder, the one that backends load first.
+    """The files that a target's writer made, the one that backends load first.
 
-    details: for the manifest.
+    details: further entries for the manifest.
     """
 
     files: tuple[str, ...]
@@ -134,7 +132,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A format: who writes it, and which backend proves it on this machine."""
+    """A format: its writer, and the backend that checks it."""
 
     write: Callable[[Request, Path], Artifact]
     backend: str
@@ -143,15 +141,16 @@ class Target:
 def export(request: Request, folder: Path) -> dict[str, Any]:
     """Writes the export into ``folder`` and returns its manifest.
 
-    The folder appears when the export is whole and has passed its own check; an older export
-    there is replaced then.
+    The folder is only created, or an older export replaced, after the check was passed.
 
     Raises:
-        ExportError: the export is beyond its bound, int8 is no faster, or it cannot be made here.
+        ExportError: the accuracy is out of bounds, int8 is not faster, or it cannot be made here.
         UsageError, OutputError, InputError: the folder or the frames cannot be used.
     """
     if folder.exists() and not (folder / "manifest.json").exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: holds something else than an export; choose another folder")
+        raise UsageError(
+            f"{folder}: contains files other than an export; choose another folder", path=folder
+        )
     partial = part_of(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -179,7 +178,7 @@ def _export(request: Request, folder: Path) -> dict[str, Any]:
 
 
 def describe(request: Request, artifact: Artifact, folder: Path) -> dict[str, Any]:
-    """Writes the manifest of what was made, and returns it; nothing is proved yet."""
+    """Writes and returns the manifest of an export, before its check."""
     hashes = {name: _sha256(folder / name) for name in artifact.files}
     main, *others = artifact.files
     manifest = request.bundle.without_int8().manifest | {
@@ -199,9 +198,9 @@ def describe(request: Request, artifact: Artifact, folder: Path) -> dict[str, An
 
 
 def _prove_graph(request: Request, made: Bundle) -> dict[str, Any]:
-    """Where no GPU is: the engine's ONNX in ONNX Runtime; the engine itself has not run.
+    """Checks the engine's ONNX graph in ONNX Runtime, without a GPU to run the engine itself.
 
-    A plugin's layer is known to TensorRT alone: the network before it is run.
+    The guided-filter plugin only exists in TensorRT, so the network is checked without it.
     """
     with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
         graph = Path(folder)
@@ -219,10 +218,10 @@ def _prove_graph(request: Request, made: Bundle) -> dict[str, Any]:
 
 
 def _prove(request: Request, made: Bundle, kind: type[Backend]) -> dict[str, Any]:
-    """Runs the export on real frames; what the manifest says of it.
+    """Runs the export on real frames; returns the entries for the manifest.
 
     Raises:
-        ExportError: it is too far off, or int8 is no faster than what it would replace.
+        ExportError: the accuracy is out of bounds, or int8 is not faster than the original.
     """
     backend = kind(made)
     accuracy = request.reference.compare(backend.infer)
@@ -249,7 +248,7 @@ def _told(request: Request, ran: str, backend: Backend, accuracy: Accuracy) -> d
 
 
 def _compare_speed(request: Request, ours: Backend, other: Backend) -> dict[str, Any]:
-    """Times both in turns, so that other work on the machine meets both alike."""
+    """Times both in turns, so that other load on the machine affects both alike."""
     image, previous, _, _ = request.reference.cases[0]
     times: dict[str, list[float]] = {ours.precision: [], other.precision: []}
     for turn in range(TIMED_RUNS + 2):
@@ -262,8 +261,8 @@ def _compare_speed(request: Request, ours: Backend, other: Backend) -> dict[str,
     medians = {name: round(statistics.median(values), 2) for name, values in times.items()}
     if medians[ours.precision] >= medians[other.precision]:
         raise ExportError(
-            f"int8 is not faster here: {medians[ours.precision]} ms a frame against "
-            f"{medians[other.precision]} ms in {other.precision} ({ours.device}): not kept"
+            f"int8 is not faster here, so it is not kept: {medians[ours.precision]} ms per frame "
+            f"against {medians[other.precision]} ms in {other.precision} ({ours.device})"
         )
     return {"median_ms": medians, "size": list(image.shape[2:])}
 
@@ -311,7 +310,9 @@ def _write_engine(request: Request, folder: Path) -> Artifact:
 
 def _write_program(request: Request, folder: Path) -> Artifact:
     if request.precision == "int8":
-        raise UsageError("torch-tensorrt exports are fp32 or fp16; int8 is for the other formats")
+        raise UsageError(
+            "torch-tensorrt exports must be fp32 or fp16, not int8", option="precision"
+        )
     if request.sizes is not None or request.guided_filter != "external":
         raise UsageError("torch-tensorrt exports take one --size and no --guided-filter")
     sizes = request.engine_sizes()
@@ -332,23 +333,23 @@ TARGETS = {
     "tensorrt-rtx": Target(write=_write_engine, backend="tensorrt"),
     "torch-tensorrt": Target(write=_write_program, backend="torch"),
 }
-"""Every format by its name on the command line."""
+"""The formats by their names on the command line."""
 
 
 def open_source(model: str) -> Bundle:
-    """The bundle to export from: a shipped model, a bundle's folder, or a training checkpoint.
+    """Opens the bundle to export: a shipped model, a bundle folder, or a training checkpoint.
 
-    A checkpoint's bundle lies in a temporary folder for as long as the process runs.
+    A checkpoint is converted to a bundle in a temporary folder that is deleted with the process.
 
     Raises:
         ModelError: there is no such model.
         CheckpointError: the checkpoint cannot be read.
-        UsageError: it is an export itself.
+        UsageError: it is an export.
     """
     if not model.endswith(".safetensors"):
         bundle = load_bundle(model)
         if "export" in bundle.manifest:
-            raise UsageError(f"{model}: is an export itself; export from the model it came from")
+            raise UsageError(f"{model}: is an export; use the model it was made from", path=model)
         return bundle
     network, training = load_averaged_network(Path(model))
     temporary = tempfile.TemporaryDirectory(prefix="fusematte-")
@@ -381,25 +382,25 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def parse_size(text: str, multiple: int) -> tuple[int, int]:
-    """Reads ``WxH``; returns (height, width).
+    """Parses ``WxH``; returns (height, width).
 
     Raises:
-        UsageError: it is none, or no multiple of what the network takes.
+        UsageError: it is not a size, or not a multiple of the network's.
     """
     sides: Sequence[str] = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise UsageError(f"{text!r} is no size: WIDTHxHEIGHT, as in 512x288")
+        raise UsageError(f"{text!r} is not a size; write WIDTHxHEIGHT, as in 512x288")
     width, height = map(int, sides)
     if width % multiple or height % multiple:
-        raise UsageError(f"{text}: both sides must be multiples of {multiple}")
+        raise UsageError(f"{text}: width and height must be multiples of {multiple}")
     return height, width
 
 
 def parse_sizes(least: str, most: str, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Reads the two ends of a range of sizes.
+    """Parses the two ends of a range of sizes.
 
     Raises:
-        UsageError: one is none, or the first is larger.
+        UsageError: one is not a size, or the first is larger.
     """
     low, high = parse_size(least, multiple), parse_size(most, multiple)
     if low[0] > high[0] or low[1] > high[1]:

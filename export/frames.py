@@ -1,4 +1,4 @@
-"""Real frames: what exports are calibrated on and checked with."""
+"""Real frames for the calibration and the check of exports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class Sample(NamedTuple):
-    """A frame as the network sees it: [1, 3, h, w], RGB, 0..1; its true alpha [h, w], if known."""
+    """A network input [1, 3, h, w], RGB, 0..1, with its true alpha [h, w], if known."""
 
     image: Map
     truth: Map | None
@@ -33,15 +33,15 @@ class Sample(NamedTuple):
 def load_samples(
     sources: Sequence[Path], bundle: Bundle, count: int, size: tuple[int, int] | None = None
 ) -> list[Sample]:
-    """About ``count`` frames, evenly from all sources and evenly over each.
+    """About ``count`` frames, spread evenly over all sources.
 
     Args:
-        sources: videos, pictures, WebDataset tars with ``.webp`` and ``.alpha.png``; none: the
-            portrait of the demo, filmed by a moving camera.
-        size: the network's (height, width); None: what each frame gets in the engine.
+        sources: videos, pictures, WebDataset tars with ``.webp`` and ``.alpha.png``; if empty, the
+            demo's portrait, filmed by a moving camera.
+        size: the network's (height, width); None: the size that the engine chooses for each frame.
 
     Raises:
-        InputError: a source cannot be read or holds no frame.
+        InputError: a source cannot be read or has no frame.
     """
     if not sources:
         portrait, _ = load_pictures()
@@ -56,7 +56,7 @@ def load_samples(
         for frame in _spread(list(_frames(source)), share)
     ]
     if not samples:
-        raise InputError(f"{sources[0]}: holds no frame")
+        raise InputError(f"{sources[0]}: has no frame", path=sources[0])
     return samples
 
 
@@ -85,7 +85,9 @@ def _labelled(shard: Path) -> Iterator[tuple[Frame, Map | None]]:
             truth = decode_gray(fields["alpha.png"], name)
             yield frame, np.asarray(truth / 255, np.float32)
     except (OSError, KeyError, DataError) as error:
-        raise InputError(f"{shard}: not a shard with .webp and .alpha.png: {error}") from error
+        raise InputError(
+            f"{shard}: is not a shard with .webp and .alpha.png: {error}", path=shard
+        ) from error
 
 
 def _sample(

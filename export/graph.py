@@ -1,4 +1,4 @@
-"""ONNX graphs made ready for a runtime: folded, in half precision where the numbers allow it."""
+"""Preparation of ONNX graphs: constant folding, conversion to fp16."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Sqrt", "Pow", "Clip", "Sigmoid"}
 REDUCTIONS = {"ReduceMean", "ReduceSum", "GlobalAveragePool"}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 FIXED_TYPE = {"Cast", "Constant", "ConstantOfShape", "Range", "Shape"}
-"""Operators whose output has the type that they say, whatever their inputs have."""
+"""Operators whose output type does not depend on their inputs."""
 FP32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that the ONNX standard wants in fp32."""
+"""Inputs that must be fp32 according to the ONNX standard."""
 EVERYTHING = 1 << 40
 """Size limit of constant folding, in bytes: weights stored as fp16 are folded to fp32 as well."""
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network with constants folded, batch norms in their convolutions, others as
-    multiply-add, computed in fp32: half precision cannot hold a small variance."""
-    for library in ("onnxscript", "onnx_ir"):  # they tell of every node they touch
+    """The same network with constants and batch norms folded.  Batch norms without a preceding
+    convolution become multiply-add.  Folding is done in fp32: fp16 cannot hold small variances."""
+    for library in ("onnxscript", "onnx_ir"):  # they log every node they change
         logging.getLogger(library).setLevel(logging.WARNING)
     folded = optimizer.optimize(
         model, input_size_limit=EVERYTHING, output_size_limit=EVERYTHING, onnx_shape_inference=True
@@ -38,10 +38,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A simplified network in fp16, its inputs and outputs in fp32.
+    """A simplified network in fp16, with inputs and outputs in fp32.
 
-    In fp32 stay: arithmetic before the first convolution (the normalisation) and after the last
-    one (the probabilities and their blend), and means over the whole picture.
+    These stay in fp32: arithmetic before the first convolution (normalisation) and after the last
+    one (probabilities and fusion), and means over the whole picture.
     """
     half = onnx.ModelProto()
     half.CopyFrom(onnx.shape_inference.infer_shapes(model))
@@ -51,7 +51,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _HalfConversion:
-    """Gives each node its type and puts a cast where a tensor is wanted in the other one."""
+    """Assigns a type to each node and inserts casts between nodes of different types."""
 
     def __init__(self, model: onnx.ModelProto, islands: set[str]) -> None:
         self.graph = model.graph
@@ -147,7 +147,7 @@ def _convolution_below(model: onnx.ModelProto) -> set[str]:
 
 
 def _lower_batch_norms(model: onnx.ModelProto) -> None:
-    """Batch norms that no convolution precedes (DenseNet's) become a multiplication and a sum."""
+    """Replaces batch norms without a preceding convolution (DenseNet's) by multiply-add."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = []
     for node in model.graph.node:

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 def quantise_openvino(
     model: openvino.Model, inputs: Sequence[dict[str, Map]], islands: Sequence[str]
 ) -> openvino.Model:
-    """An int8 model for OpenVINO; weights per channel, activations by their whole range on
+    """An int8 model for OpenVINO; weights per channel, activations by their full range on
     ``inputs``.
 
-    Activations are symmetric around zero: TensorRT knows no others, and OpenVINO is faster so.
-    Weights must be fp32: those that are stored in fp16 would stay as they are.
+    Activations are symmetric around zero: TensorRT requires it, and OpenVINO is faster with it.
+    Weights must be fp32: fp16 weights would not be quantised.
 
-    islands: the ONNX nodes that stay in fp32, see ``graph.fp32_islands``.  The probabilities are
-        among them: rounded to int8 they would leave 0..1.
+    islands: the ONNX nodes that stay in fp32, see ``graph.fp32_islands``.  They include the
+        probabilities, which could leave 0..1 by rounding to int8.
     """
     known = {node.get_friendly_name() for node in model.get_ops()}
     results = (port.get_node().input_value(0).get_node() for port in model.outputs)
-    last = {node.get_friendly_name() for node in results}  # which OpenVINO has renamed
+    last = {node.get_friendly_name() for node in results}  # OpenVINO has renamed them
     return _quantise(model, inputs, sorted(known.intersection(islands) | last))
 
 
@@ -60,5 +60,5 @@ def _import_nncf() -> Any:  # noqa: ANN401
     try:
         import nncf
     except ImportError as error:
-        raise ExportError("int8 needs NNCF: pip install 'fusematte[export]'") from error
+        raise ExportError("int8 needs NNCF; pip install 'fusematte[export]'") from error
     return nncf

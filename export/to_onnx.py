@@ -1,4 +1,4 @@
-"""Writes a trained network as ONNX: fp32 arithmetic, dynamic height and width in steps of 32."""
+"""Writes a trained network as ONNX: fp32, with dynamic height and width in multiples of 32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTPUTS = ("alpha", "foreground", "background", "beta")
 
 
 class RuntimeNetwork(nn.Module):
-    """The network as a runtime sees it: the four maps, none of the training outputs."""
+    """The network with the four maps as its only outputs, without those for training."""
 
     def __init__(self, network: LateFusionNetwork) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class RuntimeNetwork(nn.Module):
 def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = True) -> None:
     """Writes ``network`` to ``path``.
 
-    The graph keeps the parameters' names and its batch norms, so that training can carry on from
+    The graph keeps the parameters' names and its batch norms, so that training can continue from
     the file (``training.weights.load_onnx_weights``); runtimes fold them.
 
     Inputs: ``image`` [N, 3, H, W], RGB, 0..1, and, where the network takes it, ``previous``
     [N, 1, H, W], 0..1.  Outputs: ``alpha``, ``foreground``, ``background``, ``beta``, [N, 1, H, W].
 
-    half_weights: store convolution weights as fp16 beside a cast to fp32, which halves the file;
-    the arithmetic stays fp32.
+    half_weights: store convolution weights as fp16 with a cast to fp32, which halves the file size;
+    the network still computes in fp32.
     """
     network.eval()
     names = ("image", "previous") if network.config.previous_alpha else ("image",)
@@ -71,7 +71,7 @@ def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = 
 
 
 def _store_weights_as_half(model: onnx.ModelProto) -> None:
-    """Turns each initializer of two and more dimensions into fp16 followed by a cast to fp32."""
+    """Stores each initializer of two or more dimensions as fp16, followed by a cast to fp32."""
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:

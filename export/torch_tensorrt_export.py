@@ -1,4 +1,4 @@
-"""Programs of PyTorch with TensorRT engines within, by Torch-TensorRT; made where they run."""
+"""Export with Torch-TensorRT: PyTorch programs with TensorRT engines, made on their GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fusematte.engine.errors import ExportError
+from fusematte.engine.errors import ExportError, first_line
 from fusematte.export.to_onnx import RuntimeNetwork
 from fusematte.training.network import LateFusionNetwork
 
@@ -16,20 +16,22 @@ def write_program(
 ) -> str:
     """Compiles ``network`` for one (height, width) into ``file``; returns Torch-TensorRT's version.
 
-    half: fp16 where autocast allows it.
+    half: use fp16 where autocast allows it.
 
     Raises:
         ExportError: there is no CUDA GPU, Torch-TensorRT is not installed, or it fails.
     """
     if not torch.cuda.is_available():
         raise ExportError(
-            "torch-tensorrt compiles on the GPU that will run it, and PyTorch finds none here: "
-            "export there, with a CUDA build of PyTorch"
+            "torch-tensorrt compiles on the GPU that will run the export, and PyTorch finds none; "
+            "export on that machine, with a CUDA build of PyTorch"
         )
     try:
         import torch_tensorrt
     except (ImportError, OSError) as error:
-        raise ExportError(f"pip install torch-tensorrt: it cannot be loaded: {error}") from error
+        raise ExportError(
+            f"torch-tensorrt cannot be loaded: {error}; pip install torch-tensorrt"
+        ) from error
     channels = (3, 1) if network.config.previous_alpha else (3,)
     inputs = tuple(torch.rand(1, count, *size, device="cuda") for count in channels)
     try:
@@ -44,6 +46,7 @@ def write_program(
             compiled, str(file), output_format="exported_program", arg_inputs=list(inputs)
         )
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"torch-tensorrt cannot compile the network: {reason}") from error
+        raise ExportError(
+            f"torch-tensorrt cannot compile the network: {first_line(error)}"
+        ) from error
     return str(torch_tensorrt.__version__)

@@ -1,4 +1,4 @@
-"""Self-proof: an export beside the fp32 PyTorch network, on real frames."""
+"""Checks an export against the fp32 PyTorch network, on real frames."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fusematte.export.frames import Sample
 from fusematte.training.network import LateFusionNetwork
 
 BOUNDS = {"f32": 0.0001, "bf16": 0.002, "f16": 0.002, "int8": INT8_BOUND}
-"""The mean difference of alpha over all pixels that each precision of arithmetic may have."""
+"""Largest mean alpha difference over all pixels, by precision."""
 BAND = 0.02, 0.98
-"""Alphas strictly between these, and the two pixels around them, are the transition band."""
+"""The transition band: alpha strictly between these values, and two pixels around."""
 
 Infer = Callable[[Map, Map], Maps]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """How far an export's alpha is from the fp32 PyTorch network's, in units of alpha.
+    """Difference of an export's alpha to that of the fp32 PyTorch network.
 
     mean, max: absolute difference over all pixels; band_mean, band_max: in the transition band.
-    mad_change, mse_change: of the errors against the true alpha; None where that is not known.
+    mad_change, mse_change: change of the errors against the true alpha; None if it is unknown.
     """
 
     frames: int
@@ -42,14 +42,15 @@ class Accuracy:
     mse_change: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest, rounded."""
+        """Rounded values for the manifest."""
         return {k: round(v, 7) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 class Reference:
-    """What the fp32 PyTorch network says of each sample, computed once.
+    """The outputs of the fp32 PyTorch network for each sample, computed once.
 
-    Each frame counts twice: without an alpha before it, and with its own, as a video's frames have.
+    Each frame is used twice: without a previous alpha, and with its own as the previous one, as in
+    a video.
     """
 
     def __init__(self, network: LateFusionNetwork, samples: Sequence[Sample]) -> None:
@@ -69,7 +70,7 @@ class Reference:
         for image, previous, expected, truth in self.cases:
             maps = infer(image, previous)
             if not all(np.isfinite(part).all() for part in maps):
-                raise ExportError("the export's maps are not finite on real frames: not kept")
+                raise ExportError("the export's maps are not finite on real frames; it is not kept")
             alpha = maps.alpha
             difference = np.abs(alpha - expected)
             differences.append(difference.ravel())
@@ -90,7 +91,7 @@ class Reference:
 
 
 def transition_band(alpha: Map) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where alpha is neither 0 nor 1, and two pixels around."""
+    """The pixels where alpha is neither 0 nor 1, and two pixels around."""
     soft = ((alpha > BAND[0]) & (alpha < BAND[1])).astype(np.uint8)
     return np.asarray(cv2.dilate(soft, np.ones((5, 5), np.uint8)) > 0)
 
@@ -104,15 +105,15 @@ def _error_change(alpha: Map, expected: Map, truth: Map) -> tuple[float, float]:
 
 
 def check(accuracy: Accuracy, precision: str) -> None:
-    """Whether an export may be kept.
+    """Checks an export's accuracy.
 
     Raises:
-        ExportError: its alpha is off by more than the bound of its precision.
+        ExportError: the mean alpha difference exceeds the bound of its precision.
     """
     bound = BOUNDS[precision]
     if accuracy.mean > bound:
         raise ExportError(
-            f"{precision}: alpha is off by {accuracy.mean:.5f} in the mean over {accuracy.frames} "
-            f"frames ({accuracy.band_mean:.5f} in the transition band), more than {bound}: "
-            f"not kept; export with a higher precision"
+            f"{precision}: alpha is off by {accuracy.mean:.5f} on average over {accuracy.frames} "
+            f"frames ({accuracy.band_mean:.5f} in the transition band), more than {bound}, so it "
+            "is not kept; export in a higher precision"
         )

@@ -36,14 +36,14 @@ class Backend(ABC):
     - ``reads`` lists the suffixes of the model files it loads.
     - ``tunable`` says that ``candidates`` is implemented.
     - ``devices`` lists the devices the constructor accepts, its default first.
-    - The constructor loads the model and sets ``device`` and ``precision`` to what will be used; it
+    - ``_open`` loads the model and sets ``device`` and ``precision`` to what will be used; it
       raises ``BackendError`` or ``ModelError``, nothing else.  A backend without a choice of
       precision may ignore the requested one: ``create_backend`` checks the result.
     - ``infer`` accepts any height and width that are multiples of the bundle's; the first call with
       a new size may take long.  It is called from one thread at a time.
     - ``close`` may be called twice.
 
-    To implement a constructor: ``network_file`` first, then load, then ``check_ports``.
+    ``_open`` usually takes ``network_file``, loads it, and calls ``check_ports``.
     """
 
     name: ClassVar[str]
@@ -67,7 +67,6 @@ class Backend(ABC):
         are hardly ever the fastest."""
         return []
 
-    @abstractmethod
     def __init__(
         self,
         bundle: Bundle,
@@ -85,6 +84,12 @@ class Backend(ABC):
 
         None leaves the choice to the backend.
         """
+        self.bundle = bundle
+        self._open(device, precision, threads)
+
+    @abstractmethod
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
+        """Loads ``self.bundle``; the backend's part of the constructor."""
 
     @abstractmethod
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
@@ -100,7 +105,7 @@ class Backend(ABC):
         """Frees the model and its memory."""
 
     def check_ports(self, inputs: set[str], outputs: set[str]) -> None:
-        """For constructors: checks a network's inputs and outputs against the manifest.
+        """For ``_open``: checks a network's inputs and outputs against the manifest.
 
         Raises:
             ModelError: they differ.

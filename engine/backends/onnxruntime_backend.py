@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from fusematte.engine.backends.base import Backend, Maps
-from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.errors import BackendError, ModelError, first_line
 from fusematte.engine.frame import Map
 from fusematte.engine.models import Bundle
 
@@ -60,29 +60,21 @@ class OnnxRuntimeBackend(Backend):
             found += [("cpu", own)] + [("cpu", "int8")] * (bundle.int8 is not None)
         return found
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
         import onnxruntime
 
-        self.bundle = bundle
-        self._file = self.network_file(bundle, precision)
+        self._file = self.network_file(self.bundle, precision)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._session, provider = self._open(options, device)
+        self._session, provider = self._new_session(options, device)
         self.device = f"ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[provider]}"
-        self.precision = "int8" if precision == "int8" else _precision(bundle)
+        self.precision = "int8" if precision == "int8" else _precision(self.bundle)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.check_ports({p.name for p in inputs}, {p.name for p in outputs})
 
-    def _open(self, options: Any, device: str | None) -> tuple[Any, str]:  # noqa: ANN401
+    def _new_session(self, options: Any, device: str | None) -> tuple[Any, str]:  # noqa: ANN401
         """A session and the name of its provider."""
         import onnxruntime
 
@@ -101,7 +93,7 @@ class OnnxRuntimeBackend(Backend):
                     str(self._file), options, providers=[provider]
                 )
             except Exception as error:  # onnxruntime's own exceptions have no common base
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
             else:
                 if session.get_providers()[0] == provider:
                     return session, provider
@@ -115,7 +107,7 @@ class OnnxRuntimeBackend(Backend):
         try:
             results = self._session.run(list(Maps._fields), self.feeds(image, previous))
         except Exception as error:  # as above: a lost device, too little memory
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise BackendError(f"{self.device} failed: {reason}") from error
         return self.within_range(result[0, 0] for result in results)
 

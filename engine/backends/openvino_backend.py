@@ -107,22 +107,14 @@ class OpenVinoBackend(Backend):
             for precision in precisions(core, device.upper(), bundle)
         ]
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
         library = load_openvino()
         self._core = library.Core()
         self._plugin = (device or "cpu").upper()
-        self.bundle = bundle
         self.device = self._full_device_name()
-        known = precisions(self._core, self._plugin, bundle)
+        known = precisions(self._core, self._plugin, self.bundle)
         self.precision = precision or known[0]
-        self._file = self.network_file(bundle, precision=self.precision)
+        self._file = self.network_file(self.bundle, precision=self.precision)
         if self.precision not in known:
             raise BackendError(
                 f"openvino has no {precision} on {self.device}; use {', '.join(known)}"

@@ -6,9 +6,8 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusematte.engine.backends.base import Backend, Maps
-from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.errors import BackendError, ModelError, first_line
 from fusematte.engine.frame import Map
-from fusematte.engine.models import Bundle
 
 if TYPE_CHECKING:
     import torch
@@ -33,17 +32,9 @@ class TorchBackend(Backend):
                 return f"the package {package} is not installed: pip install 'fusematte[export]'"
         return None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
         import torch
 
-        self.bundle = bundle
         if threads is not None:
             torch.set_num_threads(threads)
         self._on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -55,10 +46,10 @@ class TorchBackend(Backend):
         self.device = torch.cuda.get_device_name() if self._on_gpu else "CPU, PyTorch"
         self.device += f" {torch.__version__}"
         self.precision = "f16" if self._on_gpu and precision != "f32" else "f32"
-        if bundle.file.suffix == ".pt2":
-            halved = bundle.manifest.get("export", {}).get("precision") == "fp16"
+        if self.bundle.file.suffix == ".pt2":
+            halved = self.bundle.manifest.get("export", {}).get("precision") == "fp16"
             self.precision = "f16" if halved else "f32"
-        self._network = self._program() if bundle.file.suffix == ".pt2" else self._code()
+        self._network = self._program() if self.bundle.file.suffix == ".pt2" else self._code()
         self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
 
     def _code(self) -> Any:  # noqa: ANN401
@@ -91,7 +82,7 @@ class TorchBackend(Backend):
         try:
             return torch.export.load(self.bundle.file).module()
         except Exception as error:  # torch raises exceptions of any kind here
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ModelError(f"{self.bundle.file}: PyTorch cannot read it: {reason}") from error
 
     def _run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:

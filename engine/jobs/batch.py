@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.errors import FuseMatteError, InputError, UsageError
+from fusematte.engine.errors import FuseMatteError, InputError, UsageError, first_line
 from fusematte.engine.jobs.options import JobOptions, check_known
 from fusematte.engine.jobs.ray_cluster import Cluster
 from fusematte.engine.jobs.run import BOTH, run_job
@@ -229,8 +229,8 @@ def _do(
         failure = error
     except Exception as error:  # the other files are still processed
         log.debug("%s", item.input, exc_info=error)
-        reason = (str(error).splitlines() or [""])[0]
-        failure = FuseMatteError(f"{item.input}: {type(error).__name__}: {reason}", path=item.input)
+        text = f"{item.input}: {type(error).__name__}: {first_line(error)}"
+        failure = FuseMatteError(text, path=item.input)
     else:
         return BatchResult(*names, "done", frames=done.frames, seconds=round(done.seconds, 3))
     return BatchResult(

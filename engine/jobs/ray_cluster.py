@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Self, TypeVar
 
 from fusematte.engine.backends.spec import Spec
-from fusematte.engine.errors import BackendError, FuseMatteError
+from fusematte.engine.errors import BackendError, FuseMatteError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _connect(ray: ModuleType, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address != "auto":
             raise BackendError(
-                f"--cluster {address}: cannot be joined: {_first_line(error)}"
+                f"--cluster {address}: cannot be joined: {first_line(error)}"
             ) from error
         # Ray has no passwords: anyone who reaches its ports can run code.  Its processes listen on
         # the address of the node.
@@ -141,12 +141,8 @@ def _result(ray: ModuleType, reference: object) -> Any:  # noqa: ANN401
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, FuseMatteError):
             raise error.cause from error
-        raise BackendError(f"a task failed on the cluster: {_first_line(error.cause)}") from error
+        raise BackendError(f"a task failed on the cluster: {first_line(error.cause)}") from error
     except ray.exceptions.RayError as error:
         raise BackendError(
-            f"a task's worker died {RETRIES + 1} times on the cluster: {_first_line(error)}"
+            f"a task's worker died {RETRIES + 1} times on the cluster: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from fusematte.engine.errors import OutputError
+from fusematte.engine.errors import OutputError, first_line
 from fusematte.engine.frame import Frame
 from fusematte.engine.live.outputs import Outlet, check_even
 from fusematte.engine.media.av_frames import picture_of, range_of
@@ -47,8 +47,9 @@ class VirtualCamera(Outlet):
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             hint = HINTS.get(sys.platform, "see the documentation of pyvirtualcam")
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OutputError(f"{self.name}: not available ({reason}); {hint}") from error
+            raise OutputError(
+                f"{self.name}: not available ({first_line(error)}); {hint}"
+            ) from error
         self._scaler = VideoReformatter()
         log.info("%s: %s", self.name, self._camera.device)
 

@@ -1,4 +1,4 @@
-"""``fusematte export``: a model in another runtime's format, proved before it is kept."""
+"""``fusematte export``: exports a model for another runtime, and checks it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ PRECISIONS = ("fp32", "fp16", "int8")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model, a bundle folder or .safetensors")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="format of the export")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(%(default)s)")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--size", metavar="WxH", help="of a TensorRT engine's input (the model's own)"
+        "--size", metavar="WxH", help="input size of a TensorRT engine (the model's own)"
     )
-    size.add_argument("--sizes", metavar="WxH..WxH", help="smallest and largest it takes")
+    size.add_argument(
+        "--sizes", metavar="WxH..WxH", help="smallest and largest input size of a TensorRT engine"
+    )
     parser.add_argument(
         "--guided-filter",
         default="external",
         choices=("external", "native", "plugin"),
-        help="after a TensorRT engine, in it from standard layers, or in it as a layer of ours "
+        help="guided filter after a TensorRT engine, within it as standard layers, or as a plugin "
         "(%(default)s)",
     )
     parser.add_argument(
@@ -35,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="videos, pictures or WebDataset tars to check with, and to calibrate int8 on "
-        "(the demo's portrait; int8 needs some)",
+        help="videos, pictures or WebDataset tars for the check and the calibration of int8 (the "
+        "demo's portrait; required for int8)",
     )
     parser.add_argument("--output-dir", "-o", type=Path, required=True, metavar="DIR")
 
@@ -52,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
             parse_sizes,
         )
     except ImportError as error:
-        raise UsageError(f"export needs {error.name}: pip install 'fusematte[export]'") from error
+        raise UsageError(f"export needs {error.name}; pip install 'fusematte[export]'") from error
     if "tensorrt" not in options.to and (
         options.size or options.sizes or options.guided_filter != "external"
     ):
@@ -62,7 +64,10 @@ def main(options: argparse.Namespace) -> int:
     bundle = open_source(options.model)
     low, dots, high = (options.sizes or "").partition("..")
     if options.sizes and not dots:
-        raise UsageError(f"{options.sizes!r} is no range of sizes: WxH..WxH, as 256x160..1024x576")
+        raise UsageError(
+            f"{options.sizes!r} is not a range of sizes; write WxH..WxH, as in 256x160..1024x576",
+            option="sizes",
+        )
     request = Request(
         bundle=bundle,
         size=parse_size(options.size, bundle.multiple) if options.size else None,
@@ -79,7 +84,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _summary(export: dict[str, Any]) -> str:
-    """One line on what was proved."""
+    """The result of the check in one line."""
     accuracy = export["accuracy"]
     text = (
         f"{export['target']}, {export['precision']}; alpha off by {accuracy['mean']:.5f} "
@@ -88,7 +93,7 @@ def _summary(export: dict[str, Any]) -> str:
         f"{accuracy['precision']} on {accuracy['device']}"
     )
     if export.get("engine_ran") is False:
-        text += "; the engine itself has not run: there is no GPU here"
+        text += "; the engine itself was not run: there is no GPU here"
     if "speed" in export:
         times = (f"{ms} ms in {name}" for name, ms in export["speed"]["median_ms"].items())
         text += f"; {' against '.join(times)}"

@@ -26,6 +26,7 @@ from fusematte.engine.errors import (
     FuseMatteError,
     OutputError,
     UsageError,
+    first_line,
 )
 
 COMMANDS = {
@@ -119,10 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return UsageError.exit_code
         if os.environ.get("FUSEMATTE_TRACEBACK"):
             raise
-        reason = (str(error).splitlines() or [""])[0]
         print(
-            f"fusematte: internal error: {type(error).__name__}: {reason}; for a bug report, set "
-            "FUSEMATTE_TRACEBACK=1 and run it again",
+            f"fusematte: internal error: {type(error).__name__}: {first_line(error)}; for a bug "
+            "report, set FUSEMATTE_TRACEBACK=1 and run it again",
             file=sys.stderr,
         )
         return FAULT

@@ -181,7 +181,7 @@ def test_what_cannot_be_exported(
     assert "no.mp4" in fails(3, model, *to, out, "--frames", tmp_path / "no.mp4")
     export(model, tmp_path / "made", "onnx", "fp32")
     if not torch.cuda.is_available():
-        assert "finds none here" in fails(9, model, "--to", "torch-tensorrt", "-o", out)
+        assert "PyTorch finds none" in fails(9, model, "--to", "torch-tensorrt", "-o", out)
     assert "fp32 or fp16" in fails(
         2, model, "--to", "torch-tensorrt", "--precision", "int8", "-o", out
     )

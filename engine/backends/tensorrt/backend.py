@@ -264,25 +264,17 @@ class TensorRtBackend(Backend):
             return str(error)
         return None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str | None = None,  # noqa: ARG002
-        precision: str | None = None,  # noqa: ARG002
-        threads: int | None = None,  # noqa: ARG002
-    ) -> None:
-        self.bundle = bundle
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:  # noqa: ARG002
         self._closed = False
-        export = bundle.manifest.get("export", {})
-        exported = bundle.file.suffix == ".engine"
+        export = self.bundle.manifest.get("export", {})
+        exported = self.bundle.file.suffix == ".engine"
         flavour = export["target"] if exported else first_loadable()
         self.precision = {"fp32": "f32", "fp16": "f16", "int8": "int8"}[
             export.get("precision", "fp16")
         ]
         library = load_library(flavour)
         if exported:
-            check_compatible(bundle, flavour, library.__version__)
+            check_compatible(self.bundle, flavour, library.__version__)
         self._driver = CudaDriver()
         self.device = f"{self._driver.name}, {flavour} {library.__version__}"
         self._key = EngineKey(
@@ -291,7 +283,7 @@ class TensorRtBackend(Backend):
             gpu=self._driver.name,
             compute_capability=self._driver.compute_capability,
             driver=self._driver.version,
-            model_sha256=bundle.manifest["sha256"],
+            model_sha256=self.bundle.manifest["sha256"],
             precision=self.precision,
         )
         self._cache = Cache()

@@ -209,15 +209,8 @@ class Constant(Backend):
     def unavailable(cls) -> str | None:
         return None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: str | None = None,  # noqa: ARG002
-        precision: str | None = None,  # noqa: ARG002
-        threads: int | None = None,
-    ) -> None:
-        self.bundle, self.threads = bundle, threads
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:  # noqa: ARG002
+        self.threads = threads
         self.device, self.precision = "any", "f32"
 
     def infer(self, image: Input, previous: Input) -> Maps:
@@ -307,15 +300,15 @@ def test_named_backend_is_not_replaced(monkeypatch: pytest.MonkeyPatch, bundle: 
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ("openvino:tpu", "write NAME"),
-        ("openvino:int8:f32", "write NAME"),
+        ("openvino:tpu", "is not NAME"),
+        ("openvino:int8:f32", "is not NAME"),
         ("auto:f64", "f32, bf16, f16, int8"),
         ("tensorrt:npu", "it has no device npu, only gpu"),
         ("auto:npu", "openvino finds no NPU here"),
         ("openvino:gpu", "openvino finds no GPU here"),
         ("onnxruntime:directml", "pip install onnxruntime-directml"),
         ("onnxruntime:coreml", "has no CoreML, only .*CPU"),
-        ("torch:cpu:int8", "torch computes edge in f32 on .*, not in int8"),
+        ("torch:cpu:int8", "torch runs edge in f32 on .*, not in int8"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(wish: str, told: str, bundle: Bundle) -> None:

@@ -42,6 +42,9 @@ class Sleeping(Backend):
     def unavailable(cls) -> str | None:
         return None
 
+    def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
+        raise AssertionError(device, precision, threads)
+
     def infer(self, image: Map, previous: Map) -> Maps:  # noqa: ARG002
         time.sleep(self.running)
         return Maps(*[np.full(previous.shape[2:], self.alpha, np.float32)] * 4)

@@ -102,7 +102,7 @@ def test_a_manifest_with_options_of_its_own(folder: Path, tmp_path: Path) -> Non
     [
         ('{"output": "x.mp4"}', "line 1: has no input"),
         ('{"input": ', "line 1: is neither a path nor a JSON object"),
-        ('{"input": "a.mp4", "color": 3}', "line 1: unknown 'color'"),
+        ('{"input": "a.mp4", "color": 3}', "line 1: unknown option 'color'"),
         ("a.mp4\nmore/a.mov", r"a\.mp4: two inputs"),
     ],
 )

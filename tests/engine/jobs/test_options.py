@@ -76,7 +76,7 @@ def test_a_manifest_may_write_options_as_the_command_line_does() -> None:
     )  # fmt: skip
     with pytest.raises(UsageError, match="bitrate: 'much' is not a bitrate"):
         JobOptions().with_text({"bitrate": "much"})
-    with pytest.raises(UsageError, match="line 1: unknown 'color'"):
+    with pytest.raises(UsageError, match="line 1: unknown option 'color'"):
         check_known({"color": 3}, "line 1")
 
 

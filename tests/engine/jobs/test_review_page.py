@@ -101,5 +101,5 @@ def test_a_report_that_cannot_be_written_is_told_first(
     assert "the report cannot be written" in line
     assert main(["run", "-q", "-", str(tmp_path / "out.mp4"), "--report", str(tmp_path)]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "reads the input again" in line
+    assert "reads the input twice" in line
     assert not (tmp_path / "out.mp4").exists()

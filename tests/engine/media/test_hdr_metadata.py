@@ -89,5 +89,5 @@ def test_codecs_that_cannot_say_so(
     source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(source, tmp_path / "out.mov", codec="prores_ks", alpha_output=tmp_path / "alpha.mp4")
-    told = [text for text in caplog.messages if "mastering display" in text]
+    told = [text for text in caplog.messages if "mastering metadata" in text]
     assert len(told) == 1 and "out.mov: prores_ks cannot" in told[0]

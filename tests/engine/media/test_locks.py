@@ -51,7 +51,7 @@ def test_a_link_at_part_is_not_followed(clip: Path, tmp_path: Path) -> None:
     treasure = tmp_path / "treasure"
     treasure.write_text("mine")
     (tmp_path / "out.mp4.part").symlink_to(treasure)
-    with pytest.raises(OutputError, match=r"out\.mp4\.part: is a link"):
+    with pytest.raises(OutputError, match=r"out\.mp4\.part: is a symbolic link"):
         transcode(clip, tmp_path / "out.mp4")
     assert treasure.read_text() == "mine"
 
