@@ -1,1 +1,1 @@
-"""Training: the network, its losses, its data, the loop that makes the weights."""
+"""Training and evaluation: the network, losses, data, the training loop, metrics."""

@@ -1,6 +1,6 @@
-"""What pictures go through before the network sees them: geometry, colours, cameras and codecs.
+"""Augmentation: geometry, colours, effects of cameras and codecs.
 
-Every function draws from the generator it is given and from nothing else.
+All randomness comes from the generator passed to each function.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fusematte.training.geometry import Matrix, Picture, affine, warp
 
 Crop = Callable[[np.random.Generator, Picture, int, int], Matrix]
-"""Of a generator, a picture, height and width: the matrix from the picture to the crop."""
+"""Takes a generator, a picture, height and width; returns the matrix from picture to crop."""
 
 
 def random_affine(
@@ -24,9 +24,10 @@ def random_affine(
     width: int,
     zoom: tuple[float, float] = (0.55, 1.9),
 ) -> Matrix:
-    """The matrix from a picture to a height x width crop: scale, stretch, turn, flip, shift.
+    """The matrix from a picture to a height x width crop: scale, stretch, rotation, flip, shift.
 
-    zoom: its range, where 1 just covers the crop; below, the picture is mirrored at its edges.
+    zoom: range of the scale; at 1 the picture just covers the crop, below it is mirrored at its
+    edges.
     """
     ours = np.array([picture.shape[1], picture.shape[0]])
     cover, contain = (op(np.array([width, height]) / ours) for op in (np.max, np.min))
@@ -37,14 +38,14 @@ def random_affine(
     flip = -1.0 if rng.random() < 0.5 else 1.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.diag([flip * scale * stretch, scale / stretch])
-    # The crop's centre falls where the crop stays inside the picture, if it fits at all.
+    # The crop's centre is chosen so that the crop stays inside the picture, if it fits.
     room = np.maximum(ours - np.array([width, height]) / scale, 0.1 * ours)
     centre = ours / 2 + rng.uniform(-0.5, 0.5, 2) * room
     return affine(linear, np.array([width, height]) / 2 - linear @ centre)
 
 
 def whole_picture(rng: np.random.Generator, alpha: Picture, height: int, width: int) -> Matrix:
-    """The whole picture resized to the crop, a little turned, perhaps flipped: the paper's warm-up
+    """The whole picture resized to the crop, slightly rotated, perhaps flipped: the paper's warm-up
     (section 3.4)."""
     rows, columns = alpha.shape[:2]
     linear = turn_and_flip(rng) @ np.diag([width / columns, height / rows])
@@ -52,8 +53,8 @@ def whole_picture(rng: np.random.Generator, alpha: Picture, height: int, width: 
 
 
 def transition_crop(rng: np.random.Generator, alpha: Picture, height: int, width: int) -> Matrix:
-    """A crop at the picture's own scale around a random pixel of the transition region, a little
-    turned, perhaps flipped (section 3.4); around any pixel where alpha is hard everywhere."""
+    """A crop at the picture's own scale around a random pixel of the transition region, slightly
+    rotated, perhaps flipped (section 3.4); around any pixel if there is no transition."""
     inside = np.flatnonzero((alpha > 0) & (alpha < 255))
     pixel = inside[rng.integers(len(inside))] if len(inside) else rng.integers(alpha.size)
     row, column = divmod(int(pixel), alpha.shape[1])
@@ -62,7 +63,7 @@ def transition_crop(rng: np.random.Generator, alpha: Picture, height: int, width
 
 
 def turn_and_flip(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A turn of up to 15 degrees, half of the time after a flip: [2, 2]."""
+    """A rotation by up to 15 degrees, half of the time after a flip: [2, 2]."""
     angle = np.deg2rad(rng.uniform(-15, 15))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(turn @ np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0]), np.float64)
@@ -73,11 +74,11 @@ CROPS: dict[str, Crop] = {
     "whole": whole_picture,
     "transition": transition_crop,
 }
-"""Ways to choose what of a picture is seen."""
+"""The kinds of crop."""
 
 
 def jitter_colours(rng: np.random.Generator, image: Picture) -> Picture:
-    """Exposure, contrast, gamma, white balance and saturation, each a little off."""
+    """Random exposure, contrast, gamma, white balance and saturation."""
     levels = np.arange(256, dtype=np.float32) / 255
     gamma = np.exp(rng.normal(0, 0.25))
     contrast = np.exp(rng.normal(0, 0.15))
@@ -92,7 +93,7 @@ def jitter_colours(rng: np.random.Generator, image: Picture) -> Picture:
 
 
 def degrade(rng: np.random.Generator, image: Picture) -> Picture:
-    """What cameras and codecs do: little light, soft focus, sensor noise, compression."""
+    """Effects of cameras and codecs: low light, soft focus, sensor noise, compression."""
     noise = rng.uniform(1, 12) if rng.random() < 0.4 else 0.0
     if rng.random() < 0.1:
         levels = 255 * (np.arange(256) / 255) ** rng.uniform(1.3, 2.2) * rng.uniform(0.4, 0.9)
@@ -113,7 +114,7 @@ def degrade(rng: np.random.Generator, image: Picture) -> Picture:
 
 
 def spoil(rng: np.random.Generator, alpha: Picture) -> Picture:
-    """An alpha as a network might have had it: moved, softened, parts of it wrong."""
+    """A simulated previous alpha with a network's errors: moved, softened, partly wrong."""
     height, width = alpha.shape
     spread = rng.choice([0.003, 0.01, 0.04])
     turn = cv2.getRotationMatrix2D(
@@ -130,7 +131,7 @@ def spoil(rng: np.random.Generator, alpha: Picture) -> Picture:
         kernel = np.ones((int(rng.integers(2, 8)),) * 2, np.uint8)
         grow = cv2.dilate if rng.random() < 0.5 else cv2.erode
         spoilt = np.asarray(grow(spoilt, kernel), np.uint8)
-    # Parts lost, and things held that are not people: an error must not live on by feeding itself.
+    # Missing and additional parts: the network must learn not to repeat its earlier errors.
     for _ in range(rng.integers(0, 4) if rng.random() < 0.5 else 0):
         middle = rng.integers(0, (width, height))
         axes = rng.integers(height // 16, height // 3, 2)

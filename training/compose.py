@@ -1,26 +1,28 @@
-"""Pictures with known alpha: people of one picture over the room of another, still and moving."""
+"""Composites with known alpha, still and moving: people of one picture over another's room."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.training.geometry import Picture
+from fusematte.training.geometry import Matrix, Picture, affine, resample
+from fusematte.training.scenes import compose
 
 FRAMES = 12
-"""Of a moving scene: half a second."""
+"""Length of a moving scene: half a second."""
 ZOOM, ROOM_ZOOM = 1.2, 1.4
-"""So that no edge of the pictures comes into view."""
+"""Large enough to keep the edges of the pictures out of view."""
 SHIFT, SWAY, BREATH = 0.05, 4.0, 0.04
-"""How far people move: share of the width, degrees, share of the size."""
+"""Amplitude of the motion: share of the width, degrees, share of the size."""
 
-Matrix = NDArray[np.float64]
+_warp = partial(resample, border=cv2.BORDER_REFLECT_101)
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class MovingScene:
     """A short clip with its true alphas and motion.
 
     Shape:
-        images: [H, W, 3] RGB; alphas: [H, W], 0..255; flows: [H, W, 2], where the people's pixels
-        go in the next frame; one fewer than there are images.
+        images: [H, W, 3] RGB; alphas: [H, W], 0..255; flows: [H, W, 2], the displacement of the
+        people's pixels to the next frame; one fewer than images.
     """
 
     images: list[Picture]
@@ -38,19 +40,11 @@ class MovingScene:
 
 
 def cover(room: Picture, height: int, width: int) -> Picture:
-    """The middle of a room, resized to fill height x width."""
+    """The centre of a room, scaled to fill height x width."""
     scale = max(height / room.shape[0], width / room.shape[1])
-    linear = np.diag([scale, scale])
     middle = np.array([room.shape[1], room.shape[0]]) / 2
-    return _warp(
-        room, np.column_stack([linear, (width / 2, height / 2) - linear @ middle]), height, width
-    )
-
-
-def compose(foreground: Picture, alpha: Picture, room: Picture) -> Picture:
-    """People over a room of the same size, equation 1: [H, W, 3]."""
-    weight = alpha.astype(np.float32)[..., None] / 255
-    return (foreground * weight + room * (1 - weight) + 0.5).astype(np.uint8)
+    matrix = affine(np.diag([scale, scale]), (width / 2, height / 2) - scale * middle)
+    return _warp(room, matrix, height, width)
 
 
 def still(foreground: Picture, alpha: Picture, room: Picture) -> Picture:
@@ -66,7 +60,11 @@ def moving(foreground: Picture, alpha: Picture, room: Picture, frames: int = FRA
     rooms = _motion(height, width, frames, ROOM_ZOOM, -0.5)
     alphas = [_warp(alpha, matrix, height, width) for matrix in ours]
     images = [
-        compose(_warp(foreground, matrix, height, width), moved, _warp(room, behind, height, width))
+        compose(
+            _warp(foreground, matrix, height, width),
+            moved,
+            _warp(room, behind, height, width),
+        )
         for matrix, behind, moved in zip(ours, rooms, alphas, strict=True)
     ]
     flows = [_flow(a, b, height, width) for a, b in pairwise(ours)]
@@ -81,22 +79,12 @@ def _motion(height: int, width: int, frames: int, zoom: float, amount: float) ->
             (width / 2, height / 2), amount * SWAY * math.sin(2 * phase), scale
         )
         matrix[0, 2] += amount * SHIFT * width * math.sin(phase)
-        yield np.asarray(matrix, np.float64)
-
-
-def _warp(picture: Picture, matrix: Matrix, height: int, width: int) -> Picture:
-    # Pixel centres, not corners, go where the matrix says.
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
-    warped = cv2.warpAffine(
-        picture, shifted, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
-    return np.asarray(warped, np.uint8)
+        yield np.vstack([matrix, (0, 0, 1)])
 
 
 def _flow(now: Matrix, then: Matrix, height: int, width: int) -> NDArray[np.float32]:
-    """[H, W, 2]: how far the motion takes each pixel."""
-    step = np.vstack([then, (0, 0, 1)]) @ np.linalg.inv(np.vstack([now, (0, 0, 1)]))
+    """[H, W, 2]: the displacement of each pixel."""
+    step = then @ np.linalg.inv(now)
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     points = np.stack([x, y, np.ones_like(x)], 2)
     return np.asarray(points @ step[:2].T - points[..., :2], np.float32)

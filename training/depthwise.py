@@ -1,4 +1,4 @@
-"""Depthwise convolution whose gradients are quick on a CPU."""
+"""Depthwise convolution with gradients that are fast on a CPU."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class _Depthwise(torch.autograd.Function):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """One filter per channel, square, without bias; gradients as of any convolution.
+    """A square filter per channel, without bias.
 
     Under bf16 autocast on a CPU the backward pass runs in f32: oneDNN has no fast bf16 kernels for
-    it.  Those of EfficientNet-Lite0 took 2 to 13 times as long, most of all with a stride (measured
-    on an AVX512-BF16 processor).
+    it.  For EfficientNet-Lite0's convolutions these took 2 to 13 times as long, the most with a
+    stride (measured on an AVX512-BF16 processor).
 
     Shape:
         input: [N, channels, H, W]; output: [N, channels, ceil(H / stride), ceil(W / stride)].

@@ -1,4 +1,4 @@
-"""The errors of training and evaluation; exit codes are those of ``fusematte.engine.errors``."""
+"""Exceptions of training and evaluation; exit codes are those of ``fusematte.engine.errors``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class DataError(InputError):
 
 
 class CheckpointError(ModelError):
-    """A checkpoint or a file of weights is missing, damaged or of another configuration."""
+    """A checkpoint or weights file is missing, damaged or of another configuration."""
 
 
 class DivergedError(FuseMatteError):
-    """The loss is no number any more; the last good checkpoint is kept (exit code 1)."""
+    """The loss is not finite; the last good checkpoint is kept (exit code 1)."""

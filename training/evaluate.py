@@ -1,7 +1,7 @@
-"""Scores a model as users run it: through the engine's Matter and its guided-filter refinement.
+"""Evaluates a model as users run it: with the engine's Matter and guided-filter refinement.
 
 The rows are those of the paper's tables: the two decoders alone, the fusion network trained on top
-of them, the jointly trained network raw and refined.  Needs no torch.
+of them, the jointly trained network without and with refinement.  Needs no torch.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ Map = NDArray[np.floating]
 
 FG_BG, FUSION, RAW, REFINED = "FG/BG only", "fusion only", "joint raw", "joint refined"
 STILL = "refined, still"
-"""As ``fusematte matte`` makes it."""
+"""The result of ``fusematte matte``."""
 ROWS = (FG_BG, FUSION, RAW, REFINED, STILL)
 REGIONS = ("whole", "transition")
 SCENE_EVERY = 15
-"""One in so many people is also put into a moving scene."""
+"""One in so many pictures is also evaluated in a moving scene."""
 SHEET_ROWS = 6
-"""Best and worst pictures kept for the contact sheet, each."""
+"""Numbers of best and of worst pictures on the contact sheet."""
 TILE = 192
 BRACKET_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Case:
-    """A picture of people and what is known of it; ``image`` is None of people cut out.
+    """A picture of people with its ground truth; ``image`` is None for cut-outs.
 
     Shape:
         image, foreground: [H, W, 3] RGB; alpha, mask: [H, W], 0..255.
@@ -88,7 +88,7 @@ class Scored:
 
 
 def make_case(name: str, fields: Fields, source: str) -> Case:
-    """Decodes a sample at its full size.
+    """Decodes a sample at full size.
 
     Raises:
         DataError: a file is missing or unreadable, or sizes differ.
@@ -107,7 +107,7 @@ def make_case(name: str, fields: Fields, source: str) -> Case:
 
 
 def load_cases(sources: Iterable[Source], skipped: list[str]) -> Iterator[Case]:
-    """The pictures of all sources, one by one; reasons of those left out go to ``skipped``."""
+    """Yields the pictures of all sources; reasons for unusable ones are appended to ``skipped``."""
     for source in sources:
         for _, result in attempt([source], partial(make_case, source=source.name)):
             if isinstance(result, DataError):
@@ -120,7 +120,7 @@ def load_cases(sources: Iterable[Source], skipped: list[str]) -> Iterator[Case]:
 
 
 def stages(picture: Picture, matter: Matter) -> tuple[dict[str, Map], Matte]:
-    """The alphas of a picture by itself at its own size, 0..1, by the table's rows; its matte."""
+    """The alphas of a single picture at full resolution, 0..1, by table row; and its matte."""
     matter.reset()
     frame = frame_from_rgb(picture)
     matte = matter(frame)
@@ -134,8 +134,8 @@ def stages(picture: Picture, matter: Matter) -> tuple[dict[str, Map], Matte]:
 
 
 def bracketed(matte: Matte, truth: Map) -> float:
-    """Share of the transition's true alphas that lie between 1 - B and F, within BRACKET_TOLERANCE,
-    at the network's resolution (section 3.2); NaN where there is no transition."""
+    """Share of the true alphas in the transition between 1 - B and F, within BRACKET_TOLERANCE, at
+    the network's resolution (section 3.2); NaN if there is no transition."""
     height, width = matte.alpha.shape
     small = cv2.resize(truth, (width, height), interpolation=cv2.INTER_AREA)
     soft = (small > 0) & (small < 1)
@@ -145,7 +145,7 @@ def bracketed(matte: Matte, truth: Map) -> float:
 
 
 def half_way(matte: Matte) -> NDArray[np.float32]:
-    """Alpha by the decoders alone, half way between 1 - B and F: beta is 1/2 everywhere."""
+    """Alpha of the decoders alone, the mean of 1 - B and F: beta is 1/2 everywhere."""
     return np.asarray((matte.foreground + 1 - matte.background) / 2, np.float32)
 
 
@@ -154,12 +154,12 @@ def half_way(matte: Matte) -> NDArray[np.float32]:
 
 @dataclass
 class Means:
-    """Means of named numbers over pictures, each over those that have it."""
+    """Means of named scores over pictures, ignoring NaN."""
 
     values: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
 
     def add(self, scores: dict[str, float], *keys: str) -> None:
-        """Notes the scores of a picture."""
+        """Adds the scores of a picture."""
         for name, value in scores.items():
             if not np.isnan(value):
                 self.values.setdefault((*keys, name), []).append(value)
@@ -176,13 +176,13 @@ class Means:
 
 
 def score(alpha: Map, truth: Map) -> dict[str, dict[str, float]]:
-    """All metrics in the whole picture and in the dilated transition region."""
+    """All metrics over the whole picture and over the dilated transition region."""
     errors = error_maps(alpha, truth)
     return {"whole": total(errors), "transition": total(errors, transition_region(truth))}
 
 
 def score_moving(case: Case, room: Picture, matter: Matter) -> dict[str, dict[str, float]]:
-    """Flicker of people who move before a room, with the frame before as an input and without."""
+    """Flicker in a moving scene, with and without the previous frame's alpha as an input."""
     scene = compose.moving(case.foreground, case.alpha, room)
     scores = {}
     for way, forget in (("with the frame before", False), ("each frame by itself", True)):
@@ -198,8 +198,8 @@ def score_moving(case: Case, room: Picture, matter: Matter) -> dict[str, dict[st
 
 
 def motion_errors(alphas: Sequence[Map], scene: compose.MovingScene) -> dict[str, float]:
-    """How far the alphas of a moving scene, 0..1, are off: dtSSD, MESSDdt, MSE in the transition
-    (NaN where there is none)."""
+    """Errors of the alphas of a moving scene, 0..1: dtSSD, MESSDdt, MSE in the transition (NaN if
+    there is none)."""
     truths = [alpha / 255 for alpha in scene.alphas]
     bands = [transition_region(truth) for truth in truths]
     squared = [
@@ -213,7 +213,7 @@ def motion_errors(alphas: Sequence[Map], scene: compose.MovingScene) -> dict[str
 
 
 def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:
-    """Mean alpha of pictures without people: its median and 95th percentile over the pictures."""
+    """Median and 95th percentile of the mean alpha of pictures without people."""
     means = [matte_picture(room, matter).mean() / 255 for room in rooms]
     return {
         "samples": len(means),
@@ -223,8 +223,8 @@ def score_backgrounds(matter: Matter, rooms: list[Picture]) -> dict[str, float]:
 
 
 def keeps_rooms_out(bundle: Bundle) -> bool:
-    """Whether a model comes from a run that held rooms out, and from nothing that may have seen
-    them; older runs say nothing of a stream."""
+    """Whether a model's training held rooms out, also in the runs it started from; manifests of
+    older runs have no stream configuration."""
     training = bundle.manifest.get("provenance", {}).get("training", {})
     return all(
         "stream" in run.get("config", {}) and not run.get("init")
@@ -233,13 +233,13 @@ def keeps_rooms_out(bundle: Bundle) -> bool:
 
 
 class Evaluation:
-    """All scores of a model: ``add`` pictures, then take the ``results``.
+    """Evaluates a model: ``add`` pictures, then read ``results``.
 
     Args:
-        rooms: pictures without people to compose over; may be none.
-        unseen: the model was not trained on them.
-        earlier: models of the training's earlier steps, by their row: FG_BG and FUSION.  Without,
-            FG_BG is made of this model's own decoders, and FUSION is left out.
+        rooms: pictures without people to compose over; may be empty.
+        unseen: whether the model was not trained on them.
+        earlier: models of earlier training steps, by row: FG_BG and FUSION.  Without them, FG_BG
+            uses this model's decoders, and FUSION is left out.
     """
 
     def __init__(
@@ -259,10 +259,10 @@ class Evaluation:
         self.counts: Counter[str] = Counter()
 
     def add(self, case: Case) -> None:
-        """Scores a picture, and over rooms where there are any.
+        """Scores a picture and, if there are rooms, its composite over one.
 
         Raises:
-            DataError: the picture shows people cut out, and there is no room to put them into.
+            DataError: the picture is a cut-out and there are no rooms.
         """
         number = self.counts["all"]
         room = self.rooms[number % len(self.rooms)] if self.rooms else None
@@ -270,7 +270,7 @@ class Evaluation:
         if image is None:
             if room is None:
                 raise DataError(
-                    f"{case.name}: people cut out need rooms: name some (--backgrounds)"
+                    f"{case.name}: cut-outs need pictures of rooms; add --backgrounds DIR"
                 )
             image = compose.still(case.foreground, case.alpha, room)
         self._score_image(case, image)
@@ -306,7 +306,7 @@ class Evaluation:
 
     @property
     def results(self) -> dict[str, Any]:
-        """Everything as nested tables, for JSON."""
+        """All scores as nested tables, for JSON."""
         bundle = self.matter.bundle
         results: dict[str, Any] = {
             "model": {
@@ -334,7 +334,7 @@ class Evaluation:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """The paper's table, and what else was found, as text."""
+    """The paper's table and the further scores as text."""
     head = f"{'':<16}" + "".join(
         f"{region + ' ' + name:>17}" for region in REGIONS for name in METRICS
     )
@@ -346,7 +346,7 @@ def format_table(results: Mapping[str, Any]) -> str:
             f"{row:<16}" + "".join(f"{'-' if c is None else f'{c:.4f}':>17}" for c in cells)
         )
     share = results.get("bracketed", 0)
-    lines += ["", f"{share:.0%} of the true alphas in the transition lie between 1 - B and F", ""]
+    lines += ["", f"{share:.0%} of the true alphas in the transition are between 1 - B and F", ""]
     for group, scores in sorted(results["people"].items()):
         lines.append(
             f"{group}: {scores['samples']} pictures, IoU {scores['iou']:.3f}, "
@@ -354,9 +354,9 @@ def format_table(results: Mapping[str, Any]) -> str:
         )
     if "rooms" in results:
         rooms, empty = results["rooms"], results["backgrounds"]
-        seen = "unseen" if rooms["unseen"] else "the model may have seen"
+        seen = "not seen in training" if rooms["unseen"] else "perhaps seen in training"
         lines.append(
-            f"{rooms['samples']} rooms {seen}, nobody there: mean alpha, median "
+            f"{rooms['samples']} empty rooms, {seen}: mean alpha, median "
             f"{empty['median_alpha']:.4f}, 95th percentile {empty['p95_alpha']:.4f}"
         )
         for row, scores in results["composed"].items():
@@ -370,20 +370,20 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(best: Sequence[Scored], worst: Sequence[Scored]) -> Picture:
-    """Picture, true alpha, alpha and the people on green: the best on the left, the worst on the
-    right: [H, W, 3], RGB."""
+    """Picture, true alpha, alpha and the people on green, the best pictures on the left, the worst
+    on the right: [H, W, 3], RGB."""
     return np.hstack([np.vstack([_row(one) for one in column]) for column in (best, worst)])
 
 
 def _row(shown: Scored) -> Picture:
     green = np.full_like(shown.image, (0, 160, 80))
-    people = compose.compose(shown.image, shown.alpha, green)
+    people = compose.still(shown.image, shown.alpha, green)
     tiles = (shown.image, shown.truth, shown.alpha, people)
     return np.hstack([_tile(tile) for tile in tiles])
 
 
 def _tile(picture: Picture) -> Picture:
-    """The picture within a square, on gray."""
+    """The picture in a gray square."""
     small = shrink(picture, TILE)
     canvas = np.full((TILE, TILE, 3), 64, np.uint8)
     top, left = (TILE - small.shape[0]) // 2, (TILE - small.shape[1]) // 2

@@ -1,8 +1,8 @@
-"""What the network thinks, as pictures: the paper's figures 3 and 4 of pictures of one's own.
+"""Visualises the network's maps for a picture, as in the paper's figures 3 and 4.
 
-Two rows: the picture, its alpha, the implicit trimap and how far F and 1 - B lie apart; then F,
-1 - B, beta and the alpha they make.  Below, F, 1 - B and alpha along a short line through the place
-where the two lie furthest apart, which is marked in the picture.
+Two rows: the picture, its alpha, the implicit trimap and the gap between F and 1 - B; then F,
+1 - B, beta and the network's alpha.  Below, F, 1 - B and alpha along a short line through the
+widest gap, which is marked in the picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.training.geometry import Picture
 
 SOLID = 0.98
-"""A probability from here on counts as 1."""
+"""Probabilities above this count as 1."""
 LINE = 48
 WIDTH = 384
 PLOT_HEIGHT = 220
@@ -36,8 +36,8 @@ def implicit_trimap(matte: Matte) -> Picture:
 
 
 def widest_gap(matte: Matte) -> tuple[int, int]:
-    """Row and first column of the line, LINE pixels of the network's maps long, on which F and
-    1 - B lie furthest apart."""
+    """Row and first column of the line with the widest gap between F and 1 - B; it is LINE pixels
+    long, at the network's resolution."""
     gap = np.abs(matte.foreground + matte.background - 1)
     length = min(LINE, gap.shape[1])
     sums = cv2.boxFilter(gap, -1, (length, 1), anchor=(0, 0), normalize=False)

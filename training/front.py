@@ -1,7 +1,7 @@
-"""How the dense front of the ``edge`` encoder learns what it replaces: it imitates.
+"""Distillation of EfficientNet-Lite0's first blocks into the dense front of the ``edge`` encoder.
 
-EfficientNet-Lite0's stem and first three blocks are known to work on ImageNet; the front is shown
-pictures until it answers as they do.  That takes minutes, where learning from mattes takes hours.
+The front is trained to reproduce the outputs of the ImageNet-trained stem and first three blocks.
+That takes minutes; learning the same from mattes takes hours.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class LiteFront(nn.Module):
 def teach(
     encoder: EfficientNetLiteEncoder, teacher: LiteFront, pictures: Iterable[Tensor], steps: int
 ) -> float:
-    """Trains the encoder's front to answer as ``teacher`` does; returns the share of the answers'
-    variance that it misses in the end, smoothed over the last steps.
+    """Trains the encoder's front to reproduce the outputs of ``teacher``; returns the share of
+    their variance that is not explained, smoothed over the last steps.
 
     Args:
-        pictures: batches [N, 3, H, W], 0..1; the first sets scales, the others are a step each.
-        steps: their number, for the learning rate's cycle.
+        pictures: batches [N, 3, H, W], 0..1; the first one sets the scales, each other is a step.
+        steps: number of batches, for the learning-rate cycle.
     """
     front, teacher = encoder.front.train(), teacher.eval()
     last = front[-1]
@@ -74,7 +74,7 @@ def teach(
                 wanted = teacher(image).float()
             answer = front(image).float()
         spread, mean = torch.std_mean(wanted, (0, 2, 3))
-        if step == 0:  # no optimizer should have to look for the channels' scales
+        if step == 0:  # set the channels' scales instead of learning them
             last.weight.data.copy_(spread)
             last.bias.data.copy_(mean)
             continue

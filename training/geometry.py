@@ -1,4 +1,4 @@
-"""Pictures and the matrices that move them.  Needs no torch."""
+"""Affine transforms of pictures.  Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 """[H, W, 3] RGB or [H, W], 0..255."""
 Matrix = NDArray[np.float64]
-"""[3, 3]: takes points (x, y, 1) of one picture to another's; pixel centres lie at halves."""
+"""[3, 3]: maps points (x, y, 1) of one picture to another; pixel centres are at halves."""
 
 
 def affine(linear: NDArray[np.float64], shift: NDArray[np.float64]) -> Matrix:
@@ -22,8 +22,10 @@ def affine(linear: NDArray[np.float64], shift: NDArray[np.float64]) -> Matrix:
 
 
 def warp(picture: Picture, matrix: Matrix, height: int, width: int, border: int) -> Picture:
-    """Applies a matrix; beyond its edges the picture goes on as ``border`` says."""
-    # What becomes smaller is averaged first, as a camera's pixels do.
+    """Applies a matrix; ``border`` is OpenCV's mode beyond the picture's edges.
+
+    A picture that becomes smaller is area-averaged first, as in a camera.
+    """
     shrink = math.sqrt(abs(float(np.linalg.det(matrix[:2, :2])))) * 1.3
     if shrink < 1:
         rows, columns = (max(1, round(side * shrink)) for side in picture.shape[:2])
@@ -32,7 +34,12 @@ def warp(picture: Picture, matrix: Matrix, height: int, width: int, border: int)
             cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8
         )
         matrix = matrix @ scale
-    shifted = matrix[:2].copy()  # OpenCV's pixel centres lie at whole numbers
+    return resample(picture, matrix, height, width, border)
+
+
+def resample(picture: Picture, matrix: Matrix, height: int, width: int, border: int) -> Picture:
+    """Applies a matrix by bilinear interpolation alone, for what does not become smaller."""
+    shifted = matrix[:2].copy()  # in OpenCV pixel centres are at integers
     shifted[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
     warped = cv2.warpAffine(
         picture, shifted, (width, height), flags=cv2.INTER_LINEAR, borderMode=border

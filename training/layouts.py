@@ -1,4 +1,4 @@
-"""The folders of public data sets, as their owners unpack them.
+"""The folder layouts of public data sets.
 
 ========================  ==========================================================================
 Composition-1k (Adobe)    ``Training_set/{Adobe-licensed images,Other}/{fg,alpha}``,
@@ -12,8 +12,8 @@ AIM-500                   ``{original,mask}``; a test set
 PPM-100                   ``{image,matte}``; a test set
 ========================  ==========================================================================
 
-A data set lies in the folder itself or one or two levels below it.  Any folder of pictures can
-serve as backgrounds, but only where somebody says so: nobody checks that they show no people.
+A data set may be in the given folder or one or two levels below it.  Any folder of pictures can
+serve as backgrounds, but only on request, because nothing checks that they show no people.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fusematte.training.errors import DataError
 from fusematte.training.samples import PICTURES, Fields, Sample, Source, shard_sources
 
 FRAME_STEP = 30
-"""Of a video one frame in so many is a sample: neighbours are too much alike."""
+"""One in so many frames of a video is a sample, because neighbouring frames are too similar."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Two folders of a data set with files of the same names: pictures and their alphas.
+    """Two folders of a data set with the same file names: pictures and their alphas.
 
-    cut_out: the pictures show the people alone; video: folders of numbered frames below them.
+    cut_out: the pictures are cut-outs; video: they are in folders of numbered frames.
     """
 
     pictures: str
@@ -73,19 +73,19 @@ LAYOUTS = {
     "AIM-500": (Part("original", "mask", "val"),),
     "PPM-100": (Part("image", "matte", "val"),),
 }
-"""Name of a data set: its parts."""
+"""The parts of each data set, by name."""
 
 
 def find_sources(folder: Path, *, frame_step: int = FRAME_STEP) -> list[Source]:
-    """What there is to learn from in a folder: our own shards, or a public data set.
+    """Finds the sources in a folder: our own shards, or a public data set.
 
-    frame_step: of a video, one frame in so many.
+    frame_step: use one in so many frames of a video.
 
     Raises:
-        DataError: there is no such folder, or it is laid out in no way that is known.
+        DataError: there is no such folder, or its layout is unknown.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such data folder")
+        raise DataError(f"{folder}: no such data folder", path=folder)
     found = shard_sources(folder)
     for name, parts in LAYOUTS.items():
         for root in (
@@ -105,8 +105,9 @@ def find_sources(folder: Path, *, frame_step: int = FRAME_STEP) -> list[Source]:
             ]
     if not found:
         raise DataError(
-            f"{folder}: neither shards (train-*.tar, ...) nor the folders of {', '.join(LAYOUTS)}; "
-            "pictures without people go to --backgrounds"
+            f"{folder}: has neither shards (train-*.tar, ...) nor the folders of "
+            f"{', '.join(LAYOUTS)}; for pictures without people use --backgrounds",
+            path=folder,
         )
     return found
 
@@ -120,12 +121,12 @@ def background_source(folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such data folder")
     if next(_pictures(folder), None) is None:
-        raise DataError(f"{folder}: no picture in it ({', '.join(PICTURES)})")
+        raise DataError(f"{folder}: contains no picture ({', '.join(PICTURES)})", path=folder)
     return Source(folder.name, "backgrounds", "train", partial(_read_backgrounds, folder))
 
 
 def object_source(folder: Path) -> Source:
-    """All pictures in and below a folder, as cut-out things that are not people.
+    """All pictures in and below a folder, as cut-out objects that are not people.
 
     Raises:
         DataError: there is no such folder, or no picture in it.
@@ -143,7 +144,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """The path below a folder without its suffix; dots, which would end a shard's key, give way."""
+    """The path below a folder without suffix; dots, which would end a shard's key, are replaced."""
     relative = path.relative_to(folder).with_suffix("")
     return (relative.parent / relative.name.replace(".", "_")).as_posix()
 
@@ -152,7 +153,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
-        return b""  # the sample is named where it turns out not to be a picture
+        return b""  # reported when it is decoded
 
 
 def _read_backgrounds(folder: Path) -> Iterator[Sample]:
@@ -176,7 +177,7 @@ def _read_part(root: Path, part: Part, frame_step: int) -> Iterator[Sample]:
 
 
 def _frame_before(before: tuple[str, Path] | None, name: str) -> Path | None:
-    """The alpha of the frame before, where that is of the same clip."""
+    """The previous frame's alpha, if it belongs to the same clip."""
     same = before is not None and before[0].rpartition("/")[0] == name.rpartition("/")[0]
     return before[1] if before and same else None
 

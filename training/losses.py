@@ -4,8 +4,8 @@ Every map is [N, 1, H, W]; alpha is the ground truth in 0..1.  A pixel belongs t
 region where 0 < alpha < 1, and is solid elsewhere.  The paper sums over pixels; we take means, so
 that a loss does not depend on the size of the picture.
 
-Where ``exact`` is 0 alpha is a guess, and the only thing to learn from it is where a transition is:
-there F and 1 - B are held to bracket it (equation 6), and no other loss counts.
+Where ``exact`` is 0, alpha is a pseudo-label that is only trusted about where the transition is:
+there equation 6 makes F and 1 - B bracket it, and no other loss applies.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def raised_cross_entropy(logits: Tensor, alpha: Tensor) -> Tensor:
 def laplacian_loss(prediction: Tensor, alpha: Tensor, exact: Tensor) -> Tensor:
     """L1 between the Laplacian pyramids, coarse levels at twice the weight of the next finer one
     (Hou and Liu, "Context-Aware Image Matting", ICCV 2019)."""
-    # The pyramid is linear: that of the difference will do.
+    # The pyramid is linear, so the pyramid of the difference is enough.
     rest, total = exact * (prediction - alpha), alpha.new_zeros(())
     for level in range(LAPLACIAN_LEVELS):
         coarse = F.avg_pool2d(rest, 2)
@@ -103,7 +103,7 @@ def fusion_loss(
 
 def sparsity_loss(prediction: Tensor, gamma: float = SPARSITY_GAMMA) -> Tensor:
     """Equation 10, less its minimum of 1: few soft pixels (Levin et al., spectral matting)."""
-    # The power's slope is infinite at 0, where its gradient would be inf * 0.
+    # The slope of the power is infinite at 0, so the gradient there would be inf * 0.
     alpha = prediction.clamp(1e-4, 1 - 1e-4)
     return (alpha.pow(gamma) + (1 - alpha).pow(gamma) - 1).mean()
 

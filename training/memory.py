@@ -1,4 +1,4 @@
-"""What the C library does with the memory that a training step frees."""
+"""Tuning of the C library's memory allocator for training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Of mallopt, as glibc's malloc.h numbers them."""
+"""Options of mallopt, from glibc's malloc.h."""
 
 
 def keep_freed_memory() -> bool:
-    """Lets the process keep freed memory for the next step; whether the C library can do that.
+    """Lets the process keep freed memory for the next step; returns whether that is supported.
 
-    glibc gives blocks of megabytes back to the system at once, so each step has every activation
-    mapped and zeroed anew, page by page.  Kept, the memory of the largest step is held to the end.
+    glibc returns large blocks to the system at once, so in each step all activations are mapped and
+    zeroed again, page by page.  Afterwards the process keeps the memory of its largest step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

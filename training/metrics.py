@@ -1,4 +1,4 @@
-"""Measures of a matte against the truth, as the field defines them.
+"""Matting metrics, as defined in the literature.
 
 Alphas are [H, W] floats in 0..1, regions [H, W] bool.  SAD, gradient and connectivity are sums, in
 thousands; MSE and MAD are means.  The four of alphamatting.com: Rhemann et al., "A Perceptually
@@ -25,12 +25,12 @@ TRANSITION_RADIUS = 25
 GRADIENT_SIGMA = 1.4
 CONNECTIVITY_STEP = 0.1
 CONNECTIVITY_TOLERANCE = 0.15
-"""A pixel's distance to the level it is connected at counts from here on (theta of the article)."""
+"""Distances to the connected level below this are ignored (theta of the article)."""
 METRICS = ("sad", "mse", "mad", "grad", "conn")
 
 
 def transition_region(truth: Map, radius: int = TRANSITION_RADIUS) -> Region:
-    """Where a pixel with 0 < alpha < 1 is at most ``radius`` away, by a round element."""
+    """The pixels within ``radius`` of a pixel with 0 < alpha < 1."""
     soft = ((truth > 0) & (truth < 1)).astype(np.uint8)
     side = 2 * radius + 1
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -38,7 +38,7 @@ def transition_region(truth: Map, radius: int = TRANSITION_RADIUS) -> Region:
 
 
 def error_maps(alpha: Map, truth: Map) -> dict[str, Map]:
-    """What each pixel adds to each of METRICS."""
+    """The contribution of each pixel to each of METRICS."""
     difference = np.abs(alpha - truth)
     return {
         "sad": difference,
@@ -50,7 +50,7 @@ def error_maps(alpha: Map, truth: Map) -> dict[str, Map]:
 
 
 def total(errors: dict[str, Map], region: Region | None = None) -> dict[str, float]:
-    """The metrics over a region, or the whole picture; NaN where the region is empty."""
+    """The metrics over a region, or over the whole picture; NaN if the region is empty."""
     inside = {name: error if region is None else error[region] for name, error in errors.items()}
     return {
         name: math.nan
@@ -63,7 +63,7 @@ def total(errors: dict[str, Map], region: Region | None = None) -> dict[str, flo
 
 
 def intersection_over_union(alpha: Map, truth: Map) -> float:
-    """IoU of the pixels above 0.5; 1 where both are empty."""
+    """IoU of the pixels above 0.5; 1 if both are empty."""
     a, b = alpha > 0.5, truth > 0.5
     union = np.count_nonzero(a | b)
     return float(np.count_nonzero(a & b) / union) if union else 1.0
@@ -71,8 +71,8 @@ def intersection_over_union(alpha: Map, truth: Map) -> float:
 
 @cache
 def _gaussian_derivative(sigma: float) -> tuple[Map, Map]:
-    """The smoothing and the deriving factor of a separable filter of unit L2 norm, cut off where
-    the Gaussian falls below a hundredth."""
+    """The smoothing and the derivative factor of a separable filter with unit L2 norm, truncated
+    where the Gaussian falls below 0.01."""
     half = math.ceil(sigma * math.sqrt(-2 * math.log(math.sqrt(2 * math.pi) * sigma * 0.01)))
     x = np.arange(-half, half + 1, dtype=np.float64)
     smooth = np.exp(-(x**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
@@ -82,17 +82,17 @@ def _gaussian_derivative(sigma: float) -> tuple[Map, Map]:
 
 
 def gradient_magnitude(alpha: Map, sigma: float = GRADIENT_SIGMA) -> Map:
-    """Length of the alpha's gradient under Gaussian derivatives, beyond the edge replicated."""
+    """Magnitude of the alpha's gradient by Gaussian derivatives, with replicated borders."""
     smooth, derive = _gaussian_derivative(sigma)
     image = np.asarray(alpha, np.float64)
-    # filter2D correlates: a derivative's sign does not matter to the length.
+    # filter2D correlates: the sign of a derivative does not matter for the magnitude.
     x = cv2.sepFilter2D(image, cv2.CV_64F, derive, smooth, borderType=cv2.BORDER_REPLICATE)
     y = cv2.sepFilter2D(image, cv2.CV_64F, smooth, derive, borderType=cv2.BORDER_REPLICATE)
     return np.hypot(x, y)
 
 
 def connectivity(alpha: Map, truth: Map, step: float = CONNECTIVITY_STEP) -> tuple[Map, Map]:
-    """How far each pixel of both mattes is connected to the region that both agree on, 0..1.
+    """Degree of connectivity of each pixel of both mattes to their common region, 0..1.
 
     The level of a pixel is the highest threshold at which it still belongs to the largest connected
     region (of four neighbours) where both alphas reach the threshold.
@@ -119,8 +119,8 @@ def connectivity(alpha: Map, truth: Map, step: float = CONNECTIVITY_STEP) -> tup
 
 
 def dtssd(alphas: Sequence[Map], truths: Sequence[Map]) -> float:
-    """How differently from the truth the matte changes from frame to frame: the root of the mean
-    squared difference of the changes, averaged over the pairs of frames."""
+    """dtSSD: the RMS difference between the temporal changes of matte and truth, averaged over the
+    pairs of consecutive frames."""
     values = [
         np.sqrt(np.square((a1 - a0) - (t1 - t0)).mean(dtype=np.float64))
         for a0, a1, t0, t1 in zip(alphas, alphas[1:], truths, truths[1:], strict=False)
@@ -129,10 +129,10 @@ def dtssd(alphas: Sequence[Map], truths: Sequence[Map]) -> float:
 
 
 def messddt(alphas: Sequence[Map], truths: Sequence[Map], flows: Sequence[Map]) -> float:
-    """How much the squared error changes along the motion: the mean of its absolute change, over
-    the pixels that stay in the picture, averaged over the pairs of frames.
+    """MESSDdt: the mean absolute change of the squared error along the motion, over the pixels that
+    stay in the picture, averaged over the pairs of consecutive frames.
 
-    flows: [H, W, 2] each: where a pixel of a frame goes in the next, (x, y) in pixels.
+    flows: [H, W, 2] each: the displacement (x, y) of each pixel to the next frame, in pixels.
     """
     errors = [np.square(a - t).astype(np.float32) for a, t in zip(alphas, truths, strict=True)]
     values = []

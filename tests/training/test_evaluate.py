@@ -146,7 +146,7 @@ def test_people_cut_out_are_scored_over_rooms(
     figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
     command = ["evaluate", "-q", "edge", str(tmp_path), "--json", str(figures)]
     assert main(command) == 3
-    assert "people cut out need rooms" in capfd.readouterr().err
+    assert "cut-outs need pictures of rooms" in capfd.readouterr().err
     assert not figures.exists()
     assert main([*command, "--sheet", str(sheet), "--backgrounds", str(rooms)]) == 0
     results = json.loads(figures.read_text())
@@ -177,7 +177,7 @@ def test_explanations_show_the_maps(tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        (["edge"], 2, "name the DATA"),
+        (["edge"], 2, "give DATA"),
         (["edge", "{}/gone"], 3, "no such data folder"),
         (["edge", "{}"], 3, "neither shards"),
         (["nosuch", "{}"], 7, "nosuch"),
@@ -205,4 +205,4 @@ def test_data_without_test_pictures(tmp_path: Path, capfd: pytest.CaptureFixture
     assert "no test pictures" in capfd.readouterr().err
     write_shard(tmp_path / "val-00.tar", [sample(0, webp=b"no")])
     assert main(["evaluate", "-q", "edge", str(tmp_path)]) == 3
-    assert "none of its pictures can be used" in capfd.readouterr().err
+    assert "none of its pictures is usable" in capfd.readouterr().err

@@ -106,7 +106,7 @@ def test_wrong_layouts_are_refused(tmp_path: Path) -> None:
         find_sources(tmp_path / "gone")
     with pytest.raises(DataError, match="gone: no such data folder"):
         background_source(tmp_path / "gone")
-    with pytest.raises(DataError, match="no picture in it"):
+    with pytest.raises(DataError, match="contains no picture"):
         background_source(tmp_path)
     write(tmp_path / "rooms/a.jpg", person(0)[0])
     with pytest.raises(DataError, match=r"neither shards .*P3M-10k.*--backgrounds"):
@@ -131,7 +131,7 @@ def test_a_folder_of_things(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     (thing,) = load_things([object_source(tmp_path)])
     np.testing.assert_array_equal(thing.foreground, image)
     np.testing.assert_array_equal(thing.alpha, alpha)
-    assert "whole: not cut out: it has no alpha channel" in caplog.messages[0]
+    assert "whole: is not a cut-out: it has no alpha channel" in caplog.messages[0]
     assert load_things([]) == []
 
 
@@ -150,7 +150,7 @@ def test_prepare_checks_and_shards(
     assert main([*command, "-o", str(out), "--long-side", "32"]) == 0
     said = capfd.readouterr().out
     assert "1 train, 6 val, 1 backgrounds in 3 shards, 2 samples skipped" in said
-    assert "pic_1: not a picture" in caplog.text and "pic_2: nobody in its alpha" in caplog.text
+    assert "pic_1: not a picture" in caplog.text and "pic_2: its alpha is empty" in caplog.text
     assert sorted(path.name for path in out.iterdir()) == [
         "backgrounds-00000.tar", "train-00000.tar", "val-00000.tar",
     ]  # fmt: skip

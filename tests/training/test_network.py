@@ -184,7 +184,7 @@ def test_every_parameter_is_trained(networks: dict[str, LateFusionNetwork]) -> N
 
 def test_unknown_configuration_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match=r"no network configuration 'huge'.*edge, paper, edge-single, edge-still"
+        ValueError, match=r"there is no network 'huge'.*edge, paper, edge-single, edge-still"
     ):
         build_network("huge")
 

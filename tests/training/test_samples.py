@@ -89,7 +89,7 @@ def test_a_tar_that_breaks_off_gives_what_came_before(
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     loaded = load_portraits(shard)
     assert 1 <= len(loaded) < 6
-    assert "train-00.tar: the tar cannot be read on after" in caplog.text.replace(str(tmp_path), "")
+    assert "train-00.tar: the tar cannot be read after" in caplog.text.replace(str(tmp_path), "")
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:

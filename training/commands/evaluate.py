@@ -1,4 +1,4 @@
-"""``fusematte evaluate``: how good a model is, and what it thinks."""
+"""``fusematte evaluate``: scores a model and visualises its maps."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="unseen rooms",
+        help="pictures of rooms that the model has not seen",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="take the first N pictures")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
+    parser.add_argument("--limit", type=int, metavar="N", help="only use the first N pictures")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all scores to PATH")
     parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="show the best and the worst there"
-    )
-    parser.add_argument(
-        "--segmentation-model", metavar="MODEL", help="a bundle of the training's first step"
+        "--sheet", type=Path, metavar="PNG", help="write a sheet of the best and worst pictures"
     )
     parser.add_argument(
-        "--fusion-model", metavar="MODEL", help="a bundle of the training's second step"
+        "--segmentation-model", metavar="MODEL", help="a bundle from the first training step"
+    )
+    parser.add_argument(
+        "--fusion-model", metavar="MODEL", help="a bundle from the second training step"
     )
     parser.add_argument(
         "--explain",
         nargs="+",
         default=[],
         metavar="IMAGE",
-        help="show trimap, bracketing, F, B, beta",
+        help="visualise trimap, bracketing, F, B and beta of pictures",
     )
     parser.add_argument(
-        "--output-dir", "-o", type=Path, metavar="DIR", help="--explain writes DIR/<stem>.png"
+        "--output-dir", "-o", type=Path, metavar="DIR", help="folder for --explain (DIR/<stem>.png)"
     )
     add_backend_options(parser)
 
@@ -79,11 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if options.data is None and not options.explain:
-        raise UsageError("name the DATA to score the model on, or pictures to --explain")
+        raise UsageError("give DATA to score the model on, or pictures to --explain")
     if options.explain and options.output_dir is None:
-        raise UsageError("--explain needs --output-dir DIR to write to")
+        raise UsageError("--explain needs --output-dir DIR", option="output_dir")
     if options.limit is not None and options.limit < 1:
-        raise UsageError("--limit must be 1 or more")
+        raise UsageError("--limit must be 1 or more", option="limit")
     with ExitStack() as stack:
 
         def open_model(name: str) -> Matter:
@@ -117,7 +117,7 @@ def _explain(options: argparse.Namespace, matter: Matter) -> None:
 def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matter]) -> None:
     sources = find_sources(options.data)
     others = [background_source(folder) for folder in options.backgrounds]
-    # Whoever names rooms knows that they are new to the model; of its own data some are kept out.
+    # Rooms given by the user count as unseen; of the training data, only held-out rooms do.
     own = [source for source in sources if source.kind == "backgrounds"]
     rooms = load_rooms(own, held_out_only=True) if own and not others else []
     rooms += load_rooms(others, held_out_only=False) if others else []
@@ -126,8 +126,9 @@ def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matte
     scenes = TrueAlpha.load(sources, rooms)
     if not people and scenes is None:
         raise DataError(
-            f"{options.data}: no test pictures in it (val-*.tar, val-cutouts-*.tar and rooms, a "
-            "set's test part)"
+            f"{options.data}: contains no test pictures; give val-*.tar, val-cutouts-*.tar and "
+            "rooms, or the test part of a data set",
+            path=options.data,
         )
     results: dict[str, Any] = {}
     if people:
@@ -150,7 +151,7 @@ def _score_people(
     people: list[Source],
     rooms: list[Picture],
 ) -> dict[str, Any]:
-    """Scores on pictures of people whose alphas and masks may be a teacher's."""
+    """Scores on pictures of people, whose alphas may be a teacher's."""
     unseen = bool(options.backgrounds) or keeps_rooms_out(matter.bundle)
     evaluation = Evaluation(matter, rooms, earlier, unseen=unseen)
     skipped: list[str] = []
@@ -163,7 +164,7 @@ def _score_people(
     for reason in skipped:
         print(f"fusematte: skipped: {reason}", file=sys.stderr)
     if not evaluation.counts:
-        raise DataError(f"{options.data}: none of its pictures can be used")
+        raise DataError(f"{options.data}: none of its pictures is usable", path=options.data)
     if options.sheet is not None:
         write_png(options.sheet, contact_sheet(evaluation.best, evaluation.worst))
     return evaluation.results | {"skipped": len(skipped)}

@@ -1,4 +1,4 @@
-"""``fusematte train``: trains a network; ``fusematte train prepare``: makes shards of its data."""
+"""``fusematte train``: trains a network; ``fusematte train prepare``: converts data to shards."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="edge, paper, ... or a TOML file (%(default)s)",
     )
     _add_data_arguments(parser)
-    parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="where checkpoints go")
+    parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument(
-        "--init", metavar="MODEL", help="start from a model or a checkpoint's average"
+        "--init", metavar="MODEL", help="start from a model or a checkpoint's averaged weights"
     )
     parser.add_argument(
-        "--encoder-weights", metavar="FILE", help="ImageNet weights to start from; or: imagenet"
+        "--encoder-weights", metavar="FILE", help="start from ImageNet weights: a file, or imagenet"
     )
     parser.add_argument(
         "--objects",
@@ -38,25 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="cut-out pictures of things that are not people, with an alpha channel",
+        help="cut-out pictures, with alpha channel, of objects that are not people",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes that make samples (0, a thread; on a GPU one for each other core)",
+        help="processes that prepare samples (0: a thread; with a GPU one per further core)",
     )
     parser.add_argument(
-        "--minutes", type=float, metavar="N", help="the schedule follows the clock and ends then"
+        "--minutes", type=float, metavar="N", help="train for N minutes; the schedule is adapted"
     )
     actions = parser.add_subparsers(dest="action", metavar="prepare")
     action = actions.add_parser(
-        "prepare", help="check a data set and write it as shards", description="Makes shards."
+        "prepare",
+        help="check a data set and convert it to shards",
+        description="Makes shards.",
     )
     _add_data_arguments(action)
-    action.add_argument("--output", "-o", type=Path, metavar="DIR", help="where the shards go")
+    action.add_argument("--output", "-o", type=Path, metavar="DIR", help="folder for the shards")
     action.add_argument(
-        "--long-side", type=int, default=1024, metavar="PX", help="shrink to this (%(default)s)"
+        "--long-side",
+        type=int,
+        default=1024,
+        metavar="PX",
+        help="longest side (%(default)s)",
     )
     action.add_argument(
         "--objects", type=Path, nargs="+", default=[], metavar="DIR", help="as for train"
@@ -65,11 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pack",
         type=float,
         metavar="MB",
-        help="only what training needs, pictures as small as it takes to fit in so many megabytes",
+        help="only keep what training needs, and scale pictures down to fit in MB megabytes",
     )
     action.add_argument(
         "--frame-step", type=int, default=FRAME_STEP, metavar="N",
-        help="of a video, take one frame in N (%(default)s)",
+        help="use one in N frames of videos (%(default)s)",
     )  # fmt: skip
 
 
@@ -83,16 +89,14 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="pictures of no people",
+        help="pictures without people",
     )
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if not (options.data or (options.action and options.backgrounds)) or options.output is None:
-        raise UsageError(
-            "name the data with --data DIR and where the result goes with --output DIR"
-        )
+        raise UsageError("--data DIR with the data and --output DIR for the result are required")
     return _prepare(options) if options.action == "prepare" else _train(options)
 
 
@@ -118,12 +122,12 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("--workers must be 0 or more")
     if options.resume and (options.init or options.encoder_weights):
         raise UsageError(
-            "--resume continues from its own checkpoint: no --init, no --encoder-weights"
+            "--resume continues from its own checkpoint; leave out --init and --encoder-weights"
         )
     config = load_config(options.config)
     if options.minutes is not None:
         if options.minutes <= 0:
-            raise UsageError("--minutes must be more than 0")
+            raise UsageError("--minutes must be above 0", option="minutes")
         config = replace(config, minutes=options.minutes)
     sources = [source for source in _sources(options) if source.split == "train"]
     kinds = {source.kind for source in sources}
@@ -136,7 +140,7 @@ def _train(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in NEEDS:
             raise
-        raise UsageError(f"training needs {error.name}: pip install 'fusematte[train]'") from error
+        raise UsageError(f"training needs {error.name}; pip install 'fusematte[train]'") from error
     checkpoint = train(
         config,
         sources,

@@ -162,5 +162,5 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, damage: dict[str, Any]) -
 def test_a_manifest_of_endless_depth(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "m")
     (folder / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(ModelError, match=".*cannot be read"):
+    with pytest.raises(ModelError, match="manifest cannot be read"):
         load_bundle(folder)
