@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a bar or lines, TensorBoard, mattes as pictures."""
+"""Progress of a training run: a bar or lines, TensorBoard curves, pictures of mattes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY = 50
-"""Steps between two lines and two points of a curve."""
+"""Steps between two log lines and two points of a curve."""
 PICTURES_EVERY = 500
 """Steps between two pictures of mattes."""
 ROWS = 4
 
 
-class Report:
-    """Curves and pictures below ``folder``: ``events.*`` for TensorBoard, ``samples/*.png``.
+class TrainingReport:
+    """Writes curves and pictures to ``folder``: ``events.*`` for TensorBoard, ``samples/*.png``.
 
-    On a terminal a bar shows the progress, elsewhere a line every so many steps does.
+    Progress is shown as a bar on a terminal, elsewhere as a line every ``EVERY`` steps.
     """
 
     def __init__(self, folder: Path, total: int, step: int) -> None:
@@ -44,7 +44,7 @@ class Report:
         self.begun = time.perf_counter()
 
     def step(self, step: int, loss: float, rate: float, samples: int, size: int) -> None:
-        """Counts a finished step on so many samples of one size."""
+        """Registers a finished step."""
         self.bar.update()
         self.losses += loss
         self.samples += samples
@@ -62,7 +62,7 @@ class Report:
         self.losses, self.samples, self.begun = 0.0, 0, time.perf_counter()
 
     def pictures(self, step: int, batch: dict[str, Tensor], prediction: Prediction) -> None:
-        """Writes what the network made of a batch."""
+        """Writes the network's outputs for a batch."""
         sheet = sample_sheet(batch, prediction)
         path = self.folder / "samples" / f"{step:07}.png"
         path.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ class Report:
         self.curves.add_image("samples", sheet, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Ends the bar and writes what is left of the curves."""
+        """Ends the bar and flushes the curves."""
         self.bar.close()
         self.curves.close()
 

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.matting.guide import carried
+from fusematte.engine.media.files import make_folder, part_of
 from fusematte.engine.pipeline import Pipeline
 from fusematte.training.composer import Composer
 from fusematte.training.config import Phase, StreamConfig, TrainConfig, differences, phase_at
@@ -46,7 +47,7 @@ from fusematte.training.network import (
     Prediction,
     build_network,
 )
-from fusematte.training.report import PICTURES_EVERY, Report
+from fusematte.training.report import PICTURES_EVERY, TrainingReport
 from fusematte.training.samples import Material, Source, load_material
 from fusematte.training.weights import below, initialise, load_encoder_weights, read_checkpoint
 
@@ -326,7 +327,7 @@ class Run:
         }
         if self.config.minutes:
             header["seconds"] = str(self.seconds)
-        partial = path.with_suffix(".part")
+        partial = part_of(path)
         try:
             save_file(tensors, partial, header)
             partial.replace(path)
@@ -408,57 +409,59 @@ def train(
     """
     keep_freed_memory()
     run = Run(config, World.join())
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be made: {error.strerror}") from error
+    checkpoint = make_folder(output) / CHECKPOINT
+    teacher = None
     if resume:
-        run.load(output / CHECKPOINT)
-    elif (output / CHECKPOINT).exists():
+        run.load(checkpoint)
+    elif checkpoint.exists():
         raise UsageError(
-            f"{output / CHECKPOINT} is there already: --resume it, or name another folder"
+            f"{checkpoint}: exists already; continue it with --resume, or choose another folder",
+            path=checkpoint,
         )
-    teacher = None if resume else _start(run, init, encoder_weights)
+    else:
+        teacher = _start(run, init, encoder_weights)
     workers = run.world.loaders() if workers is None else workers
     for index in range(phase_at(run.plan, run.position) if run.plan else 0, len(config.phases)):
         phase = config.phases[index]
         if run.plan and run.position >= sum(run.plan[: index + 1]):
             continue
-        material = load_material(sources, phase.long_side)
-        if run.plan is None:
-            run.plan = config.plan(len(material.portraits), run.world.size)
-        log.log(
-            logging.INFO if run.world.rank == 0 else logging.DEBUG,
-            "phase %d/%d: %s, %d steps; %d portraits, %d cut-outs, %d rooms, %d things; %d px, %s",
-            index + 1,
-            len(config.phases),
-            phase.objective,
-            run.plan[index],
-            len(material.portraits),
-            len(material.cutouts),
-            len(material.rooms),
-            len(material.things),
-            phase.long_side,
-            "bf16" if run.bf16 else "f32",
-        )
-        stream = SampleStream(
-            material.portraits,
-            _composer(material, config.stream),
-            phase,
-            first=run.samples if config.minutes else _first_sample(run, index),
-            step_samples=config.step_samples(phase, run.world.size),
-            seed=config.seed,
-            config=config.stream,
-        )
+        stream, plan = _load_phase(run, sources, index)
         if index == 0 and teacher is not None:
             _teach_front(run, teacher, stream)
         run.begin(phase)
-        _run_phase(run, stream, sum(run.plan[: index + 1]), output, workers, on_step)
+        _run_phase(run, stream, sum(plan[: index + 1]), output, workers, on_step)
         following = config.phases[index + 1].objective if index + 1 < len(config.phases) else None
         if following not in (None, phase.objective):
             run.save(output / f"{phase.objective}.safetensors")
     run.world.leave()
-    return output / CHECKPOINT
+    return checkpoint
+
+
+def _load_phase(
+    run: Run, sources: Sequence[Source], index: int
+) -> tuple[SampleStream, tuple[int, ...]]:
+    """Loads the data of a phase; its samples, and the steps of all phases."""
+    config, phase = run.config, run.config.phases[index]
+    material = load_material(sources, phase.long_side)
+    if run.plan is None:
+        run.plan = config.plan(len(material.portraits), run.world.size)
+    log.log(
+        logging.INFO if run.world.rank == 0 else logging.DEBUG,
+        "phase %d/%d: %s, %d steps; %d portraits, %d cut-outs, %d rooms, %d things; %d px, %s",
+        index + 1, len(config.phases), phase.objective, run.plan[index], len(material.portraits),
+        len(material.cutouts), len(material.rooms), len(material.things), phase.long_side,
+        "bf16" if run.bf16 else "f32",
+    )  # fmt: skip
+    stream = SampleStream(
+        material.portraits,
+        _composer(material, config.stream),
+        phase,
+        first=run.samples if config.minutes else _first_sample(run, index),
+        step_samples=config.step_samples(phase, run.world.size),
+        seed=config.seed,
+        config=config.stream,
+    )
+    return stream, run.plan
 
 
 def _composer(material: Material, config: StreamConfig) -> Composer:
@@ -533,7 +536,7 @@ def _run_phase(
         pin_memory=run.world.device.type == "cuda",
     )
     assert run.plan is not None
-    report = Report(output, sum(run.plan), run.step) if run.world.rank == 0 else None
+    report = TrainingReport(output, sum(run.plan), run.step) if run.world.rank == 0 else None
     begun = perf_counter() - run.seconds
     # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
     try:

@@ -115,7 +115,7 @@ def test_loader_processes_make_the_same_samples(trained: Path, data: Path, tmp_p
 
 def test_what_cannot_be_written_is_said(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/run: cannot be made"):
+    with pytest.raises(OutputError, match="file/run: cannot be created"):
         run_training(CONFIG, data, tmp_path / "file" / "run")
     run = fresh()
     run.save(tmp_path / "a.safetensors")
@@ -130,7 +130,7 @@ def test_a_finished_run_is_left_alone(trained: Path, data: Path, tmp_path: Path)
     copy.write_bytes(trained.read_bytes())
     run_training(CONFIG, data, tmp_path, resume=True)
     assert copy.read_bytes() == trained.read_bytes()
-    with pytest.raises(UsageError, match="is there already: --resume it"):
+    with pytest.raises(UsageError, match="exists already; continue it with --resume"):
         run_training(CONFIG, data, tmp_path)
     assert copy.read_bytes() == trained.read_bytes()
 

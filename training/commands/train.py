@@ -55,25 +55,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="check a data set and convert it to shards",
         description="Makes shards.",
     )
-    _add_data_arguments(action)
-    action.add_argument("--output", "-o", type=Path, metavar="DIR", help="folder for the shards")
-    action.add_argument(
+    _add_prepare_arguments(action)
+
+
+def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_data_arguments(parser)
+    parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="folder for the shards")
+    parser.add_argument(
         "--long-side",
         type=int,
         default=1024,
         metavar="PX",
         help="longest side (%(default)s)",
     )
-    action.add_argument(
+    parser.add_argument(
         "--objects", type=Path, nargs="+", default=[], metavar="DIR", help="as for train"
     )
-    action.add_argument(
+    parser.add_argument(
         "--pack",
         type=float,
         metavar="MB",
         help="only keep what training needs, and scale pictures down to fit in MB megabytes",
     )
-    action.add_argument(
+    parser.add_argument(
         "--frame-step", type=int, default=FRAME_STEP, metavar="N",
         help="use one in N frames of videos (%(default)s)",
     )  # fmt: skip
