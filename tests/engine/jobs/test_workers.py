@@ -159,4 +159,4 @@ def test_what_cannot_be_cut_is_done_in_one_piece(
 ) -> None:
     output = tmp_path / "out.avi"
     assert run(clip, output, jobs=2).frames == FRAMES
-    assert "cannot be joined from parts" in caplog.text
+    assert "cannot be joined from segments" in caplog.text
