@@ -293,4 +293,4 @@ def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "fusematte: training needs torch: pip install 'fusematte[train]'\n"
+    assert done.stderr == "fusematte: training needs torch; pip install 'fusematte[train]'\n"
