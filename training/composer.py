@@ -1,4 +1,4 @@
-"""Draws scenes at random: who and what is in them, where, in which light, and how all of it moves.
+"""Generates random scenes: people, things, their places, light and motion.
 
 Needs no torch.
 """
@@ -29,15 +29,15 @@ GO_ON = 0.25
 
 
 class Composer:
-    """Draws scenes from rooms, people and things; every scene depends on its generator alone.
+    """Generates scenes from rooms, people and things; a scene depends only on its random generator.
 
     Args:
         rooms: pictures without people, [H, W, 3] RGB.
-        people: cut out, in groups: every second one comes from the first group and the others from
-            any, so that a large group does not drown a good one.
-        things: cut out.
-        pictured: photographs of people, to hang on walls.
-        photometric: light and focus vary.
+        people: cut-outs in groups: half of the people come from the first group, the others from
+            any group, so that a large group does not outweigh a good one.
+        things: cut-outs.
+        pictured: photographs of people, used as posters.
+        photometric: vary light and focus.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Composer:
         self.photometric = photometric
 
     def scene(self, rng: Generator, height: int, width: int, *, company: bool = False) -> Scene:
-        """A scene with nobody, somebody or several people.
+        """A random scene with any number of people.
 
-        company: mostly several, of whom some are to be chosen.
+        company: mostly several people, for choosing some of them as foreground.
         """
         shares = self.config.company if company else self.config.people
         count = int(rng.choice(len(shares), p=shares)) if self.people else 0
@@ -68,7 +68,7 @@ class Composer:
         return self.around(rng, height, width, people, room)
 
     def stranger(self, rng: Generator, room: Picture, height: int, width: int) -> list[Layer]:
-        """One more person for a picture of somebody, most of the time."""
+        """With high probability, one more person for a picture of a person."""
         welcome = self.people and rng.random() < 0.7
         return [self._person(rng, room, height, width)] if welcome else []
 
@@ -80,7 +80,7 @@ class Composer:
         people: Sequence[Layer] = (),
         room: Picture | None = None,
     ) -> Scene:
-        """A scene with things around given people, or with nobody."""
+        """A scene with things around the given people (or around nobody)."""
         room = self._room(rng) if room is None else room
         layers = [self._thing(rng, room, height, width) for _ in range(self._thing_count(rng))]
         if self.pictured and rng.random() < self.config.posters:
@@ -99,7 +99,7 @@ class Composer:
         )
 
     def _room(self, rng: Generator) -> Picture:
-        """A room in some light, now and then out of focus, or a plain wall."""
+        """A room with random light, sometimes out of focus, or a plain wall."""
         if rng.random() < self.config.plain:
             return plain_wall(rng)
         room = self.rooms[int(rng.integers(len(self.rooms)))]
@@ -141,7 +141,7 @@ class Composer:
         )
 
     def _poster(self, rng: Generator, height: int, width: int) -> Layer:
-        """A framed picture of people: what is on a wall or a screen is not there."""
+        """A framed picture of people on a wall or a screen; it is not foreground."""
         picture = self.pictured[int(rng.integers(len(self.pictured)))]
         edge = max(2, min(picture.shape[:2]) // int(rng.integers(10, 40)))
         paint = rng.integers(0, 256, 3).tolist()
@@ -154,7 +154,7 @@ class Composer:
         return Layer(hung, place_thing(rng, hung, height, width, (0.15, 0.6)), wanted=False)
 
     def _lit(self, rng: Generator, cutout: CutOut, room: Picture) -> CutOut:
-        """A cut-out in other light, often the room's: its brightness and colour temperature."""
+        """A cut-out in different light (brightness and colour temperature), often the room's."""
         colour = cutout.foreground
         if not self.photometric:
             return cutout
@@ -168,7 +168,7 @@ class Composer:
         return CutOut(colour, cutout.alpha, cutout.exact)
 
     def motion(self, rng: Generator, height: int, amount: float) -> Motion:
-        """A swing of up to an eighth of the frame's height, in half a second to five."""
+        """A motion of up to an eighth of the frame height, with a period of 0.5 to 5 seconds."""
         reach = amount * height * rng.uniform(0, 0.12)
         direction = rng.uniform(0, 2 * math.pi)
         return Motion(
@@ -181,14 +181,14 @@ class Composer:
 
 
 def plain_wall(rng: Generator) -> Picture:
-    """One colour, a gradient or a pattern of colours: a painted wall, a screen, a covered lens."""
+    """One colour, a gradient or a colour pattern, as a painted wall, a screen, a covered lens."""
     cells = rng.integers(0, 256, (*rng.integers(1, 5, 2), 3)).astype(np.uint8)
     smooth = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(cells, (256, 192), interpolation=smooth), np.uint8)
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:
-    """Each doubling as likely as any other."""
+    """A log-uniform random number."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
@@ -202,7 +202,7 @@ def cut_sides(alpha: Picture) -> tuple[bool, bool, bool, bool]:
 def place_person(
     rng: Generator, cutout: CutOut, height: int, width: int, heights: tuple[float, float]
 ) -> Matrix:
-    """Somewhere in the frame, at some size, perhaps mirrored; a body that its picture cuts off
+    """A random place, size and mirroring for a person; a body that its picture cuts off
     leaves the frame on that side too."""
     mirror = rng.random() < 0.5
     left, top, across, tall = cv2.boundingRect((cutout.alpha > VISIBLE).astype(np.uint8))
@@ -231,7 +231,7 @@ def place_person(
 
 
 def _place(rng: Generator, length: float, space: float, cut_low: bool, cut_high: bool) -> float:
-    """Where something of a length begins along one side of the frame."""
+    """A random start position along one side of the frame."""
     if cut_low and cut_high:
         return float(rng.uniform(space - length, 0))
     hidden = rng.uniform(0, 0.3) * length
@@ -243,7 +243,7 @@ def _place(rng: Generator, length: float, space: float, cut_low: bool, cut_high:
 
 
 def go_on(cutout: CutOut, place: Matrix) -> tuple[CutOut, Matrix]:
-    """The same with more of a body beyond the edges that cut it off, for when it moves."""
+    """Extends a body beyond the edges that cut it off, so that it can move."""
     pads = [
         int(GO_ON * side) * cut
         for side, cut in zip(2 * cutout.size[::-1], cut_sides(cutout.alpha), strict=True)
@@ -264,7 +264,7 @@ def go_on(cutout: CutOut, place: Matrix) -> tuple[CutOut, Matrix]:
 def place_thing(
     rng: Generator, cutout: CutOut, height: int, width: int, sizes: tuple[float, float]
 ) -> Matrix:
-    """Anywhere in the frame, at some share of its height, turned, perhaps flipped."""
+    """A random place, size, rotation and flip for a thing."""
     rows, columns = cutout.size
     scale = height * _log_uniform(rng, *sizes) / max(rows, columns)
     linear = scale * turn_and_flip(rng)

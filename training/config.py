@@ -1,8 +1,8 @@
-"""What fixes a training run, read from TOML: ``training/configs/NAME.toml`` or a file of one's own.
+"""Configuration of a training run: ``training/configs/NAME.toml`` or another TOML file.
 
-A run is made of phases.  The learning rate follows one cosine over all of them, or goes up and down
-in triangles within each (cyclical learning rates: Smith, WACV 2017).  A file may name a shipped
-``base``, whose settings hold where it has none of its own.
+A run consists of phases.  The learning rate follows one cosine over all phases, or a triangular
+cycle within each (cyclical learning rates: Smith, WACV 2017).  A file may name a shipped ``base``,
+whose settings are its defaults.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Phase:
-    """``steps`` steps, or ``epochs`` times through the data, with the same pictures and parameters.
+    """A part of a run (``steps`` steps, or ``epochs`` epochs) with the same sizes and parameters.
 
-    sizes: height of the crops in pixels; step after step takes the next one.
-    wide: their width as a share of their height, to the next multiple of 32.
-    batch: pictures per process and backward pass.
-    objective: the loss, of OBJECTIVES: equation 7 for both branches, 8 or 9.
-    crop: of CROPS: ``affine`` (any scale), ``whole`` or ``transition``.
-    frozen: modules of the network that stay as they are, their batch norms' statistics too.
-    freeze_norms: all batch norms stay as they are.
-    rate: the peak of this phase's cycles, where it differs from the run's; cycles: their number.
+    sizes: heights of the crops in pixels, used in turn step by step.
+    wide: width divided by height, rounded to a multiple of 32 pixels.
+    batch: samples per process and backward pass.
+    objective: the loss, one of OBJECTIVES: equation 7 for both branches, 8 or 9.
+    crop: one of CROPS: ``affine`` (any scale), ``whole`` or ``transition``.
+    frozen: modules that are not trained, including their batch norm statistics.
+    freeze_norms: all batch norms are frozen.
+    rate: peak learning rate of this phase's cycles, if not the run's; cycles: their number.
     """
 
     sizes: tuple[int, ...]
@@ -52,7 +52,7 @@ class Phase:
 
     @property
     def long_side(self) -> int:
-        """Pixels that the longer side of a picture needs: no more, for all are kept in memory."""
+        """Pixels that the longer side of a picture needs; pictures in memory are not larger."""
         return max(self.sizes) if self.crop == "transition" else max(self.sizes) * 3 // 2
 
     def shape(self, step: int) -> tuple[int, int]:
@@ -76,20 +76,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """How scenes are drawn.  Probabilities are per scene, or per person or thing.
+    """Distribution of composed scenes.  Probabilities are per scene, or per person or thing.
 
-    people: probabilities of none, one, two, ... people; company: the same where only some of what
-    is there is wanted.
-    heights: of a person, as a share of the frame's height: the smallest and the largest.
-    things: probability that things lie about, up to three; thing_sizes: of their longer side, as a
-    share of the frame's height; in_front: probability that one hides a person.
-    posters: pictures of people on a wall or a screen, which are not wanted.
-    room_zoom: how near a room is seen, as ``random_affine`` has it.
-    plain: the room is a plain wall or a pattern of colours.
-    out_of_focus: the room is blurred; light: a person stands in the room's light.
-    colours: of a room or a thing, they are not the picture's own.
-    shadow, wrap: a person throws a shadow; the room's light shines over a person's edges.
-    moving: something moves; motion_blur: a person's motion blurs it.
+    people: probabilities of 0, 1, 2, ... people; company: the same for scenes in which only some
+    of the people and things are foreground.
+    heights: smallest and largest height of a person, as a fraction of the frame height.
+    things: probability of up to three things; thing_sizes: range of their longer side, as a
+    fraction of the frame height; in_front: probability that one covers a person.
+    posters: probability of a picture of people on a wall or a screen, which is background.
+    room_zoom: range of the room's zoom, as in ``random_affine``.
+    plain: probability that the room is a plain wall or a colour pattern.
+    out_of_focus: that the room is blurred; light: that a person is lit like the room.
+    colours: that the colours of a room or a thing are changed.
+    shadow, wrap: that a person casts a shadow; that the room's light falls on a person's edges.
+    moving: that something moves; motion_blur: that a moving person is blurred.
     """
 
     people: tuple[float, ...] = (0.1, 0.62, 0.21, 0.07)
@@ -185,7 +185,7 @@ class TrainConfig:
         _check(self.minutes >= 0, "minutes", "0 or more")
 
     def plan(self, portraits: int, processes: int) -> tuple[int, ...]:
-        """Steps of each phase, with so many portraits on so many processes."""
+        """Steps of each phase for a number of portraits and processes."""
         return tuple(
             phase.steps
             or math.ceil(
@@ -195,11 +195,11 @@ class TrainConfig:
         )
 
     def step_samples(self, phase: Phase, processes: int) -> int:
-        """Samples that one optimizer step sees, on all processes together."""
+        """Samples per optimizer step over all processes."""
         return phase.batch * self.accumulate * processes
 
     def learning_rate(self, plan: Sequence[int], step: int) -> float:
-        """The learning rate of a step of a run with so many steps in each phase."""
+        """The learning rate of a step; plan: steps of each phase."""
         if self.schedule == "cyclic":
             return self._cyclic_rate(plan, step)
         if step < self.warmup:
@@ -217,7 +217,7 @@ class TrainConfig:
 
 
 def phase_at(plan: Sequence[int], step: int) -> int:
-    """Index of the phase that a step belongs to; of the last one after its end."""
+    """Index of the phase of a step; after the end, of the last phase."""
     end = 0
     for index, steps in enumerate(plan):
         end += steps
@@ -227,16 +227,16 @@ def phase_at(plan: Sequence[int], step: int) -> int:
 
 
 def load_config(name: str) -> TrainConfig:
-    """Reads a shipped configuration by its name, or any by the path of its TOML file.
+    """Reads a shipped configuration by name, or a TOML file by path.
 
     Raises:
-        UsageError: there is none, or something in it cannot be; the message names it.
+        UsageError: the configuration does not exist or is invalid; the message names the key.
     """
     return from_table(TrainConfig, *_read(name))
 
 
 def _read(name: str) -> tuple[dict[str, Any], str]:
-    """The table of a configuration over that of its ``base``, and the file's name."""
+    """A configuration's table merged over that of its ``base``, and the file's name."""
     shipped = sorted(path.stem for path in CONFIGS.glob("*.toml"))
     path = CONFIGS / f"{name}.toml" if name in shipped else Path(name)
     try:
@@ -257,7 +257,7 @@ def from_table(kind: type[Config], table: Mapping[str, Any], where: str) -> Conf
     """Makes a configuration class from TOML or JSON.
 
     Raises:
-        UsageError: a key is unknown or missing, or a value cannot be.
+        UsageError: a key is unknown or missing, or a value is invalid.
     """
     hints = get_type_hints(kind)
     unknown = [key for key in table if key not in hints]
@@ -292,13 +292,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
 
 
 def differences(ours: TrainConfig, theirs: Mapping[str, Any]) -> list[str]:
-    """Names of the settings in which a configuration and a stored one differ."""
+    """Names of the settings that differ between a configuration and a stored one."""
     mine = {key: _plain(value) for key, value in asdict(ours).items()}
     return [key for key in mine | dict(theirs) if mine.get(key) != theirs.get(key)]
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """With lists for tuples, as JSON has them."""
+    """Converts tuples to lists, as in JSON."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

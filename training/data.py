@@ -1,7 +1,7 @@
-"""The stream of training samples, endless and repeatable, and how it is dealt out in batches.
+"""The endless, reproducible stream of training samples, and its batches.
 
-Sample number i of a stream depends on the seed and on i alone, so that a run continues exactly
-where its checkpoint left it, with any number of loader workers or processes.
+Sample number i depends only on the seed and on i, so a run continues exactly from its checkpoint,
+with any number of loader workers or processes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from fusematte.training.scenes import CutOut, Layer, Scene
 
 
 class SampleStream(Dataset[dict[str, Tensor]]):
-    """The endless stream of samples that the seed names; ``stream[number]`` is one of them.
+    """The endless stream of samples of a seed; ``stream[number]`` is one sample.
 
     Args:
-        portraits: one after the other they are what a sample shows that is no composed scene.
-        composer: draws the rooms, and the composed scenes.
+        portraits: used in turn for samples that are not composed scenes.
+        composer: generates rooms and composed scenes.
         first: number of the first sample of the phase.
-        step_samples: as many follow one another at the same size, one of ``phase.sizes``.
+        step_samples: number of consecutive samples with the same size of ``phase.sizes``.
 
     Shape:
         item: image [3, H, W], alpha and exact [1, H, W] each, all uint8; exact is 255 where alpha
@@ -82,7 +82,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         return item | ({"earlier": pictures[:-1]} if earlier else {})
 
     def name_of(self, number: int) -> str:
-        """The portrait that a sample is made from, if it is no composed scene; for errors."""
+        """The portrait of a sample that is not a composed scene; for error messages."""
         return self._portrait(number).name
 
     def _portrait(self, number: int) -> Portrait:
@@ -93,7 +93,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     def _scene(
         self, rng: np.random.Generator, number: int, height: int, width: int, *, guided: bool
     ) -> tuple[Scene, Scene]:
-        """A sample's scene, and the same with what is known of the alpha of the frame before."""
+        """A sample's scene, and the scene that is known of the previous frame."""
         if rng.random() < self.config.scenes:
             scene = self.composer.scene(rng, height, width, company=guided)
             return scene, scene
@@ -133,7 +133,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     def _previous(
         self, rng: np.random.Generator, scene: Scene, time: float, choice: Choice | None
     ) -> Picture | Guide:
-        """What the network is given as the alpha of the frame before, which was at ``time``."""
+        """The previous alpha given to the network; the previous frame was at ``time``."""
         if choice is not None:
             return guide(rng, choice, scene, time)
         before = scene.alpha(time)
@@ -144,7 +144,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         return spoil(rng, before)
 
     def _foreign_alpha(self, rng: np.random.Generator, height: int, width: int) -> Picture:
-        """Somebody else's matte: after a cut, the previous alpha says nothing of this frame."""
+        """Another person's matte: after a cut, the previous alpha is unrelated to the frame."""
         alpha = self.portraits[rng.integers(len(self.portraits))].alpha
         person = CutOut(alpha, alpha)
         return Scene(height, width, person, random_affine(rng, alpha, height, width)).alpha(0)
@@ -155,8 +155,7 @@ def _photographed(rng: np.random.Generator, image: Picture) -> Picture:
 
 
 class Batches(Sampler[list[int]]):
-    """Numbers of the samples in each batch of one process; all processes together see every sample
-    once, step by step.
+    """Sample numbers of each batch of one process; together, the processes see each sample once.
 
     Args:
         first: number of the first sample; steps: optimizer steps.

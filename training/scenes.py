@@ -1,7 +1,7 @@
-"""Scenes with known alpha: cut-out people and things that move before a room, seen by a camera.
+"""Scenes with known alpha: moving cut-outs of people and things over a room, seen by a camera.
 
-A scene can be rendered at any time, so it gives the frame before with its own alpha as well, short
-sequences, and whole clips.  ``composer`` draws scenes at random.  Needs no torch.
+A scene can be rendered at any time, so it also provides the previous frame with its own alpha,
+short sequences, and whole clips.  ``composer`` generates random scenes.  Needs no torch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from fusematte.training.geometry import Matrix, Picture, affine, warp
 
 UNSURE_BAND = 7
-"""Side of the square of pixels around a transition that an alpha which is not exact spoils."""
+"""Side of the square around each transition pixel in which an inexact alpha is not reliable."""
 SOFT_SCALE = 8
-"""Shadows and the light of the room are worked out at 1/8 of the frame: they have no detail."""
+"""Shadows and the room's light are computed at 1/8 of the frame size: they have no detail."""
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """A person or a thing cut out of its picture.
+    """A person or a thing cut out of a picture.
 
-    foreground: [H, W, 3] RGB, colours valid a little beyond the alpha; alpha: [H, W], 0..255.
-    exact: alpha is true everywhere; otherwise only where it is 0 or 255.
+    foreground: [H, W, 3] RGB, valid a little beyond the alpha; alpha: [H, W], 0..255.
+    exact: alpha is correct everywhere; otherwise only where it is 0 or 255.
     """
 
     foreground: Picture
@@ -43,8 +43,8 @@ class CutOut:
 
 @dataclass(frozen=True)
 class Motion:
-    """A swing about a point: shift in pixels, turn in degrees, zoom as a share of the size, all at
-    most; period in frames, phase in radians."""
+    """A periodic motion around a point, with amplitudes: shift in pixels, turn in degrees, zoom as
+    a fraction of the size; period in frames, phase in radians."""
 
     shift: tuple[float, float] = (0.0, 0.0)
     turn: float = 0.0
@@ -69,13 +69,12 @@ STILL = Motion()
 
 @dataclass(frozen=True)
 class Layer:
-    """A cut-out in its place.
+    """A cut-out placed in a scene.
 
-    place: from the cut-out's pixels to the frame's; motion is about the cut-out's middle there.
-    wanted: it counts as foreground; otherwise it hides what is behind it.
-    shadow, wrap: how dark the shadow that it throws is, how strongly the room's light shines over
-    its edges; 0..1.
-    exposure: share of the time between two frames in which its motion blurs it.
+    place: transform from cut-out pixels to frame pixels; motion is around the cut-out's centre.
+    wanted: it counts as foreground; otherwise it only covers what is behind it.
+    shadow, wrap: strength of its shadow, and of the room's light on its edges; 0..1.
+    exposure: fraction of the frame interval over which motion blurs it.
     """
 
     cutout: CutOut
@@ -92,17 +91,18 @@ class Layer:
         return self.cutout.size[0] * math.sqrt(abs(float(np.linalg.det(self.place[:2, :2]))))
 
     def matrix(self, time: float) -> Matrix:
-        """From the cut-out's pixels to the frame's at a time."""
+        """The transform from cut-out pixels to frame pixels at a time."""
         height, width = self.cutout.size
         x, y = (self.place @ (width / 2, height / 2, 1))[:2]
         return np.asarray(self.motion.at(time, (x, y)) @ self.place)
 
 
 class View(NamedTuple):
-    """A scene at a time.
+    """A scene rendered at a time.
 
     Shape:
-        image: [H, W, 3] RGB; alpha: [H, W], 0..255; exact: [H, W], 255 where alpha is true, else 0.
+        image: [H, W, 3] RGB; alpha: [H, W], 0..255; exact: [H, W], 255 where alpha is correct,
+        else 0.
     """
 
     image: Picture
@@ -112,9 +112,9 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers before a room, the first one farthest away.
+    """Layers over a room, back to front.
 
-    room: a cut-out whose alpha says where there are people in it already; all of it is seen.
+    room: the background, with the alpha of people already in its picture.
     """
 
     height: int
@@ -125,7 +125,7 @@ class Scene:
     camera: Motion = field(default=STILL)
 
     def view(self, time: float = 0.0) -> View:
-        """The scene at a time in frames."""
+        """Renders the scene at a time in frames."""
         camera = self._camera(time)
         image = self._warp(self.room.foreground, camera @ self.room_place, cv2.BORDER_REFLECT_101)
         alpha = self._warp(self.room.alpha, camera @ self.room_place, cv2.BORDER_REFLECT_101)
@@ -146,7 +146,7 @@ class Scene:
         return View(image, alpha, exact)
 
     def alpha(self, time: float) -> Picture:
-        """The alpha alone at a time: [H, W], 0..255."""
+        """Renders only the alpha at a time: [H, W], 0..255."""
         camera = self._camera(time)
         alpha = self._warp(self.room.alpha, camera @ self.room_place, cv2.BORDER_REFLECT_101)
         for layer in self.layers:
@@ -156,9 +156,9 @@ class Scene:
         return alpha
 
     def keeping(self, wanted: Collection[int], *, room: bool = False) -> Scene:
-        """The same to the eye, but only the layers of these numbers count as foreground.
+        """The same scene with only the layers of these indices as foreground.
 
-        room: so do people in the room's own picture.
+        room: people in the room's own picture count as well.
         """
         layers = [replace(one, wanted=index in wanted) for index, one in enumerate(self.layers)]
         kept = self.room if room else replace(self.room, alpha=np.zeros_like(self.room.alpha))
@@ -185,7 +185,7 @@ class Scene:
 
 
 def compose(foreground: Picture, alpha: Picture, background: Picture) -> Picture:
-    """A foreground over a background of the same size, equation 1: [H, W, 3]."""
+    """Composites a foreground over a background of the same size (equation 1): [H, W, 3]."""
     weight = cv2.merge([alpha] * 3).astype(np.float32)
     over = cv2.multiply(foreground.astype(np.float32), weight, scale=1 / 255)
     under = cv2.multiply(background.astype(np.float32), 255 - weight, scale=1 / 255)
@@ -199,14 +199,14 @@ def _cover(alpha: Picture, cover: Picture, *, wanted: bool) -> Picture:
 
 
 def _sure(alpha: Picture) -> Picture:
-    """255 where an alpha that is right where it is solid can be relied on, 0 elsewhere."""
+    """255 where an inexact alpha is reliable (away from transitions), 0 elsewhere."""
     soft = ((alpha > 0) & (alpha < 255)).astype(np.uint8)
     spoilt = cv2.dilate(soft, np.ones((UNSURE_BAND,) * 2, np.uint8))
     return np.where(spoilt, 0, 255).astype(np.uint8)
 
 
 def _soft(picture: Picture, sigma: float) -> NDArray[np.float32]:
-    """A picture blurred, at 1/SOFT_SCALE of its size; sigma is a share of its height."""
+    """Blurs a picture at 1/SOFT_SCALE of its size; sigma is a fraction of its height."""
     height, width = picture.shape[:2]
     small = cv2.resize(
         picture,
@@ -221,7 +221,7 @@ def _enlarge(small: NDArray[np.float32], picture: Picture) -> NDArray[np.float32
 
 
 def _throw_shadow(image: Picture, cover: Picture, strength: float) -> Picture:
-    """Darkens the room a little beside and below what stands before it."""
+    """Darkens the room to the right of and below the cut-out."""
     shade = _soft(cover, 0.06) / 255
     down, right = (max(1, round(0.05 * side)) for side in shade.shape)
     shade[down:, right:] = shade[:-down, :-right].copy()
@@ -230,7 +230,7 @@ def _throw_shadow(image: Picture, cover: Picture, strength: float) -> Picture:
 
 
 def _wrap_light(colour: Picture, cover: Picture, room: Picture, strength: float) -> Picture:
-    """Lets the light of the room shine over the edges of what stands before it."""
+    """Adds the room's light to the edges of a cut-out."""
     outside = 1 - _soft(cover, 0.02) / 255
     edge = _enlarge((strength * outside).astype(np.float32), cover)[..., None]
     light = _enlarge(_soft(room, 0.05), room)
@@ -238,7 +238,7 @@ def _wrap_light(colour: Picture, cover: Picture, room: Picture, strength: float)
 
 
 def _line(step: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A filter that smears along a step in pixels."""
+    """A motion blur kernel along a step in pixels."""
     reach = min(12, max(1, math.ceil(float(np.abs(step).max()) / 2)))
     kernel = np.zeros((2 * reach + 1,) * 2, np.float32)
     end = np.clip(step / 2, -reach, reach)

@@ -1,8 +1,8 @@
 """The training loop, on one process or on several under torchrun.
 
-A run follows its configuration (``config``): phases of an objective, a size and frozen parts.
-Checkpoints are safetensors files with the configuration in their header; the stream of samples
-depends on the step alone, so a run continues exactly where its checkpoint left it.
+A run follows its configuration (``config``): phases with an objective, sizes and frozen parts.
+Checkpoints are safetensors files with the configuration in their header.  Samples depend only on
+the step, so a run continues exactly from its checkpoint.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: this one's number, how many there are, its device."""
+    """The processes of a run: this one's rank, their number, its device."""
 
     rank: int = 0
     size: int = 1
@@ -89,7 +89,7 @@ class World:
         return World(rank, size, torch.device("cuda", local) if cuda else torch.device("cpu"))
 
     def leave(self) -> None:
-        """Parts from the other processes, once the work is done."""
+        """Leaves the process group after training."""
         if self.size > 1:
             distributed.destroy_process_group()
 
@@ -101,13 +101,13 @@ class World:
         return max(1, (os.cpu_count() or 1) // self.size - 1)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value over all processes."""
+        """Mean of a value over all processes."""
         if self.size > 1:
             distributed.all_reduce(value)
         return value / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set in any process: they stop together or not at all."""
+        """Whether a flag is set in any process: all of them stop together."""
         return (
             flag
             if self.size == 1
@@ -185,14 +185,14 @@ class Run:
             raise UsageError(f"the network {self.config.network!r} has no part {name!r}") from error
 
     def reset_average(self) -> None:
-        """Starts the moving average from the weights as they are."""
+        """Resets the moving average to the current weights."""
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
     def begin(self, phase: Phase) -> None:
-        """Freezes what the phase keeps as it is; the rest learns.
+        """Freezes the phase's frozen modules; the rest is trained.
 
         Raises:
-            UsageError: the network has no such part, or no two decoders for the objective.
+            UsageError: the network has no such module, or not the decoders for the objective.
         """
         if self.network.config.decoders == 1 and phase.objective != "joint":
             raise UsageError(f"a single decoder has no objective {phase.objective!r}, only joint")
@@ -217,7 +217,7 @@ class Run:
         processes, and the last prediction.
 
         Raises:
-            DivergedError: the loss or its gradient is not finite; the weights are as before.
+            DivergedError: the loss or its gradient is not finite; the weights are unchanged.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["scale"]
@@ -240,20 +240,20 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step, but for the factors of single parts."""
+        """The next step's learning rate, before the factors of single modules."""
         assert self.plan is not None
         return self.config.learning_rate(self.plan, self.position)
 
     @property
     def position(self) -> int:
-        """The step that the plan is at: the run's own, or the one that the clock has come to."""
+        """The position in the plan: the run's step, or with ``minutes`` that of the time used."""
         if not self.config.minutes:
             return self.step
         assert self.plan is not None
         return int(self.seconds / (60 * self.config.minutes) * sum(self.plan))
 
     def _sync(self, *, last: bool) -> Any:  # noqa: ANN401
-        """Gradients travel between processes with the last batch of a step only."""
+        """Gradients are exchanged between processes only with the last batch of a step."""
         if isinstance(self.parallel, DistributedDataParallel) and not last:
             return self.parallel.no_sync()
         return nullcontext()
@@ -286,7 +286,7 @@ class Run:
         return previous
 
     def _on_device(self, values: Tensor) -> Tensor:
-        """Bytes as numbers in 0..1, guides in -1..1."""
+        """Moves bytes to the device as floats in 0..1, guides in -1..1."""
         numbers = values.to(self.world.device, non_blocking=True).float().div(255)
         return numbers.contiguous(memory_format=torch.channels_last)
 
@@ -305,10 +305,10 @@ class Run:
             self.average[name].copy_(state[name])
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint; the file under ``path`` is always a whole one.
+        """Writes the checkpoint; the file at ``path`` is always complete.
 
         Raises:
-            OutputError: it cannot be written; the last one is kept.
+            OutputError: it cannot be written; the previous one is kept.
         """
         if self.world.rank:
             return
@@ -339,7 +339,7 @@ class Run:
         """Continues from a checkpoint of the same configuration.
 
         Raises:
-            CheckpointError: there is none, or it is of another configuration.
+            CheckpointError: it does not exist, or has another configuration.
         """
         header, tensors = read_checkpoint(path)
         if changed := differences(self.config, header["config"]):
@@ -393,19 +393,19 @@ def train(
 ) -> Path:
     """Runs all phases; returns the path of the last checkpoint.
 
-    Beside ``checkpoint.safetensors`` the last one of each objective is kept under the objective's
-    name where another follows.
+    Before the objective changes, a copy of ``checkpoint.safetensors`` is kept under the old
+    objective's name.
 
     Args:
-        sources: what to learn from, by its kind.
+        sources: training data by kind.
         init: a checkpoint or model to start from; encoder_weights: ``imagenet`` or a file.
-        workers: processes that make samples; 0 leaves that to a thread; None: as the device needs.
+        workers: processes that make samples; 0: a thread; None: chosen by device.
 
     Raises:
-        DataError, CheckpointError, ModelError, UsageError: something given cannot be used.
+        DataError, CheckpointError, ModelError, UsageError: an argument cannot be used.
         DivergedError: the loss is not finite; the last checkpoint is kept.
-        OutputError: nothing can be written to ``output``.
-        KeyboardInterrupt: after Ctrl-C, once the step at hand is done and saved.
+        OutputError: ``output`` cannot be written.
+        KeyboardInterrupt: after Ctrl-C, once the current step is finished and saved.
     """
     keep_freed_memory()
     run = Run(config, World.join())
@@ -440,7 +440,7 @@ def train(
 def _load_phase(
     run: Run, sources: Sequence[Source], index: int
 ) -> tuple[SampleStream, tuple[int, ...]]:
-    """Loads the data of a phase; its samples, and the steps of all phases."""
+    """Loads the data of a phase; returns its samples and the steps of all phases."""
     config, phase = run.config, run.config.phases[index]
     material = load_material(sources, phase.long_side)
     if run.plan is None:
@@ -483,7 +483,7 @@ def _composer(material: Material, config: StreamConfig) -> Composer:
 
 
 def _start(run: Run, init: str | None, encoder_weights: str | None) -> LiteFront | None:
-    """Gives the network its first weights; returns what its front is to learn from, if anything."""
+    """Initializes the network's weights; returns the teacher of its front, if there is one."""
     teacher = None
     if init is not None:
         initialise(run.network, init)
@@ -519,7 +519,7 @@ def _first_sample(run: Run, index: int) -> int:
 def _run_phase(
     run: Run, stream: SampleStream, end: int, output: Path, workers: int, on_step: OnStep | None
 ) -> None:
-    """Steps until the plan's position is ``end``."""
+    """Trains until the plan's position is ``end``."""
     batches = Batches(
         run.samples,
         ENDLESS if run.config.minutes else end - run.step,
@@ -574,7 +574,7 @@ def _run_phase(
 
 
 def _begin_worker(number: int) -> None:  # noqa: ARG001
-    """OpenCV's threads do not come along into another process."""
+    """Turns OpenCV's threads off in a worker process: they do not survive a fork."""
     cv2.setNumThreads(0)
 
 

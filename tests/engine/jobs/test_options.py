@@ -25,7 +25,7 @@ def test_run_takes_every_option_with_its_type_and_default() -> None:
         assert taken[option.name].default == option.default, option.name
         assert taken[option.name].annotation == option.type, option.name
     others = set(taken) - set(DEFAULTS)
-    assert others == {"input", "output", "resume", "cluster", "report", "progress"}
+    assert others == {"input", "output", "resume", "jobs", "cluster", "report", "progress"}
 
 
 @pytest.mark.parametrize(("command", "left_out"), [("run", ()), ("batch", OWN)])
