@@ -187,6 +187,7 @@ class Matte:
         color: [3, h, w], float32: the frame's Y'CbCr (0..1, -0.5..0.5, -0.5..0.5), area-averaged to
         the same size; its luma is the guide of the refinement.
 
+    doubt: with a selection, why this frame should be checked; "" where nothing is doubtful.
     stream: shared by all mattes of one Matter; None for a matte made in any other way.
 
     ``refine(frame, matte)`` gives the alpha at full resolution.
@@ -199,6 +200,7 @@ class Matte:
     color: Map
     pts: int
     time_base: Fraction
+    doubt: str = ""
     stream: StreamKey | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -40,8 +40,17 @@ def write_bundle(
     file = folder / "model.onnx"
     export_onnx(network, file)
     manifest = _manifest(network, file, version)
+    if "previous" in manifest["inputs"] and _guided(training):
+        manifest["inputs"]["previous"] |= {"range": [-1, 1]}
     manifest["provenance"] = PROVENANCE | {"training": training}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+
+
+def _guided(training: object) -> bool:
+    """Whether guides were among what any of the runs behind the weights has seen."""
+    if isinstance(training, dict):
+        return bool(training.get("guided")) or any(map(_guided, training.values()))
+    return isinstance(training, list | tuple) and any(map(_guided, training))
 
 
 def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str, Any]:

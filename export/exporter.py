@@ -86,15 +86,19 @@ class Request:
     @cached_property
     def reference(self) -> Reference:
         """PyTorch's outputs for the frames not used for calibration."""
-        return Reference(load_network(self.bundle), self.samples[1::2] or self.samples)
+        return self._answers(self.samples[1::2] or self.samples)
+
+    def _answers(self, samples: list[Sample]) -> Reference:
+        return Reference(load_network(self.bundle), samples, choices=self.bundle.takes_choice)
 
     def calibration(self) -> list[dict[str, Map]]:
-        """Inputs for calibration: every other frame, without and with a previous alpha."""
+        """Inputs for calibration: every other frame, without and with a previous alpha, and with a
+        guide where the model takes one."""
         if not self.frames:
             raise UsageError(
                 "int8 is calibrated on real frames; add --frames VIDEO...", option="frames"
             )
-        cases = Reference(load_network(self.bundle), self.samples[0::2]).cases
+        cases = self._answers(self.samples[0::2]).cases
         return [
             {"image": image} | ({"previous": previous} if self.bundle.takes_previous else {})
             for image, previous, _, _ in cases

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from fusematte.engine.commands.options import (
     MASK,
+    SELECTION,
     add_job_options,
     add_model_options,
     backend_of,
     mask_of,
+    selection_of,
 )
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.look import Look
@@ -41,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write composites over this background instead of the alpha; as for run, transparent "
         "cuts the people out",
     )  # fmt: skip
-    add_job_options(parser, *MASK)
+    add_job_options(parser, *MASK, *SELECTION)
     add_model_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    mask = mask_of(options)
+    mask, selection = mask_of(options), selection_of(options)
     paths = output_paths(options.images, options.output_dir)
     with ExitStack() as stack:
         background = None
@@ -67,9 +69,10 @@ def main(options: argparse.Namespace) -> int:
                 code = error.exit_code
                 continue
             if background is None:
-                write_png(path, matte_picture(picture, matter, mask))
+                write_png(path, matte_picture(picture, matter, mask, selection))
             else:
-                write_png(path, compose_picture(picture, matter, background, Look(mask=mask)))
+                look = Look(mask=mask)
+                write_png(path, compose_picture(picture, matter, background, look, selection))
             if not options.quiet:
                 print(path)
     return code

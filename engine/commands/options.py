@@ -9,12 +9,15 @@ from typing import Any
 
 from fusematte.engine.backends import BACKENDS, Spec
 from fusematte.engine.backends.spec import PRECISIONS
+from fusematte.engine.errors import UsageError
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.matting.mask import Mask
+from fusematte.engine.matting.selection import Selection
 from fusematte.engine.models import DEFAULT_MODEL
 
 LOOK = ("light_wrap", "despill")
 MASK = ("invert", "grow", "feather", "min_alpha")
+SELECTION = ("keep", "drop", "keep_box")
 
 
 def mask_of(options: argparse.Namespace) -> Mask:
@@ -24,6 +27,19 @@ def mask_of(options: argparse.Namespace) -> Mask:
         UsageError: a value is out of range.
     """
     return Mask(**{name: getattr(options, name) for name in MASK})
+
+
+def selection_of(options: argparse.Namespace) -> Selection:
+    """What the options ``SELECTION`` ask for, of a picture.
+
+    Raises:
+        UsageError: a prompt that cannot be, or that has a time.
+    """
+    told, _ = JobOptions(**{name: getattr(options, name) for name in SELECTION}).selection
+    for prompt in told:
+        if prompt.time is not None:
+            raise UsageError(f"{prompt}: a picture has no times")
+    return told
 
 
 def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -36,6 +52,8 @@ def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
             parser.add_argument(f"--{flag}", action="store_true", **keywords)
         elif option.default is True:
             parser.add_argument(f"--no-{flag}", dest=option.name, action="store_false", **keywords)
+        elif option.default == ():
+            parser.add_argument(f"--{flag}", action=_Gather, default=(), **keywords)
         else:
             keywords["type"] = text_of(keywords["type"]) if "type" in keywords else None
             flags = (f"--{flag}", "-b") if option.name == "background" else (f"--{flag}",)
@@ -45,6 +63,19 @@ def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
                 "--no-audio", dest="audio", action="store_const", const="none",
                 help="the same as --audio none",
             )  # fmt: skip
+
+
+class _Gather(argparse.Action):
+    """Each time an option is given adds a value to a tuple."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
 
 
 def text_of(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -16,6 +16,8 @@ NEIGHBOURS = 12
 """A change is compared with those of so many frames before and after."""
 JUMP, JUMP_RATIO = 0.01, 4.0
 """The matte jumps if its change exceeds both this value and this multiple of the local median."""
+DOUBTED = 100.0
+"""Severity of a doubtful selection: such frames come first."""
 UNSURE, UNSURE_SPREAD = 0.02, 4.0
 """A frame is unsure if its confidence is below the median by this value and by this many median
 absolute deviations."""
@@ -26,6 +28,7 @@ class Measure(NamedTuple):
 
     pts: in the input's time base; confidence: 0..1; coverage: mean alpha, 0..1;
     change, motion: mean absolute difference of alpha, and of luma, to the frame before, 0..1.
+    doubt: of a choice of who is kept, in words.
     """
 
     pts: int
@@ -33,6 +36,7 @@ class Measure(NamedTuple):
     coverage: float
     change: float
     motion: float
+    doubt: str = ""
 
 
 class Measures:
@@ -51,8 +55,15 @@ class Measures:
         if last is not None and last.alpha.shape == matte.alpha.shape:
             change = _difference(matte.alpha, last.alpha)
             motion = _difference(matte.color[0], last.color[0])
-        values = matte.confidence, float(matte.alpha.mean()), change, motion
-        self.rows.append(Measure(matte.pts, *(round(value, 5) for value in values)))
+        measure = Measure(
+            pts=matte.pts,
+            confidence=round(matte.confidence, 5),
+            coverage=round(float(matte.alpha.mean()), 5),
+            change=round(change, 5),
+            motion=round(motion, 5),
+            doubt=matte.doubt,
+        )
+        self.rows.append(measure)
 
 
 def _difference(a: Map, b: Map) -> float:
@@ -69,12 +80,23 @@ class Suspect(NamedTuple):
 
 def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
     """The frames to check, in order; of neighbouring frames only the worst."""
-    found = sorted([*_jumps(measures), *_unsure(measures)], key=lambda s: -s.severity)
+    found = sorted(
+        [*_jumps(measures), *_unsure(measures), *_doubted(measures)], key=lambda s: -s.severity
+    )
     chosen: list[Suspect] = []
     for suspect in found:
         if all(abs(suspect.frame - other.frame) > NEIGHBOURS for other in chosen):
             chosen.append(suspect)
     return sorted(chosen[:most])
+
+
+def _doubted(measures: Sequence[Measure]) -> Iterable[Suspect]:
+    """Where the choice of who is kept begins to be in doubt."""
+    before = ""
+    for index, measure in enumerate(measures):
+        if measure.doubt not in ("", before):
+            yield Suspect(index, measure.doubt, DOUBTED)
+        before = measure.doubt
 
 
 def _jumps(measures: Sequence[Measure]) -> Iterable[Suspect]:

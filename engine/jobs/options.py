@@ -14,7 +14,9 @@ from typing import Any, Self
 
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
+from fusematte.engine.jobs.prompts import parse_prompt, read_prompts
 from fusematte.engine.matting.mask import Mask
+from fusematte.engine.matting.selection import Kind, Selection
 from fusematte.engine.media.audio import AUDIO_MODES, AudioMode, audio_mode
 from fusematte.engine.media.formats import BITRATES, Encoding
 from fusematte.engine.media.image_sequence import ALPHA_MODES, AlphaMode
@@ -129,6 +131,36 @@ class JobOptions:
             "set alpha below this value to 0, 0 to 1 (0)", metavar="SHARE", parse=float
         ),
     )
+    keep: tuple[str, ...] = field(
+        default=(),
+        metadata=_argument(
+            "keep the person or thing there, and follow it; in pixels or shares of the picture; "
+            "can be given again",
+            metavar="X,Y[@TIME]",
+        ),
+    )
+    drop: tuple[str, ...] = field(
+        default=(),
+        metadata=_argument(
+            "do not keep the person there; can be given again", metavar="X,Y[@TIME]"
+        ),
+    )
+    keep_box: tuple[str, ...] = field(
+        default=(),
+        metadata=_argument(
+            "keep what is in this box; can be given again", metavar="X,Y,W,H[@TIME]"
+        ),
+    )
+    keep_mask: StrPath | None = field(
+        default=None,
+        metadata=_argument(
+            "keep what is white in this picture of the first frame", metavar="PICTURE"
+        ),
+    )
+    prompts: StrPath | None = field(
+        default=None,
+        metadata=_argument("a JSON file of what to keep and to drop, and when", metavar="FILE"),
+    )
     smoothing: bool = field(
         default=False,
         metadata=_argument(
@@ -223,6 +255,11 @@ class JobOptions:
         ),
     )
 
+    def __post_init__(self) -> None:
+        for name in ("keep", "drop", "keep_box"):  # one alone, or a list as JSON has it
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all options."""
@@ -273,6 +310,25 @@ class JobOptions:
         )
 
     @property
+    def selects(self) -> bool:
+        """Whether only some people or things are kept."""
+        return bool(self.keep or self.drop or self.keep_box or self.keep_mask or self.prompts)
+
+    @property
+    def selection(self) -> tuple[Selection, StrPath | None]:
+        """The prompts, and the picture of a mask.
+
+        Raises:
+            UsageError: one cannot be; InputError: the file of prompts cannot be read.
+        """
+        asked: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+            ("keep", self.keep), ("drop", self.drop), ("box", self.keep_box),
+        )  # fmt: skip
+        told = tuple(parse_prompt(k, text, parse_time) for k, texts in asked for text in texts)
+        listed, mask = ((), None) if self.prompts is None else read_prompts(self.prompts)
+        return (*told, *listed), self.keep_mask or mask
+
+    @property
     def further_outputs(self) -> dict[str, Path]:
         """The outputs besides the main one, by option name."""
         named = {name: getattr(self, name) for name in OUTPUTS}
@@ -293,6 +349,7 @@ class JobOptions:
             smoothing=self.smoothing or self.lookahead > 0,
             lookahead=self.lookahead,
             with_mattes=observed,
+            selects=self.selects,
         )
 
     def settings(self) -> dict[str, Any]:

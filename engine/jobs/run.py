@@ -38,6 +38,11 @@ def run(
     grow: int = 0,
     feather: float = 0.0,
     min_alpha: float = 0.0,
+    keep: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    keep_box: tuple[str, ...] = (),
+    keep_mask: StrPath | None = None,
+    prompts: StrPath | None = None,
     smoothing: bool = False,
     lookahead: int = 0,
     alpha_output: StrPath | None = None,
@@ -74,6 +79,12 @@ def run(
             alpha), a picture or a video.
         light_wrap, despill: see ``engine.compositing.look.Look``; 0 to 1.
         invert, grow, feather, min_alpha: edits of the alpha, see ``engine.matting.mask.Mask``.
+        keep, drop: clicks on what is to be kept, or not: ``"X,Y"`` or ``"X,Y@TIME"``, from the
+            upper left corner of the displayed picture, as fractions of its width and height where
+            none is above 1, else in pixels; TIME in seconds.
+        keep_box: boxes around what is to be kept: ``"X,Y,WIDTH,HEIGHT@TIME"``.
+        keep_mask: a picture that is white where the first frame is to be kept.
+        prompts: a JSON file with all of these, see ``engine.jobs.prompts.read_prompts``.
         smoothing, lookahead: reduce flicker; lookahead uses so many following frames, 0 to 30.
         alpha_output, foreground_output, rgba_output: further outputs: the alpha as grayscale, the
             foreground colours without alpha, the foreground colours with alpha.
@@ -133,7 +144,8 @@ def run_job(
             f"--report reads the input twice, which {input} does not allow; use a file",
             option="report",
         )
-    options.stages()  # invalid options are reported before anything is opened
+    # Invalid options are reported before anything is opened.
+    options.stages(), options.selection
     folder = None if report is None else check_folder(report)
     job = SegmentedJob(input, output, options, measured=folder is not None)
     done = _run(job, resume, jobs, workers, progress)
@@ -153,6 +165,9 @@ def _run(
     workers: Workers | str | None,
     progress: Progress | None,
 ) -> Report:
+    if job.options.selects and (workers is not None or jobs != 1):
+        log.warning("not done side by side: a choice of who is kept is followed frame by frame")
+        jobs, workers = 1, None
     with ExitStack() as stack:
         if isinstance(workers, str):
             workers = stack.enter_context(Cluster(workers))

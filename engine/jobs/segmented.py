@@ -36,12 +36,14 @@ from fusematte.engine.jobs.single import (
     Report,
     Tools,
     check,
+    choose_in,
     join,
     open_input,
     open_tools,
     run_once,
 )
 from fusematte.engine.jobs.workers import Workers
+from fusematte.engine.matting.choice import Known
 from fusematte.engine.matting.matter import Matter, Memory
 from fusematte.engine.media import segments
 from fusematte.engine.media.files import check_name, is_folder, part_of
@@ -87,6 +89,8 @@ class SegmentedJob:
             return f"{self.input} is not a file"
         if any(map(is_special, self.outputs.values())):
             return "an output is a pipe or a device"
+        if self.options.selects and self.options.stages().smoothing:
+            return "smoothing does not follow a choice from segment to segment"
         other = [path for path in self.outputs.values() if path.suffix.lower() not in JOINABLE]
         return f"{other[0]} cannot be joined from segments" if other else None
 
@@ -157,10 +161,11 @@ class SegmentedJob:
 
     def _header(self, plan: SegmentPlan) -> Header:
         settings = self.options.settings()
-        background = Path(self.options.background)
-        if background.is_file():
-            stat = background.stat()
-            settings["background file"] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
+        for name in ("background", "keep_mask", "prompts"):
+            file = Path(getattr(self.options, name) or "")
+            if file.is_file():
+                stat = file.stat()
+                settings[f"{name} file"] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
         settings["model version"] = self.bundle.manifest["sha256"]
         settings["report"] = self.measured
         return {
@@ -236,6 +241,9 @@ class SegmentedJob:
 
     def _work_here(self, plan: SegmentPlan, missing: list[int], meter: _Meter) -> Iterator[Record]:
         with open_tools(self.options) as tools:
+            if self.options.selects:
+                with known(), self.open() as reader:
+                    choose_in(tools.matter, reader, self.input, self.options)
             for index in missing:
                 span = self._restore(tools, index, plan.spans[index])
                 meter.start()
@@ -248,8 +256,14 @@ class SegmentedJob:
         Smoothing has further state that is not saved: with it, a segment is always warmed up.
         """
         smooths = self.options.stages().smoothing
-        tools.matter.memory = None if smooths else _load_memory(self._memory(index - 1))
-        if tools.matter.memory is None:
+        memory = None if smooths else _load_memory(self._memory(index - 1))
+        if memory is None and self.options.selects and index > 0:
+            raise OutputError(
+                f"{self._memory(index - 1)}: is missing or damaged, so nobody knows any more who "
+                "was kept; run without --resume to start anew"
+            )
+        tools.matter.memory = memory
+        if memory is None:
             return span
         return span._replace(warm_from=span.begin)
 
@@ -366,14 +380,18 @@ def memory_of(path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
+_SAVED = ("alpha", "luma", "time", "holds", "colors")
+"""What a network's memory is saved as."""
+
+
 def _load_memory(path: Path) -> Memory | None:
     """The saved state; None if there is none or it is damaged."""
     if not path.exists():
         return None
     try:
         with np.load(path) as saved:
-            alpha, luma, time = (saved[name] for name in Memory._fields)
-        return Memory(alpha, luma, Fraction(*map(int, time)))
+            alpha, luma, time, holds, colors = (saved[name] for name in _SAVED)
+        return Memory(alpha, luma, Fraction(*map(int, time)), Known(bool(holds), colors))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, ZeroDivisionError):
         log.info("%s: is damaged; the segment is warmed up instead", path)
         return None
@@ -383,7 +401,14 @@ def _save_memory(path: Path, memory: Memory) -> None:
     partial, time = part_of(path), np.array(memory.time.as_integer_ratio(), np.int64)
     try:
         with partial.open("wb") as file:
-            np.savez(file, alpha=memory.alpha, luma=memory.luma, time=time)
+            np.savez(
+                file,
+                alpha=memory.alpha,
+                luma=memory.luma,
+                time=time,
+                holds=np.bool_(memory.choice.holds),
+                colors=memory.choice.colors,
+            )
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -20,6 +20,7 @@ from fusematte.engine.compositing.composite import Composite
 from fusematte.engine.errors import TruncatedInputError, UsageError
 from fusematte.engine.frame import Frame, VideoInfo
 from fusematte.engine.jobs.options import JobOptions, StrPath
+from fusematte.engine.jobs.prompts import choose
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media import segments
 from fusematte.engine.media.audio import audio_mode
@@ -91,7 +92,9 @@ def run_once(
     check_paths(input, output, options)
     with ExitStack() as stack:
         reader = stack.enter_context(reader or open_input(input, options))
-        tools = tools or stack.enter_context(open_tools(options))
+        if tools is None:
+            tools = stack.enter_context(open_tools(options))
+            choose_in(tools.matter, reader, input, options)
         wanted = options.stages(observed=observe is not None)
         gpu = take_gpu(
             stack,
@@ -145,6 +148,19 @@ def open_input(input: StrPath, options: JobOptions, hardware: HWAccel | None = N
         frame_rate=options.frame_rate,
         hardware=hardware,
     )
+
+
+def choose_in(matter: Matter, reader: Reader, input: StrPath, options: JobOptions) -> None:
+    """Lets the network follow what the options say is to be kept.
+
+    reader: the input, at its beginning.
+
+    Raises:
+        FuseMatteError: as ``run_once``.
+    """
+    once = not Path(input).exists()
+    reopen = None if once else partial(open_input, input, options)
+    choose(matter, reader, *options.selection, reopen)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fusematte.engine.live.cameras import Camera
 from fusematte.engine.live.fail_closed import FailClosed
 from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet, Sender
-from fusematte.engine.live.preview import Preview
+from fusematte.engine.live.preview import Click, Preview
 from fusematte.engine.live.session import Result, Session
 from fusematte.engine.live.views import view_of
 from fusematte.engine.pipeline import Feed
@@ -34,6 +34,7 @@ KEYS = {
     "m": "mirror",
     "a": "alpha instead of the composite",
     "f": "freeze",
+    "e": "everybody, where only some were chosen",
     "q": "quit",
 }
 
@@ -60,8 +61,17 @@ class Controls:
             self.shows_alpha = not self.shows_alpha
         elif key == "f":
             self.frozen = not self.frozen
+        elif key == "e":
+            session.clear()
         elif key == "q":
             self.quits = True
+
+    def click(self, click: Click, session: Session) -> None:
+        """Keeps or drops who is there."""
+        try:
+            (session.keep if click.keeps else session.drop)(click.x, click.y)
+        except FuseMatteError as error:
+            log.error("%s", error)
 
 
 @dataclass
@@ -145,6 +155,9 @@ class LiveRun:
                 self._drop_failed(senders, previews)
             for key in (self.keys(), *(preview.key for preview in previews)):
                 controls.press(key, self.session)
+            for preview in previews:
+                for click in preview.take_clicks():
+                    controls.click(click, self.session)
             if self.report is not None and time.monotonic() - told >= 1:
                 told = time.monotonic()
                 self.report(self.session.statistics)

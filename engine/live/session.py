@@ -28,6 +28,7 @@ from fusematte.engine.live.governor import Governor
 from fusematte.engine.live.meter import LiveStatistics, Meter
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.selection import Prompt, displayed_size
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped
@@ -302,6 +303,7 @@ class Session:
             raise
         with self._matter_lock:
             if not self._closed:
+                matter.take_choice(self._stages.matter)
                 matter, self._stages.matter = self._stages.matter, matter
                 self._model = model
         if matter is self._lent:
@@ -309,6 +311,37 @@ class Session:
         else:
             matter.close()  # the old one, or the new one if the session is closed
         self._refuse_if_closed()
+
+    def keep(self, x: float, y: float) -> None:
+        """Keeps the person or thing there, from the next frame on, and follows it; a further one
+        is kept as well.
+
+        Args:
+            x, y: from the upper left corner of the picture as results show it: shares of its width
+                and height where neither is above 1, else pixels.
+
+        Raises:
+            UsageError: it lies outside the picture, or the session is closed.
+            ModelError: the model has not learnt to follow a choice.
+        """
+        self._prompt(Prompt(kind="keep", place=(x, y)))
+
+    def drop(self, x: float, y: float) -> None:
+        """Does not keep the person there any more; see ``keep``."""
+        self._prompt(Prompt(kind="drop", place=(x, y)))
+
+    def clear(self) -> None:
+        """Keeps everybody again."""
+        if self._stages.matter.chooses:
+            self._prompt(Prompt(kind="everybody"))
+
+    def _prompt(self, prompt: Prompt) -> None:
+        self._refuse_if_closed()
+        latest = self._latest
+        if latest is None and max(prompt.place, default=0.0) > 1:
+            raise UsageError(f"{prompt}: pixels of what? No frame has come yet")
+        size = (1, 1) if latest is None else displayed_size(latest)
+        self._stages.matter.prompt(prompt.within(*size))
 
     @property
     def statistics(self) -> LiveStatistics:

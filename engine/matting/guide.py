@@ -12,8 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from fusematte.engine.frame import Map
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEEP, DROP = 1.0, -1.0
 """Of a click's disc."""
@@ -25,9 +31,6 @@ BOX = 0.5
 DISC = 0.03
 """Radius of a click's disc, as a share of the frame's height."""
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Plane = TypeVar("Plane", NDArray[np.float32], "Tensor")
 
 
@@ -37,3 +40,18 @@ def carried(alpha: Plane) -> Plane:
     alpha: an array or a tensor, 0..1; the guide is -1..1.
     """
     return 2 * alpha - 1
+
+
+def draw_disc(guide: Map, x: float, y: float, value: float) -> None:
+    """A click into a guide [h, w]; x and y are shares of its sides."""
+    cv2.circle(guide, _pixel(guide, x, y), max(1, round(DISC * guide.shape[0])), value, -1)
+
+
+def draw_box(guide: Map, x: float, y: float, width: float, height: float) -> None:
+    """A box around what is to be kept, into a guide [h, w]; in shares of its sides."""
+    cv2.rectangle(guide, _pixel(guide, x, y), _pixel(guide, x + width, y + height), BOX, -1)
+
+
+def _pixel(guide: Map, x: float, y: float) -> tuple[int, int]:
+    height, width = guide.shape
+    return min(int(x * width), width - 1), min(int(y * height), height - 1)

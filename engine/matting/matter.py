@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
@@ -14,9 +14,11 @@ import numpy as np
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.backends import Backend, Maps, Work
 from fusematte.engine.backends.sharing import Lease
-from fusematte.engine.errors import BackendError, UsageError
+from fusematte.engine.errors import BackendError, ModelError, UsageError
 from fusematte.engine.frame import Frame, Map, Matte, StreamKey
+from fusematte.engine.matting.choice import UNKNOWN, Choice, Known
 from fusematte.engine.matting.continuity import Continuity
+from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
 
@@ -82,11 +84,13 @@ class Memory(NamedTuple):
 
     alpha: the network's, [h, w], float32, 0..1, in display orientation; luma: the frame's coarse
     luma; time: in seconds.
+    choice: what is known of the selection.
     """
 
     alpha: Map
     luma: Map
     time: Fraction
+    choice: Known = UNKNOWN
 
 
 class Matter:
@@ -129,6 +133,7 @@ class Matter:
         self._previous: Map | None = None
         self.follows = False
         self._continuity = Continuity()
+        self._choice = Choice()
         self._stream = StreamKey()
 
     @property
@@ -141,7 +146,7 @@ class Matter:
         """The temporal state; assign another Matter's to continue where that one stopped."""
         if self._previous is None or self._continuity.before is None:
             return None
-        return Memory(self._previous, *self._continuity.before)
+        return Memory(self._previous, *self._continuity.before, self._choice.known)
 
     @memory.setter
     def memory(self, memory: Memory | None) -> None:
@@ -149,10 +154,59 @@ class Matter:
         if memory is not None:
             self._previous = memory.alpha
             self._continuity.before = memory.luma, memory.time
+            self._choice.known = memory.choice
+            self._choice.skip(memory.time)
 
     def keep(self, alpha: Map) -> None:
         """Stores the alpha of a last frame that was matted elsewhere, by the GPU frame path."""
         self._previous = alpha
+
+    def choose(self, prompts: Iterable[Prompt], begin: Fraction = Fraction(0)) -> None:
+        """Follows these prompts, and no others, through the frames to come; without any, everybody
+        is kept.
+
+        Args:
+            prompts: checked and ordered, see ``selection.check``.
+            begin: of the video, on the clock of its frames: prompts count from there.
+
+        Raises:
+            ModelError: the model has not learnt to follow a choice.
+        """
+        prompts = tuple(prompts)
+        if prompts:
+            self._require_choice()
+        self._choice.begin(prompts, begin)
+
+    def prompt(self, prompt: Prompt) -> None:
+        """A prompt for the next frame, its place in shares of the picture; from any thread.
+
+        Raises:
+            ModelError: the model has not learnt to follow a choice.
+        """
+        self._require_choice()
+        self._choice.add(prompt)
+
+    def take_choice(self, other: Matter) -> None:
+        """Goes on with what another one has chosen; it is found again in the next frame."""
+        if self.bundle.takes_choice:
+            self._choice = other._choice
+
+    @property
+    def chooses(self) -> bool:
+        """Whether anything was or will be chosen."""
+        return self._choice.concerns
+
+    @property
+    def waiting_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts whose time has not come."""
+        return self._choice.waiting
+
+    def _require_choice(self) -> None:
+        if not self.bundle.takes_choice:
+            raise ModelError(
+                f"the model {self.bundle.name} {self.bundle.version} has not learnt to follow a "
+                "choice of who is kept; use one that has"
+            )
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in display orientation."""
@@ -169,7 +223,8 @@ class Matter:
         if self.starts_anew(frame, color[0]):
             self._previous = None
         self.follows = self._previous is not None
-        maps = self._infer(image)
+        prompts = self._choice.due(frame.time)
+        maps = self._chosen(image, prompts) if prompts or self.chooses else self._infer(image)
         self._previous = maps.alpha.copy()  # the caller may modify the matte
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
@@ -182,6 +237,7 @@ class Matter:
             color=color,
             pts=frame.pts,
             time_base=frame.time_base,
+            doubt=self._choice.doubt,
             stream=self._stream,
         )
 
@@ -215,6 +271,18 @@ class Matter:
             self._previous = enlarge(self._previous, height, width)
         return self._run(image, self._previous[None, None])
 
+    def _chosen(self, image: Map, prompts: list[Prompt]) -> Maps:
+        """Runs the network on [1, 3, h, w] where there is a choice of who is kept."""
+        if self._previous is not None and self._previous.shape != image.shape[2:]:
+            self._previous = enlarge(self._previous, *image.shape[2:])
+        chose = self._choice.known.holds
+        maps = self._choice.maps(image, self._previous, prompts, self._run)
+        if maps is not None:
+            return maps
+        if chose:
+            self._previous = None  # of the chosen alone
+        return self._infer(image)
+
     def infer(self, image: Map, previous: Map) -> Maps:
         """Runs the network; see ``Backend.infer``."""
         return self._lease.infer(image, previous)
@@ -247,7 +315,7 @@ class Matter:
             self.scale = before
 
     def reset(self) -> None:
-        """Resets the temporal state."""
+        """Resets the temporal state, but not the selection."""
         self._previous = None
         self._continuity.reset()
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.selection import Selection, check, displayed_size
 from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
 
 CLOSER = 1.6
@@ -19,22 +20,34 @@ video and at this larger one."""
 
 
 def matte_picture(
-    picture: NDArray[np.uint8], matter: Matter, mask: Mask = WHOLE
+    picture: NDArray[np.uint8],
+    matter: Matter,
+    mask: Mask = WHOLE,
+    selection: Selection = (),
 ) -> NDArray[np.uint8]:
-    """The alpha [H, W], uint8, of a still RGB picture [H, W, 3], uint8."""
+    """The alpha [H, W], uint8, of a still RGB picture [H, W, 3], uint8.
+
+    selection: what to keep of it; without, everybody.
+
+    Raises:
+        UsageError: a prompt lies outside the picture.
+    """
     frame = frame_from_rgb(picture)
-    return np.asarray(edited_alpha(frame, matte_still(frame, matter), mask), np.uint8)
+    return np.asarray(edited_alpha(frame, matte_still(frame, matter, selection), mask), np.uint8)
 
 
-def matte_still(frame: Frame, matter: Matter) -> Matte:
+def matte_still(frame: Frame, matter: Matter, selection: Selection = ()) -> Matte:
     """The matte of a single frame: the mean of the network's alphas at its default size and at a
     larger one, where the model accepts that size."""
+    selection = check(selection, displayed_size(frame))
     matter.reset()
+    matter.choose(selection)
     matte = matter(frame)
     with matter.at_scale(matter.scale * CLOSER):
         size = matter.size_for(frame)
         if size != matte.alpha.shape and matter.bundle.takes(*size):
             matter.reset()
+            matter.choose(selection)
             closer = matter(frame)
             mean = cv2.addWeighted(enlarge(matte.alpha, *size), 0.5, closer.alpha, 0.5, 0)
             matte = replace(closer, alpha=as_float(mean))

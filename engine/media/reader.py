@@ -203,6 +203,11 @@ class Reader(_Described):
         self._restart(None)
 
     @property
+    def begin(self) -> Fraction:
+        """The time of the whole video's beginning on the clock of its frames, in seconds."""
+        return self._begin
+
+    @property
     def jumps(self) -> bool:
         """See the class."""
         return self._timeline.breaks > 0 or self._timeline.damaged

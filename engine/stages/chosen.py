@@ -78,6 +78,8 @@ class ChosenStages(Stages):
 
     def _choose(self, frame: Frame) -> CpuStages | GpuStages:
         reason = why_not(frame, self.background, self.options)
+        if reason is None and self.matter.chooses:
+            reason = "there is a choice of who is kept"
         chosen = self._cpu if reason else self._gpu
         if chosen is not self._used:
             if reason:

@@ -32,6 +32,7 @@ class StageOptions:
     with_alpha, with_foreground: results carry the alpha plane; the estimated foreground colours.
     smoothing: reduce flicker of the alpha.
     lookahead: number of frames held back so that smoothing can use the following ones.
+    selects: only some people or things are kept.
     with_mattes: download mattes to host memory, for an observer.
     threads: CPU threads of the compositing kernels; other stages may use the remaining cores.
 
@@ -44,6 +45,7 @@ class StageOptions:
     with_foreground: bool = False
     smoothing: bool = False
     lookahead: int = 0
+    selects: bool = False
     with_mattes: bool = False
     threads: int = 1
 

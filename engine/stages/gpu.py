@@ -52,6 +52,7 @@ def why_not(video: VideoInfo | Frame, background: Background, options: StageOpti
         (video.color.is_hdr, "the video is HDR"),
         (has_alpha, "the video has an alpha plane"),
         (isinstance(background, TransparentBackground), "the background is transparent"),
+        (options.selects, "a selection is on"),
         (options.with_foreground, "the foreground colours are an output"),
         (options.look != PLAIN, "light wrap, despill or a mask edit is on"),
     )

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.choices import signed_model
 from tests.helpers import picture
 from tests.peers import HookedMatter, Infer, poison
 
@@ -453,3 +454,42 @@ def test_a_tensor_of_torch_is_taken() -> None:
         assert session.get(60).error is None
         with pytest.raises(UsageError, match="CPU"):
             session.push(torch.zeros((4, 4, 3), dtype=torch.uint8, device="meta"))
+
+
+# --- who is kept ----------------------------------------------------------------------------------
+
+
+def test_clicks_reach_the_next_frame_and_everybody_comes_back(tmp_path: Path) -> None:
+    rgb = np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut()[:288])
+    model = signed_model(tmp_path / "edge")
+    with Session("green", model=model, backend="openvino:cpu:f32", threads=1) as session:
+        alphas = []
+
+        def show() -> None:
+            session.push(rgb)
+            result = session.get(60)
+            assert result.error is None and result.matte is not None
+            alphas.append(result.matte.alpha)
+
+        with pytest.raises(UsageError, match="No frame has come yet"):
+            session.keep(100, 50)
+        show()
+        session.drop(0.42, 0.4)
+        show()
+        assert np.abs(alphas[1] - alphas[0]).max() > 0.1  # the very next frame
+        session.clear()
+        show()
+        assert np.abs(alphas[2] - alphas[0]).max() < 0.1
+        for place in ((600, 3), (-1, 3), (0.5, float("nan"))):
+            with pytest.raises(UsageError, match="outside"):
+                session.keep(*place)
+    with pytest.raises(UsageError, match="closed"):
+        session.keep(0.5, 0.5)
+
+
+def test_a_model_that_follows_no_choice_says_so(network: fm.Matter) -> None:
+    with Session("green") as session:
+        session.clear()  # there is nothing to clear
+        if not network.bundle.takes_choice:
+            with pytest.raises(ModelError, match="has not learnt to follow a choice"):
+                session.keep(0.5, 0.5)

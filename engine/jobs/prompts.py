@@ -1,0 +1,210 @@
+"""What a job is to keep and to drop: as text, as a picture, as a file of prompts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.frame import Frame
+from fusematte.engine.matting.choice import LOST
+from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.selection import Kind, Prompt, Selection, check, displayed_size
+from fusematte.engine.media.files import read_image
+from fusematte.engine.media.reader import Reader
+from fusematte.engine.pixels.color import as_float
+
+log = logging.getLogger(__name__)
+
+StrPath = str | PathLike[str]
+
+CHUNK = Fraction(1)
+"""Seconds of a video that are held in memory where it is followed backwards."""
+KINDS: tuple[Kind, ...] = ("keep", "drop", "box", "everybody")
+"""What a file of prompts may ask for."""
+
+
+def parse_prompt(kind: Kind, text: str, parse_time: Callable[[str], Fraction]) -> Prompt:
+    """A prompt as the command line has it: ``X,Y[@TIME]``, or ``X,Y,W,H[@TIME]`` for a box.
+
+    Raises:
+        UsageError: it is none, or lies outside any picture.
+    """
+    place, _, time = text.partition("@")
+    form = "X,Y,W,H[@TIME]" if kind == "box" else "X,Y[@TIME]"
+    try:
+        numbers = tuple(float(part) for part in place.split(","))
+        when = parse_time(time) if "@" in text else None
+    except ValueError as error:
+        raise UsageError(f"{kind} {text!r} cannot be: write {form}") from error
+    if len(numbers) != (4 if kind == "box" else 2):
+        raise UsageError(f"{kind} {text!r} cannot be: write {form}")
+    return Prompt(kind=kind, place=numbers, time=when)
+
+
+def read_prompts(path: StrPath) -> tuple[Selection, Path | None]:
+    """A JSON file of prompts, and the mask that it names, if any.
+
+    It holds ``{"prompts": [{"keep": [x, y], "time": seconds}, ...], "mask": "picture.png"}``;
+    ``drop``, ``box`` ([x, y, width, height]) and ``everybody`` (true) are told like ``keep``,
+    ``time`` and ``mask`` may be left out.
+
+    Raises:
+        InputError: it cannot be read.
+        UsageError: something in it cannot be.
+    """
+    try:
+        told = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(told, dict) or not set(told) <= {"prompts", "mask"}:
+        raise UsageError(f'{path}: must be {{"prompts": [...]}}, perhaps with a "mask"')
+    listed = told.get("prompts", [])
+    if not isinstance(listed, list):
+        raise UsageError(f"{path}: prompts must be a list")
+    prompts = [_prompt(one, f"{path}: prompt {i}") for i, one in enumerate(listed, start=1)]
+    mask = told.get("mask")
+    if mask is not None and not isinstance(mask, str):
+        raise UsageError(f"{path}: mask must be the name of a picture")
+    return tuple(prompts), None if mask is None else Path(path).parent / mask
+
+
+def _prompt(told: object, where: str) -> Prompt:
+    kinds = [kind for kind in KINDS if isinstance(told, Mapping) and kind in told]
+    if not isinstance(told, Mapping) or len(kinds) != 1 or not set(told) <= {*kinds, "time"}:
+        raise UsageError(f"{where}: must have one of {', '.join(KINDS)}, and perhaps a time")
+    kind, place, time = kinds[0], told[kinds[0]], told.get("time")
+    numbers = place if isinstance(place, list) else []
+    fits = place is True if kind == "everybody" else all(map(_is_number, numbers))
+    if not fits:
+        raise UsageError(f"{where}: {kind} cannot be {place!r}")
+    if time is not None and not (_is_number(time) and time >= 0):
+        raise UsageError(f"{where}: time must be seconds, not {time!r}")
+    try:
+        return Prompt(
+            kind=kind,
+            place=tuple(float(value) for value in numbers),
+            time=None if time is None else Fraction(str(time)),
+        )
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_mask(path: StrPath, height: int, width: int) -> Prompt:
+    """A picture of what is kept in the first frame, white on black, as a prompt.
+
+    Raises:
+        InputError: it cannot be read.
+        UsageError: it has not the video's size, or is empty.
+    """
+    try:
+        picture = read_image(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    if picture.shape[:2] != (height, width):
+        rows, columns = picture.shape[:2]
+        raise UsageError(
+            f"{path}: is {columns}x{rows}, but the picture that it is a mask of {width}x{height}"
+        )
+    mask = as_float(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) / np.float32(255))
+    if mask.max() < 0.5:
+        raise UsageError(f"{path}: nothing in it is white: nothing would be kept")
+    return Prompt(kind="mask", mask=mask)
+
+
+def choose(
+    matter: Matter,
+    reader: Reader,
+    prompts: Iterable[Prompt],
+    mask: StrPath | None,
+    reopen: Callable[[], Reader] | None,
+) -> None:
+    """Lets a matter follow what a job is to keep.
+
+    Prompts that all lie later than the first frame are followed back from there first: a second
+    pass over the frames before, by the network alone.
+
+    Args:
+        reader: the job's input, at its beginning.
+        reopen: opens it once more; None where it can be read only once: then everybody is kept up
+            to the first prompt, which is told.
+
+    Raises:
+        InputError, UsageError: a prompt that cannot be; see ``selection.check``.
+        ModelError: the model has not learnt to follow a choice.
+    """
+    size, info, begin = displayed_size(reader.info), reader.info, reader.begin
+    start = max(Fraction(0), info.origin - begin) if info.origin else Fraction(0)
+    end = None if info.duration is None else start + info.duration
+    selection = check(tuple(prompts), size, start, end)
+    if mask is not None:
+        selection = (read_mask(mask, *size), *selection)
+    matter.choose(selection, begin)
+    first = selection[0].time if selection else None
+    if first is None or first <= start:
+        return
+    if reopen is None:
+        log.warning("everybody is kept before the first prompt: %s is read only once", reader.name)
+        return
+    with reopen() as again:
+        earlier = _followed_back(again, matter, selection, begin + start)
+    matter.choose((*earlier, *selection), begin)
+
+
+def _followed_back(
+    reader: Reader, matter: Matter, selection: Selection, start: Fraction
+) -> Selection:
+    """What is kept before the first prompt: a mask at the earliest time to which that leads.
+
+    Before that nothing is kept if it came into the picture then, and everybody if there was a cut.
+    """
+    first = selection[0].time
+    assert first is not None
+    found, entered = None, False
+    matter.reset()
+    matter.choose([replace(one, time=None) for one in selection if one.time == first])
+    for frame in _backwards(reader, start, reader.begin + first):
+        # On a clock that runs backwards these frames come in order.
+        matte = matter(replace(frame, pts=-frame.pts))
+        if matte.doubt or not matter.chooses:
+            entered = matte.doubt == LOST
+            break
+        upright = np.ascontiguousarray(np.rot90(matte.alpha, -(frame.rotation // 90)))
+        found = Prompt(kind="mask", mask=upright, time=frame.time - reader.begin)
+    matter.reset()
+    if found is None:
+        return ()
+    return (Prompt(kind="nobody"), found) if entered else (found,)
+
+
+def _backwards(reader: Reader, start: Fraction, last: Fraction) -> Iterator[Frame]:
+    """The frames from the first one at or after ``last`` back to ``start``."""
+    until, whole = last, False
+    while True:
+        begin = max(start, until - CHUNK)
+        reader.seek(math.floor(begin / reader.time_base))
+        frames = []
+        for frame in reader:
+            if frame.time >= until and whole:
+                break
+            if frame.time >= begin:
+                frames.append(frame)
+            if frame.time >= until:
+                break
+        yield from reversed(frames)
+        if begin <= start:
+            return
+        until, whole = begin, True
