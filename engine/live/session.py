@@ -335,6 +335,11 @@ class Session:
         if self._stages.matter.chooses:
             self._prompt(Prompt(kind="everybody"))
 
+    @property
+    def chooses(self) -> bool:
+        """Whether only some are kept, or will be with the next frame."""
+        return self._stages.matter.chooses
+
     def _prompt(self, prompt: Prompt) -> None:
         self._refuse_if_closed()
         latest = self._latest

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any
 
+import cv2
+import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from aioice import ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -19,6 +21,7 @@ from aiortc.codecs import vpx
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.frame import Map, Matte
 from fusematte.engine.live.session import Result
 from fusematte.engine.live.views import VIEWS
 from fusematte.engine.live.webrtc import MattingTrack
@@ -32,6 +35,8 @@ HEARTBEAT = 10.0
 REPORT_INTERVAL = 0.5
 LATENCIES = 100
 """Maximum number of latencies in a report."""
+LEAST = 0.0005
+"""Smallest area that gets an outline, as a fraction of the picture."""
 MESSAGE_LIMIT = 1 << 16
 BITRATE = 6_000_000
 """Bits per second back to the page, over the loopback interface."""
@@ -109,8 +114,10 @@ class CameraConnection:
     """The camera of one page.
 
     Messages from the page: ``{"type": "offer", "sdp", ...settings}`` once, then ``{"type":
-    "settings", "background", "blur", "view"}`` with any of the settings, at any time.  Messages to
-    the page: ``answer``, ``statistics`` twice a second, ``error``.
+    "settings", "background", "blur", "view"}`` with any of the settings, at any time, and
+    ``{"type": "keep" | "drop", "x", "y"}``, in fractions of the picture, or ``{"type":
+    "everybody"}``.  Messages to the page: ``answer``, ``statistics`` twice a second, with the
+    ``outline`` of a selection and its ``doubt`` where there is one, ``error``.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class CameraConnection:
         self._track: MattingTrack | None = None
         self._background, self._blur = BLUR, DEFAULT_BLUR
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._matte: Matte | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -162,6 +170,8 @@ class CameraConnection:
             await self._accept(message)
         elif kind == "settings":
             await self._set(message)
+        elif kind in ("keep", "drop", "everybody"):
+            self._choose(kind, message)
         else:
             raise Refusal("bad_request", f"unknown message type {kind!r}")
 
@@ -209,17 +219,36 @@ class CameraConnection:
                 log.warning("%s", error)
                 raise Refusal("unreadable", f"{choice.name}: cannot be read any more") from error
 
+    def _choose(self, kind: str, message: dict[str, Any]) -> None:
+        """Keeps or drops who is there, or keeps everybody again."""
+        if self._track is None:
+            raise Refusal("bad_request", "a choice comes after the offer")
+        session = self._track.session
+        if kind == "everybody":
+            session.clear()
+            return
+        x, y = message.get("x"), message.get("y")
+        if not (isinstance(x, int | float) and isinstance(y, int | float)):
+            raise Refusal("bad_request", "x and y must be numbers, fractions of the picture")
+        try:
+            (session.keep if kind == "keep" else session.drop)(x, y)
+        except FuseMatteError as error:
+            raise Refusal("bad_request", str(error)) from error
+
     async def _report(self, track: MattingTrack) -> None:
         """Sends statistics to the page."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             latencies = [self._latencies.popleft() for _ in range(len(self._latencies))]
             figures = {**asdict(track.session.statistics), "latencies": latencies}
+            if track.session.chooses and self._matte is not None:
+                figures |= {"outline": outline(self._matte.alpha), "doubt": self._matte.doubt}
             await self._socket.send_json({"type": "statistics", **figures})
 
     def _note(self, result: Result) -> None:
-        """Records the latency of a result in ms; called in the session's thread."""
+        """Records the latency of a result in ms and its matte; called in the session's thread."""
         self._latencies.append(1e3 * result.latency)
+        self._matte = result.matte
 
     def _on_state(self) -> None:
         if self._connection.connectionState in ("failed", "closed"):
@@ -230,6 +259,16 @@ class CameraConnection:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def outline(alpha: Map) -> list[list[list[float]]]:
+    """The edges of what is kept: polygons of points [x, y], in shares of the picture."""
+    height, width = alpha.shape
+    solid = (alpha > 0.5).astype(np.uint8)
+    found, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    large = [edge for edge in found if cv2.contourArea(edge) > LEAST * solid.size]
+    edges = [cv2.approxPolyDP(edge, 1.0, True)[:, 0] + 0.5 for edge in large]
+    return [np.round(edge / (width, height), 4).tolist() for edge in edges]
 
 
 async def _tell(socket: web.WebSocketResponse, refusal: Refusal) -> None:

@@ -1,6 +1,7 @@
 // The page: what its controls do.
 
 import { checkSize, request, upload } from "./api.js";
+import { Choice } from "./choice.js";
 import { Jobs } from "./jobs.js";
 import { Live } from "./live.js";
 import { Plot } from "./plot.js";
@@ -12,6 +13,7 @@ const state = await request("state");
 const plot = new Plot($("plot"));
 const jobs = new Jobs($("jobs"), $("job"));
 let live = null;
+let doubt = "";
 
 function notice(message) {
   $("notice").textContent = message;
@@ -40,8 +42,18 @@ function show(text, isLive) {
   $("start").textContent = live ? "Stop camera" : "Start camera";
 }
 
+const choice = new Choice(
+  { stage: $("stage"), video: $("result"), outline: $("outline"), aim: $("aim"), everybody: $("everybody") },
+  (what, place) => {
+    notice("");
+    live?.choose(what, place);
+  },
+  () => $("mirror").checked,
+);
+
 function end() {
   live = null;
+  choice.show();
   $("camera").srcObject = $("result").srcObject = null;
   show("Camera off", false);
 }
@@ -74,6 +86,8 @@ function statistics(now) {
   $("stages").textContent = Object.entries(now.stages)
     .map(([stage, time]) => `${stage} ${ms(time)}`)
     .join(", ");
+  choice.show(now.outline);
+  if ((now.doubt ?? "") !== doubt) notice((doubt = now.doubt ?? ""));
   plot.add(now.latencies, now.budget_ms);
   $("plot").ariaLabel = `Latency of the last minute; the median is ${ms(now.latency_p50)}`;
 }

@@ -42,6 +42,11 @@ export class Live {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#send({ type: "settings", ...settings });
   }
 
+  // what: keep, drop or everybody; place: x and y as shares of the picture.
+  choose(what, place = {}) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#send({ type: what, ...place });
+  }
+
   stop() {
     clearTimeout(this.#timer);
     this.#camera?.getTracks().forEach((track) => track.stop());

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+from tests.choices import signed_model
 from tests.engine.serve.browser import Browser, Tab, ready, until
 from tests.engine.serve.conftest import Server
 from tests.helpers import content, make_clip
+
+from fusematte.engine.models import DEFAULT_MODEL, load_bundle
 
 SHOTS = os.environ.get("FUSEMATTE_SCREENSHOTS")
 """A folder for screenshots, for whoever wants to look at them."""
@@ -228,7 +232,16 @@ def test_the_keyboard_reaches_everything(server: Server, browser: Browser) -> No
         for _ in range(12):
             await tab.press("Tab", 9)
             reached.add(await tab.run("document.activeElement.name || document.activeElement.id"))
-        expected = {"start", "view", "mirror", "background", "background-file", "blur", "job-file"}
+        expected = {
+            "start",
+            "stage",
+            "view",
+            "mirror",
+            "background",
+            "background-file",
+            "blur",
+            "job-file",
+        }
         assert expected <= reached
         await tab.run("document.querySelector('input[name=background]:checked').focus()")
         await tab.press("ArrowRight", 39)
@@ -247,5 +260,61 @@ def test_it_is_dark_where_the_system_is(server: Server, browser: Browser) -> Non
         color = await tab.run("getComputedStyle(document.body).backgroundColor")
         assert color == "rgb(20, 23, 26)"
         await shot(tab, "dark")
+
+    visit(browser, server.url, stay)
+
+
+CLICK = """
+(() => {
+  const stage = document.getElementById("stage"), box = stage.getBoundingClientRect();
+  stage.dispatchEvent(new MouseEvent("click", {
+    clientX: box.left + %s * box.width, clientY: box.top + %s * box.height, shiftKey: %s,
+  }));
+})()
+"""
+POLYGONS = "document.querySelectorAll('#outline polygon').length"
+HIDDEN = "document.getElementById('everybody').hidden"
+
+
+def test_a_click_chooses_and_escape_brings_everybody_back(browser: Browser, tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", "--model", str(signed_model(tmp_path / "edge")))
+
+    async def stay(tab: Tab) -> None:
+        await tab.run("document.getElementById('start').click()")
+        await tab.until(TEXT % "state" + " == 'Live'")
+        await tab.until("document.getElementById('result').videoWidth > 0")
+        assert await tab.run(HIDDEN) and await tab.run(POLYGONS) == 0
+        await tab.run(CLICK % (0.05, 0.2, "true"))  # drop what is in the corner
+        await tab.until(f"!{HIDDEN}")
+        await tab.until(f"{POLYGONS} > 0")  # the person is kept
+        inside = await tab.run(
+            "document.getElementById('outline').getBoundingClientRect().width"
+            " <= document.getElementById('stage').clientWidth"
+        )
+        assert inside
+        await shot(tab, "chosen")
+        await tab.run("document.getElementById('stage').focus()")
+        await tab.press("ArrowRight", 39)
+        assert not await tab.run("document.getElementById('aim').hidden")
+        await tab.press("Escape", 27)
+        await tab.until(f"{HIDDEN} && {POLYGONS} == 0")
+        assert await tab.run(TEXT % "notice") == ""
+
+    try:
+        visit(browser, server.url, stay)
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_model_that_follows_no_choice_is_said(server: Server, browser: Browser) -> None:
+    if load_bundle(DEFAULT_MODEL).takes_choice:
+        pytest.skip("the shipped model follows choices")
+
+    async def stay(tab: Tab) -> None:
+        await tab.run("document.getElementById('start').click()")
+        await tab.until(TEXT % "state" + " == 'Live'")
+        await tab.run(CLICK % (0.5, 0.5, "false"))
+        await tab.until(TEXT % "notice" + ".includes('has not learnt to follow a choice')")
+        assert await tab.run(HIDDEN)
 
     visit(browser, server.url, stay)
