@@ -18,7 +18,7 @@ from fusematte.training.augment import CROPS, degrade, jitter_colours, random_af
 from fusematte.training.composer import Composer
 from fusematte.training.config import Phase, StreamConfig
 from fusematte.training.geometry import Picture
-from fusematte.training.guides import Guide, Selection, choose, guide
+from fusematte.training.guides import Guide, SceneSelection, choose, guide
 from fusematte.training.samples import Portrait
 from fusematte.training.scenes import CutOut, Layer, Scene
 
@@ -131,7 +131,7 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         return scene, replace(scene, room=CutOut(portrait.image, earlier))
 
     def _previous(
-        self, rng: np.random.Generator, scene: Scene, time: float, choice: Selection | None
+        self, rng: np.random.Generator, scene: Scene, time: float, choice: SceneSelection | None
     ) -> Picture | Guide:
         """The previous alpha given to the network; the previous frame was at ``time``."""
         if choice is not None:

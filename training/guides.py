@@ -28,7 +28,7 @@ RADII = 0.015, 0.06
 
 
 @dataclass(frozen=True)
-class Selection:
+class SceneSelection:
     """What is wanted of a scene.
 
     everybody: the scene in which all people are wanted; wanted: numbers of the layers that are now,
@@ -69,9 +69,9 @@ class Selection:
         return bool(self.everybody.room.alpha.any())
 
 
-def choose(rng: Generator, scene: Scene) -> Selection:
+def choose(rng: Generator, scene: Scene) -> SceneSelection:
     """Somebody is wanted, or several, a thing, a person with a thing, or nobody that is there."""
-    everybody = Selection(scene)
+    everybody = SceneSelection(scene)
     people, things = sorted(everybody.people), sorted(everybody.things)
     kind = rng.random()
     wanted: set[int] = set()
@@ -86,10 +86,10 @@ def choose(rng: Generator, scene: Scene) -> Selection:
     room = everybody.inhabited and (rng.random() < 0.8 if not people else rng.random() < 0.5)
     # Half of the time who is in the picture is chosen, and not who was put into it.
     alone = room and rng.random() < 0.6
-    return Selection(scene, frozenset(() if alone else wanted), room)
+    return SceneSelection(scene, frozenset(() if alone else wanted), room)
 
 
-def guide(rng: Generator, choice: Selection, before: Scene, time: float) -> Guide:
+def guide(rng: Generator, choice: SceneSelection, before: Scene, time: float) -> Guide:
     """What the network is given: a prompt in this very frame, or what the frame before leaves.
 
     before: the scene with what is known of that frame's alpha; time: that frame's.  Where it does
@@ -107,7 +107,7 @@ def guide(rng: Generator, choice: Selection, before: Scene, time: float) -> Guid
     return _carried(rng, choice, before, time) if made is None else made
 
 
-def _kept(rng: Generator, choice: Selection) -> Guide | None:
+def _kept(rng: Generator, choice: SceneSelection) -> Guide | None:
     """Clicks or a box on what is wanted, perhaps clicks on others; None if some of it is hidden."""
     guide = _level(choice.scene, UNDECIDED)
     prompt = _box if rng.random() < 0.2 else _click
@@ -123,7 +123,7 @@ def _kept(rng: Generator, choice: Selection) -> Guide | None:
     return guide
 
 
-def _dropped(rng: Generator, choice: Selection) -> Guide | None:
+def _dropped(rng: Generator, choice: SceneSelection) -> Guide | None:
     """Clicks on the people who are not wanted, perhaps with everybody's alpha of the frame before;
     None if that does not say what is wanted."""
     others = choice.people - choice.wanted
@@ -136,7 +136,7 @@ def _dropped(rng: Generator, choice: Selection) -> Guide | None:
     return guide if all(dropped) else None
 
 
-def _corrected(rng: Generator, choice: Selection) -> Guide | None:
+def _corrected(rng: Generator, choice: SceneSelection) -> Guide | None:
     """Something was on the wrong side in the frame before and is clicked on; None if hidden."""
     if not choice.everybody.layers:
         return None
@@ -147,7 +147,7 @@ def _corrected(rng: Generator, choice: Selection) -> Guide | None:
     return guide if _click(rng, guide, choice.part(index), sign) else None
 
 
-def _carried(rng: Generator, choice: Selection, before: Scene, time: float) -> Guide:
+def _carried(rng: Generator, choice: SceneSelection, before: Scene, time: float) -> Guide:
     """From the alpha of the frame before, with the mistakes of a network."""
     alpha = choice.of(before).alpha(time)
     spoilt = spoil(rng, alpha)

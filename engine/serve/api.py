@@ -36,7 +36,7 @@ from fusematte.engine.matting.mask import WHOLE, Mask
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import decode_image, encode_image
-from fusematte.engine.serve.backgrounds import BLUR, Choice
+from fusematte.engine.serve.backgrounds import BLUR, BackgroundChoice
 from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs
 from fusematte.engine.serve.limits import (
@@ -351,8 +351,8 @@ def _decode(name: str, data: bytes, size: int | None) -> Picture:
     return np.asarray(cv2.resize(picture, sides, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _choice(spec: str) -> Choice:
-    return Choice(id=spec if spec != BLUR else "api", name=spec, spec=spec, thumbnail=b"")
+def _choice(spec: str) -> BackgroundChoice:
+    return BackgroundChoice(id=spec if spec != BLUR else "api", name=spec, spec=spec, thumbnail=b"")
 
 
 def _spec(text: str) -> str:

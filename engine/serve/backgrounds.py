@@ -41,7 +41,7 @@ GRADIENTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class BackgroundChoice:
     """One background.
 
     id: its name in requests; spec: its name for ``open_background``.
@@ -64,7 +64,7 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._numbers = itertools.count(1)
-        self._choices: dict[str, Choice] = {}
+        self._choices: dict[str, BackgroundChoice] = {}
         self._keep(BLUR, "Blur", f"{BLUR}:{DEFAULT_BLUR:g}", frame_from_rgb(_bokeh()))
         for id, (name, colors) in GRADIENTS.items():
             path, picture = folder / f"{id}.png", _gradient(colors)
@@ -73,10 +73,10 @@ class Library:
         for id, (name, color) in COLORS.items():
             self._keep(id, name, color, frame_from_rgb(_gradient((color,))))
 
-    def __iter__(self) -> itertools.chain[Choice]:
+    def __iter__(self) -> itertools.chain[BackgroundChoice]:
         return itertools.chain(self._choices.values())
 
-    def __getitem__(self, id: str) -> Choice:
+    def __getitem__(self, id: str) -> BackgroundChoice:
         """The background with this id.
 
         Raises:
@@ -98,7 +98,7 @@ class Library:
         id = f"upload-{next(self._numbers)}"
         return id, self.folder / id
 
-    def add(self, id: str, path: Path, name: str) -> Choice:
+    def add(self, id: str, path: Path, name: str) -> BackgroundChoice:
         """Adds an uploaded picture or video; slow.
 
         Raises:
@@ -115,9 +115,9 @@ class Library:
             ) from error
         return self._keep(id, name, str(path), frame)
 
-    def _keep(self, id: str, name: str, spec: str, frame: Frame) -> Choice:
+    def _keep(self, id: str, name: str, spec: str, frame: Frame) -> BackgroundChoice:
         small = jpeg(thumbnail(frame, *THUMBNAIL))
-        choice = Choice(id=id, name=name, spec=spec, thumbnail=small)
+        choice = BackgroundChoice(id=id, name=name, spec=spec, thumbnail=small)
         self._choices[id] = choice
         return choice
 

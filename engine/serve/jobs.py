@@ -20,7 +20,7 @@ from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import CONTAINERS
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
-from fusematte.engine.serve.backgrounds import Choice
+from fusematte.engine.serve.backgrounds import BackgroundChoice
 from fusematte.engine.serve.errors import Refusal
 
 MOST = 20
@@ -46,7 +46,7 @@ class Job:
     id: str
     folder: Path
     name: str
-    background: Choice
+    background: BackgroundChoice
     blur: float
     state: str = "queued"
     error: Refusal | None = None
@@ -169,7 +169,7 @@ class Jobs:
                 "not_found", f"there is no job {id!r}; it may have been removed"
             ) from None
 
-    def prepare(self, name: str, background: Choice, blur: float) -> Job:
+    def prepare(self, name: str, background: BackgroundChoice, blur: float) -> Job:
         """A new job; upload its video to ``job.input``, then ``submit`` or ``discard`` it.
 
         Raises:

@@ -27,7 +27,7 @@ from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.serve.api import LOCAL, PREFIX, Api
-from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, Choice, Library, parse_blur
+from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, BackgroundChoice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
 from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs
@@ -375,5 +375,5 @@ class Service:
         return self.jobs[request.match_info["id"]]
 
 
-def _body(choice: Choice) -> dict[str, str]:
+def _body(choice: BackgroundChoice) -> dict[str, str]:
     return {"id": choice.id, "name": choice.name}

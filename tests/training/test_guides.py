@@ -9,7 +9,7 @@ import pytest
 
 from fusematte.engine.matting.guide import BOX, UNDECIDED, carried
 from fusematte.training.geometry import affine
-from fusematte.training.guides import Selection, choose, guide
+from fusematte.training.guides import SceneSelection, choose, guide
 from fusematte.training.scenes import CutOut, Layer, Scene
 
 HEIGHT, WIDTH = 64, 112
@@ -31,7 +31,7 @@ def scene(*, inhabited: bool = False) -> Scene:
     return Scene(HEIGHT, WIDTH, room, np.eye(3), layers)
 
 
-def guides(choice: Selection, time: float = -1, count: int = 200) -> list[np.ndarray]:  # type: ignore[type-arg]
+def guides(choice: SceneSelection, time: float = -1, count: int = 200) -> list[np.ndarray]:  # type: ignore[type-arg]
     rngs = (np.random.default_rng(seed) for seed in range(count))
     return [guide(rng, choice, choice.everybody, time) for rng in rngs]
 
@@ -63,7 +63,7 @@ def test_everything_that_may_be_wanted_is_chosen_some_time(inhabited: bool) -> N
 
 
 def test_prompts_lie_on_what_they_speak_of() -> None:
-    choice = Selection(scene(), frozenset({0}))
+    choice = SceneSelection(scene(), frozenset({0}))
     levels, seen = set(), {"disc": 0, "box": 0, "drop": 0}
     for made in guides(choice):
         values = set(np.unique(made).tolist())
@@ -82,18 +82,18 @@ def test_prompts_lie_on_what_they_speak_of() -> None:
 
 
 def test_a_drop_alone_leaves_the_rest_as_it_is_without_a_choice() -> None:
-    choice = Selection(scene(), frozenset({0}))
+    choice = SceneSelection(scene(), frozenset({0}))
     dropped = [made for made in guides(choice) if made.min() == -255 and (made == 0).mean() > 0.5]
     assert len(dropped) > 5
     for made in dropped:
         assert {int(column) > 80 for _, column in np.argwhere(made == -255)} == {True}
     # A thing that is kept has to be clicked on.
-    things = Selection(scene(), frozenset({1}))
+    things = SceneSelection(scene(), frozenset({1}))
     assert not any((made == 0).mean() > 0.5 for made in guides(things))
 
 
 def test_what_follows_from_a_frame_is_the_engines_rule() -> None:
-    choice = Selection(scene(), frozenset({2}))
+    choice = SceneSelection(scene(), frozenset({2}))
     truth = carried(choice.scene.alpha(-3) / 255)
     made = np.stack(guides(choice, -3)) / 255  # no prompts within a sequence
     assert np.abs(np.median(made, 0) - truth).mean() < 0.04
@@ -102,7 +102,7 @@ def test_what_follows_from_a_frame_is_the_engines_rule() -> None:
 
 
 def test_a_choice_of_nobody_leaves_nothing_known() -> None:
-    choice = Selection(scene(), frozenset())
+    choice = SceneSelection(scene(), frozenset())
     assert choice.scene.view().alpha.max() == 0
     assert np.median(np.stack(guides(choice, -3))) == -255
 
@@ -112,11 +112,11 @@ def test_the_hidden_are_not_clicked_on() -> None:
     hidden = replace(
         everybody, layers=[everybody.layers[0], replace(everybody.layers[0], wanted=False)]
     )
-    for made in guides(Selection(hidden, frozenset({0}))):
+    for made in guides(SceneSelection(hidden, frozenset({0}))):
         assert (made == LEVEL).mean() < 0.5 and (made == 0).mean() < 0.5
 
 
 def test_a_guide_depends_on_its_generator_alone() -> None:
-    choice = Selection(scene(), frozenset({0}))
+    choice = SceneSelection(scene(), frozenset({0}))
     for one, other in zip(guides(choice, count=20), guides(choice, count=20), strict=True):
         np.testing.assert_array_equal(one, other)

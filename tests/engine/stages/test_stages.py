@@ -29,7 +29,7 @@ from fusematte.engine.live.run import LiveRun
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.serve.backgrounds import Choice
+from fusematte.engine.serve.backgrounds import BackgroundChoice
 from fusematte.engine.serve.jobs import Job
 from fusematte.engine.stages.contract import Matted, StageOptions, Stages
 from fusematte.engine.stages.cpu import CpuStages
@@ -173,7 +173,7 @@ def in_a_job_of_the_page(clip: Path, **feature: Any) -> None:  # noqa: ANN401
     folder = clip.with_name("job")
     folder.mkdir()
     clip.rename(folder / "upload")
-    choice = Choice(id="green", name="Green", spec="green", thumbnail=b"")
+    choice = BackgroundChoice(id="green", name="Green", spec="green", thumbnail=b"")
     job = Job(id="1", folder=folder, name="talk.mkv", background=choice, blur=18)
     job.run(feature)
     assert job.state == "done", job.error
