@@ -222,8 +222,9 @@ class Matter:
         image, color = network_input(frame, *self.size_for(frame))
         if self.starts_anew(frame, color[0]):
             self._previous = None
-        self.follows = self._previous is not None
         prompts = self._choice.due(frame.time)
+        # What a prompt changes must be seen at once: nothing is smoothed over it.
+        self.follows = self._previous is not None and not prompts
         maps = self._chosen(image, prompts) if prompts or self.chooses else self._infer(image)
         self._previous = maps.alpha.copy()  # the caller may modify the matte
         alpha, foreground, background, beta = (

@@ -272,6 +272,10 @@ def test_guides_reach_the_network_and_the_matte_differs(matter: Matter) -> None:
 
     everybody, dropped = mattes(), mattes(click("drop", 0.42, 0.4))
     later = mattes(click("drop", 0.42, 0.4, 0.08))
+    assert matter.follows  # the last one had no prompt
+    matter.prompt(click("drop", 0.1, 0.1))
+    matter(replace(frames(5)[4]))
+    assert not matter.follows  # what a click changes is not smoothed over
     assert np.abs(everybody[0] - dropped[0]).max() > 0.1
     np.testing.assert_array_equal(later[1], everybody[1])
     assert np.abs(later[2] - everybody[2]).max() > 0.1
