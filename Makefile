@@ -9,13 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test wheel check-wheel site develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
+.PHONY: demo test test-slow wheel check-wheel site develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
 
-test: $(VENV)/.develop  ## the whole test suite
-	$(BIN)/pytest
+test: $(VENV)/.develop  ## the test suite, on two processors; the slow tests have a target of their own
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, every instruction set
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 develop: $(VENV)/.develop typing  ## all extras, the pre-commit hooks, and types for editors
 	$(BIN)/pre-commit install

@@ -8,14 +8,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self, TypeVar
 
-from fusematte.engine.errors import BackendError, FuseMatteError, UsageError
+from fusematte.engine.errors import BackendError, UsageError
 from fusematte.engine.pipeline import processors
 
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 MOST = 64
 """Processes side by side; each takes a few hundred megabytes."""
 END_SECONDS = 10.0
-"""How long a worker has to leave a playable file when the job ends before it."""
+"""How long a worker has to leave a playable file when the job's process is gone."""
 
 
 class Workers(Protocol):
@@ -88,30 +88,23 @@ class Processes:
         futures = [self._pool.submit(_do, function, task) for task in tasks]
         try:
             for future in as_completed(futures):
-                yield _result(future)
-        except KeyboardInterrupt:
-            self._lifeline.close()
-            wait(futures)  # the pool breaks, which ends them all; cancelled ones it stumbles over
-            raise
-        except FuseMatteError:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise BackendError(
+                "a worker process died, perhaps for want of memory; --resume goes on, "
+                "with fewer --jobs if it happens again"
+            ) from error
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._lifeline.close()
             for future in futures:
                 future.cancel()
             wait(futures)
             raise
 
 
-def _result(future: Future[Result]) -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise BackendError(
-            "a worker process died, perhaps for want of memory; --resume goes on, "
-            "with fewer --jobs if it happens again"
-        ) from error
-
-
-_idle = threading.Event()
-"""In a worker: it has nothing to do."""
+_idle, _over = threading.Event(), threading.Event()
+"""In a worker: it has nothing to do; the job wants nothing more of it."""
 
 
 def _begin(lifeline: Connection) -> None:
@@ -124,19 +117,25 @@ def _begin(lifeline: Connection) -> None:
 
 
 def _mind(lifeline: Connection) -> None:
-    """Ends this process when the job's end of the lifeline is closed; work is broken off as by
-    Ctrl-C, so that its files can be played."""
+    """Breaks work off, as Ctrl-C does, when the job's end of the lifeline is closed: what was made
+    can be played.  Ends this process when the job's has ended."""
     with suppress(EOFError, OSError):
         lifeline.recv()
+    _over.set()
     if not _idle.is_set():
         _thread.interrupt_main(signal.SIGTERM)
-        _idle.wait(END_SECONDS)
+    job = parent_process()
+    assert job is not None
+    job.join()
+    _idle.wait(END_SECONDS)
     os._exit(1)
 
 
 def _do(function: Callable[..., Result], task: tuple[Any, ...]) -> Result:
     _idle.clear()
     try:
+        if _over.is_set():
+            raise KeyboardInterrupt
         return function(*task)
     finally:
         _idle.set()
