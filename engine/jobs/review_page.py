@@ -81,7 +81,9 @@ class Review:
             ),
             _section(
                 "Frames to check",
-                _figures(shots, ((s.frame, s.why) for s in found)) or "<p>None.</p>",
+                _CORRECT + _figures(shots, ((s.frame, s.why) for s in found))
+                if found
+                else "<p>None.</p>",
             ),
             _section("Settings and versions", _table(self._settings())),
         ]
@@ -96,17 +98,23 @@ class Review:
         """These frames of the input and, if it is a file, of the output, side by side."""
         with Reader(self.input) as reader:
             times = [measures[index].pts * reader.time_base for index in indices]
+            begin = reader.begin
         files = [self.input, *([self.output] if self.output.is_file() else [])]
         rows = [_pictures(path, times) for path in files]
         return {
-            index: _Shot(index, times[number], [row[number] for row in rows if row])
+            index: _Shot(
+                index, times[number], times[number] - begin, [row[number] for row in rows if row]
+            )
             for number, index in enumerate(indices)
         }
 
 
 class _Shot(NamedTuple):
+    """since: seconds from the beginning of the video, as prompts count them."""
+
     frame: int
     time: Fraction
+    since: Fraction
     pictures: list[NDArray[np.uint8]]
 
 
@@ -166,7 +174,10 @@ def _figures(shots: dict[int, _Shot], wanted: Iterable[tuple[int, str]]) -> str:
         caption = f"frame {shot.frame}, {int(minutes)}:{seconds:06.3f}"
         images = "".join(f'<img src="{_data(picture)}" alt="">' for picture in shot.pictures)
         text = f"{caption}<br>{html.escape(why)}" if why else caption
-        figures.append(f"<figure>{images}<figcaption>{text}</figcaption></figure>")
+        since = f"{float(shot.since):.3f}"
+        figures.append(
+            f'<figure data-time="{since}">{images}<figcaption>{text}</figcaption></figure>'
+        )
     return "\n".join(figures)
 
 
@@ -221,12 +232,17 @@ def _table(rows: dict[str, object]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
+_CORRECT = (
+    '<p>Click on a person or thing, with shift to drop it: <output id="prompt">the option that '
+    "corrects the matte from that frame on</output></p>\n"
+)
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px system-ui, sans-serif; margin: 2em auto; max-width: 1060px; color: #222; }}
 h2 {{ font-size: 1.1em; margin: 2em 0 .5em; }}
 figure {{ display: inline-block; margin: 0 12px 12px 0; vertical-align: top; max-width: 486px; }}
 figure img {{ width: 240px; margin-right: 2px; }}
+#prompt {{ font-family: monospace; }}
 figcaption {{ font-size: 12px; color: #555; }}
 svg {{ width: 100%; height: 120px; background: #f6f6f6; }}
 polyline {{ fill: none; stroke: #1667b7; vector-effect: non-scaling-stroke; }}
@@ -234,5 +250,16 @@ line {{ stroke: #d33; stroke-width: 2; opacity: .5; vector-effect: non-scaling-s
 th {{ text-align: left; font-weight: normal; color: #555; padding-right: 2em; }}
 </style></head><body>
 {body}
+<script>
+document.onclick = ({{ target, offsetX, offsetY, shiftKey }}) => {{
+  const time = target.matches("img") && target.closest("figure").dataset.time;
+  const prompt = document.getElementById("prompt");
+  if (!time || !prompt) return;
+  const place = [offsetX / target.clientWidth, offsetY / target.clientHeight];
+  const share = place.map((part) => Math.min(1, Math.max(0, part)).toFixed(3));
+  prompt.textContent = `${{shiftKey ? "--drop" : "--keep"}} ${{share}}@${{time}}`;
+  prompt.scrollIntoView({{ block: "nearest" }});
+}};
+</script>
 </body></html>
 """

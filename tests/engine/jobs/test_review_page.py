@@ -37,6 +37,16 @@ def test_jumps_and_doubts_are_found() -> None:
     assert "jumps" in found[0].why and "confidence: 0.700" in found[1].why
 
 
+def test_where_a_selection_is_in_doubt_comes_first() -> None:
+    measures = calm(200)
+    for index in range(60, 80):
+        measures[index] = measures[index]._replace(doubt="lost")
+    measures[80] = measures[80]._replace(doubt="two")
+    measures[150] = measures[150]._replace(confidence=0.7)
+    found = suspects(measures, most=2)
+    assert [(suspect.frame, suspect.why) for suspect in found] == [(60, "lost"), (80, "two")]
+
+
 def test_a_cut_of_the_picture_is_no_jump() -> None:
     measures = calm(100)
     measures[40] = measures[40]._replace(change=0.2, motion=0.3)
