@@ -14,6 +14,16 @@ from fusematte.engine.jobs.review_page import Review
 from fusematte.engine.jobs.single import Report
 
 
+CLICK = """
+(() => {
+  const picture = [...document.querySelectorAll("figure img")].at(-1);
+  const box = picture.getBoundingClientRect();
+  const clientX = box.left + box.width / 2, clientY = box.top + box.height / 4;
+  picture.dispatchEvent(new MouseEvent("click", { bubbles: true, clientX, clientY, shiftKey: true }));
+})()
+"""
+
+
 def test_a_click_on_a_frame_to_check_tells_the_prompt(browser: Browser, tmp_path: Path) -> None:
     """In a real browser; times count from the video's beginning."""
     clip = make_clip(tmp_path / "in.mp4", frames=30, start=50)
@@ -26,12 +36,7 @@ def test_a_click_on_a_frame_to_check_tells_the_prompt(browser: Browser, tmp_path
 
     async def click() -> None:
         async with await Tab.open(browser, page.as_uri()) as tab:
-            await tab.run(
-                "(() => { const all = document.querySelectorAll('figure'), "
-                "img = all[all.length - 1].querySelector('img'), box = img.getBoundingClientRect(); img.dispatchEvent("
-                "new MouseEvent('click', {bubbles: true, clientX: box.left + box.width / 2, "
-                "clientY: box.top + box.height / 4, shiftKey: true})); })()"
-            )
+            await tab.run(CLICK)
             said = await tab.run("document.getElementById('prompt').textContent")
             assert re.fullmatch(r"--drop 0\.[45]\d+,0\.2\d+@0\.840", said), said
 
