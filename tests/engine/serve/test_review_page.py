@@ -13,13 +13,13 @@ from fusematte.engine.jobs.measures import Measure
 from fusematte.engine.jobs.review_page import Review
 from fusematte.engine.jobs.single import Report
 
-
 CLICK = """
 (() => {
   const picture = [...document.querySelectorAll("figure img")].at(-1);
   const box = picture.getBoundingClientRect();
   const clientX = box.left + box.width / 2, clientY = box.top + box.height / 4;
-  picture.dispatchEvent(new MouseEvent("click", { bubbles: true, clientX, clientY, shiftKey: true }));
+  const options = { bubbles: true, clientX, clientY, shiftKey: true };
+  picture.dispatchEvent(new MouseEvent("click", options));
 })()
 """
 
