@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, ClassVar
 
 from fusematte.engine.backends.base import Backend, Maps
@@ -50,9 +52,7 @@ class OnnxRuntimeBackend(Backend):
     def candidates(cls, bundle: Bundle, *, thorough: bool) -> list[tuple[str, str]]:
         if not find_spec("onnxruntime"):
             return []
-        import onnxruntime
-
-        installed = onnxruntime.get_available_providers()
+        installed = _load().get_available_providers()
         here = [device for device, provider in DEVICES.items() if provider in installed]
         own = _precision(bundle)
         found = [(device, own) for device in here if device != "cpu"]
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend(Backend):
         return found
 
     def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
-        import onnxruntime
+        onnxruntime = _load()
 
         self._file = self.network_file(self.bundle, precision)
         options = onnxruntime.SessionOptions()
@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _new_session(self, options: Any, device: str | None) -> tuple[Any, str]:  # noqa: ANN401
         """A session and the name of its provider."""
-        import onnxruntime
+        onnxruntime = _load()
 
         installed = onnxruntime.get_available_providers()
         wanted = PROVIDERS if device is None else [DEVICES[device]]
@@ -113,6 +113,17 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         self._session = None
+
+
+def _load() -> ModuleType:
+    """ONNX Runtime without its telemetry, which sends to its maker and writes files of its own."""
+    # It is read once, as the library is loaded; what the user has set stays.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    # On Windows only this is heard.
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def _precision(bundle: Bundle) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -325,6 +326,25 @@ def test_what_cannot_be_is_one_clear_line(wish: str, told: str, bundle: Bundle) 
 def test_a_model_without_int8_says_so(name: str, bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="model edge has no int8 network; leave out --precision"):
         create_backend(f"{name}:cpu:int8", bundle.without_int8())
+
+
+def test_onnxruntime_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
+    """It would write an identifier into the folder of temporary files and send to its maker."""
+    code = (
+        "from fusematte.engine.backends import create_backend\n"
+        "from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend\n"
+        "from fusematte.engine.models import load_bundle\n"
+        "OnnxRuntimeBackend.candidates(load_bundle(), thorough=True)\n"
+        "create_backend('onnxruntime:cpu', load_bundle()).close()\n"
+    )
+    if reason := BACKENDS["onnxruntime"].unavailable():
+        pytest.skip(reason)
+    unset = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI")
+    places = ("TMPDIR", "HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment |= {place: str(tmp_path) for place in places}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_f16_is_never_emulated(bundle: Bundle) -> None:
