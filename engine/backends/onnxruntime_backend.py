@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, ClassVar
@@ -119,10 +120,8 @@ def _load() -> ModuleType:
     """ONNX Runtime without its telemetry, which sends to its maker and writes files of its own."""
     # It is read once, as the library is loaded; what the user has set stays.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    # On Windows only this is heard.
-    onnxruntime.disable_telemetry_events()
+    onnxruntime = import_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()  # Windows heeds only this
     return onnxruntime
 
 

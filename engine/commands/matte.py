@@ -7,6 +7,9 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fusematte.engine.commands.options import (
     MASK,
     SELECTION,
@@ -16,13 +19,15 @@ from fusematte.engine.commands.options import (
     mask_of,
     selection_of,
 )
-from fusematte.engine.compositing.backgrounds import open_background
+from fusematte.engine.compositing.backgrounds import Background, open_background
 from fusematte.engine.compositing.look import Look
-from fusematte.engine.compositing.stills import compose_picture
+from fusematte.engine.compositing.stills import compose_still
 from fusematte.engine.errors import InputError
-from fusematte.engine.jobs.stills import output_paths, read_picture
+from fusematte.engine.jobs.stills import output_paths, read_frame
+from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.stills import matte_picture
+from fusematte.engine.matting.selection import Selection
+from fusematte.engine.matting.stills import still_alpha
 from fusematte.engine.media.files import make_folder, write_png
 from fusematte.engine.pipeline import processors
 
@@ -63,16 +68,21 @@ def main(options: argparse.Namespace) -> int:
         code = 0
         for image, path in zip(options.images, paths, strict=True):
             try:
-                picture = read_picture(image)
+                result = _result(image, matter, background, mask, selection)
             except InputError as error:  # the other pictures are still processed
                 print(f"fusematte: {error}", file=sys.stderr)
                 code = error.exit_code
                 continue
-            if background is None:
-                write_png(path, matte_picture(picture, matter, mask, selection))
-            else:
-                look = Look(mask=mask)
-                write_png(path, compose_picture(picture, matter, background, look, selection))
+            write_png(path, result)
             if not options.quiet:
                 print(path)
     return code
+
+
+def _result(
+    image: str, matter: Matter, background: Background | None, mask: Mask, selection: Selection
+) -> NDArray[np.uint8]:
+    # The frame is nobody else's, so that its memory is free before its result takes as much.
+    if background is None:
+        return still_alpha(read_frame(image), matter, mask, selection)
+    return compose_still(read_frame(image), matter, background, Look(mask=mask), selection)

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.frame import Frame
 from fusematte.engine.media.files import read_image
+from fusematte.engine.pixels.color import frame_from_rgb
 
 
 def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
@@ -24,6 +26,15 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
         return read_image(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+
+
+def read_frame(path: str | PathLike[str]) -> Frame:
+    """A picture file as a frame, 4:4:4; of the RGB nothing stays in memory.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return frame_from_rgb(read_picture(path))
 
 
 def output_paths(images: Sequence[str], folder: Path) -> list[Path]:

@@ -35,8 +35,12 @@ def refine(frame: Frame, matte: Matte) -> Plane:
     Shape:
         output: [H, W], 0 (background) to 255 (person), uint8; to 1023, uint16, for 10-bit frames.
     """
-    alpha = np.empty(frame.planes[0].shape, frame.format.dtype)
-    # The kernel applies the coefficients while it composites; only its alpha is used here.
+    luma = frame.planes[0]
+    alpha = np.empty(luma.shape, frame.format.dtype)
     slope, offset = coefficients(matte)
-    composite(frame.planes, slope, offset, (0, 0, 0), levels=frame.levels, alpha=alpha)
+    # The kernel applies the coefficients while it composites; only its alpha is used here, so the
+    # chroma is one row that repeats, in the layout with the least of it.
+    rows, columns = (-(-side // 2) for side in luma.shape)
+    chroma = np.broadcast_to(np.zeros(columns, luma.dtype), (rows, columns))
+    composite((luma, chroma, chroma), slope, offset, (0, 0, 0), levels=frame.levels, alpha=alpha)
     return alpha

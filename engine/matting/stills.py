@@ -32,7 +32,13 @@ def matte_picture(
     Raises:
         UsageError: a prompt lies outside the picture.
     """
-    frame = frame_from_rgb(picture)
+    return still_alpha(frame_from_rgb(picture), matter, mask, selection)
+
+
+def still_alpha(
+    frame: Frame, matter: Matter, mask: Mask = WHOLE, selection: Selection = ()
+) -> NDArray[np.uint8]:
+    """As ``matte_picture``, of a frame of 8 bits."""
     return np.asarray(edited_alpha(frame, matte_still(frame, matter, selection), mask), np.uint8)
 
 

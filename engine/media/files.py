@@ -40,14 +40,15 @@ def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
         raise OSError("HEIC photos cannot be read; save it as JPEG or PNG")
     header = read_header(encoded)
     check_size(header.width, header.height)
-    flags = cv2.IMREAD_UNCHANGED if header.alpha and opaque else cv2.IMREAD_COLOR
+    unmixed = header.alpha and opaque
+    flags = cv2.IMREAD_UNCHANGED if unmixed else cv2.IMREAD_COLOR_RGB
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except (cv2.error, MemoryError) as error:
         raise OSError("not a readable picture, or too large") from error
     if picture is None:
         raise OSError("not a picture in a supported format")
-    return _rgb(picture)
+    return _rgb(picture) if unmixed else np.asarray(picture, np.uint8)
 
 
 def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], list[int]]:

@@ -19,6 +19,8 @@ ALIGNMENT = 64
 """Bytes: row alignment, and padding after the last row; the vector code of codecs needs both."""
 IDLE = 8
 """Idle buffers that are kept: about as many as a pipeline has in flight."""
+LARGEST = 1 << 28
+"""Bytes; larger buffers are not kept: a still of a hundred megapixels has no next frame."""
 
 _Lease = Array[c_uint8]
 """A block of the pool in use.  Planes are views of it; it lives as long as the last of them.  It is
@@ -61,7 +63,8 @@ def _take(size: int) -> _Lease:
         raw = np.empty(size + ALIGNMENT, np.uint8)
         block = raw[-raw.ctypes.data % ALIGNMENT :][:size]
     lease = (c_uint8 * size).from_buffer(block.data)
-    weakref.finalize(lease, _idle.append, block).atexit = False
+    if size <= LARGEST:
+        weakref.finalize(lease, _idle.append, block).atexit = False
     return lease
 
 

@@ -13,15 +13,16 @@ import hmac
 import io
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import imagesize
 import numpy as np
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from numpy.typing import NDArray
 
 from fusematte.engine.compositing.backgrounds import (
@@ -67,6 +68,7 @@ OPEN = ("/health", "/openapi.json")
 """Paths that need no key."""
 
 Picture = NDArray[np.uint8]
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +169,17 @@ class Api:
         Raises:
             Refusal: the key is missing or wrong, or it comes from a page of another site.
         """
-        if self._hosts is not None and request.url.host not in self._hosts:
+        try:
+            host, own = request.url.host, str(request.url.origin())
+        except ValueError:  # neither a name nor a valid port
+            raise Refusal("bad_request", "the Host header is not valid") from None
+        if self._hosts is not None and host not in self._hosts:
             raise Refusal("forbidden", f"this server must be addressed as {self._hosts[0]}")
         if request.path.removeprefix(PREFIX) in OPEN:
             return
         if self._key is None:
             origin = request.headers.get(hdrs.ORIGIN)
-            if origin is not None and origin != str(request.url.origin()):
+            if origin is not None and origin != own:
                 raise Refusal("forbidden", "pages of other sites may not use this server")
             return
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
@@ -303,19 +309,28 @@ async def _read_form(request: web.Request) -> Form:
 async def _parts(request: web.Request) -> AsyncIterator[BodyPartReader]:
     if request.content_type != "multipart/form-data":
         raise Refusal("bad_request", "send a form: multipart/form-data with the field 'file'")
-    try:
-        reader = await request.multipart()
-        while (part := await reader.next()) is not None:
-            if isinstance(part, MultipartReader):
-                raise Refusal("bad_request", "a form within a form cannot be read")
-            yield part
-    except ValueError as error:
-        raise Refusal("bad_request", "the form cannot be read; is it cut short?") from error
+    reader = await _read(request.multipart())
+    while (part := await _read(reader.next())) is not None:
+        if isinstance(part, MultipartReader):
+            raise Refusal("bad_request", "a form within a form cannot be read")
+        yield part
 
 
 async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while chunk := await part.read_chunk(CHUNK):
+    while chunk := await _read(part.read_chunk(CHUNK)):
         yield chunk
+
+
+async def _read(step: Awaitable[Read]) -> Read:
+    """One step of reading a form.
+
+    Raises:
+        Refusal: it is damaged, for which aiohttp has no error of its own.
+    """
+    try:
+        return await step
+    except (ValueError, LookupError, RuntimeError, AssertionError, HttpProcessingError) as error:
+        raise Refusal("bad_request", "the form cannot be read; is it cut short?") from error
 
 
 async def _limited(part: BodyPartReader, limit: int) -> bytes:

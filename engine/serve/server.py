@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
@@ -121,7 +122,9 @@ async def _serve(
     ):
         token = secrets.token_urlsafe()
         app = make_app(token, Service(Path(folder), budget_ms, options), door)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_quiet_log(token), shutdown_timeout=SHUTDOWN
+        )
         watch = asyncio.create_task(_end_idle(runner))
         try:
             await runner.setup()
@@ -231,6 +234,8 @@ def _refusals(token: str) -> Middleware:
             return Refusal("not_found", "this path does not exist").response()
         except web.HTTPException:
             raise
+        except (HttpProcessingError, web.RequestPayloadError):
+            return Refusal("bad_request", "the request is malformed").response()
         except ConnectionError:  # the client has disconnected; nobody reads this
             return Refusal("bad_request", "the upload was interrupted").response()
         except Exception:
@@ -239,6 +244,24 @@ def _refusals(token: str) -> Middleware:
             return Refusal("internal", "the server failed; see its terminal").response()
 
     return refusals
+
+
+def _quiet_log(token: str) -> logging.Logger:
+    """What aiohttp says of its own, without the token; what a stranger got wrong is no news."""
+
+    def tells(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, (HttpProcessingError, ConnectionError)):
+            return False
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = record.exc_text.replace(token, "TOKEN")
+        record.msg, record.args = record.getMessage().replace(token, "TOKEN"), None
+        return True
+
+    quiet = logging.getLogger(f"{__name__}.http")
+    quiet.addFilter(tells)
+    return quiet
 
 
 def _guard(token: str, api: Api | None) -> Middleware:

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.engine.serve.browser import until
 from tests.engine.serve.conftest import Server
+from tests.engine.serve.fuzz import Fuzzer
 from tests.engine.serve.test_server import give, refused
 from tests.helpers import content, first_frame, make_clip, picture
 
@@ -299,3 +300,17 @@ def test_other_machines_need_a_key() -> None:
         )  # fmt: skip
         assert done.returncode == 2 and "FUSEMATTE_API_KEY" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_damaged_requests_are_refused(api: Server, tmp_path: Path) -> None:
+    """A short turn of the fuzzer; ``tests.engine.serve.fuzz`` makes longer ones."""
+    fuzzer = Fuzzer(api, tmp_path, seed=11)
+    assert fuzzer.run(40, print) == []
+    for damaged in (
+        fuzzer.damaged_form(b"--X-fuzz\r\nCont3\r\xf7[Ad\r\n\r\n"),
+        b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1:41ttp\r\nConnection: close\r\n\r\n",
+    ):
+        assert b" 400 " in fuzzer.send(damaged).partition(b"\r\n")[0]
+    token = api.url.rsplit("/", 2)[1].encode()
+    fuzzer.send(b"GET /" + token + b"/state HTTP/1.1\r\nHo\x00st: x\r\n\r\n")
+    assert token.decode() not in api.log.read_text()
