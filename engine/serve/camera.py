@@ -88,7 +88,10 @@ class Lives:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serves one page's websocket until either side ends it."""
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MESSAGE_LIMIT)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ValueError:  # the version is not a number
+            raise Refusal("bad_request", "the websocket handshake is malformed") from None
         if len(self._connections) >= MOST:
             busy = Refusal("busy", f"{MOST} cameras are already live; stop one of them first")
             await _tell(socket, busy)
