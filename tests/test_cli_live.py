@@ -44,7 +44,7 @@ def test_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     clip = make_clip(tmp_path / "in.mp4")
     assert "--preview" in fails(capfd, 2, "-c", clip)
     assert "--camera list" in fails(capfd, 3, "-c", "no-such-camera", "--preview")
-    assert "address" in fails(capfd, 3, "-c", "rtmp://127.0.0.1:9/x", "--preview")
+    assert "cannot be reached" in fails(capfd, 3, "-c", "rtmp://127.0.0.1:9/x", "--preview")
     assert "pinkish" in fails(capfd, 6, "-c", clip, "-b", "pinkish", "-o", tmp_path / "o.mkv")
     assert "o.xyz" in fails(capfd, 2, "-c", clip, "-o", tmp_path / "o.xyz")
     assert "gopher" in fails(capfd, 2, "-c", clip, "-o", "gopher://there")

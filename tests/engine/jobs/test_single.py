@@ -132,7 +132,7 @@ def test_refuses_to_write_over_what_it_reads(tmp_path: Path) -> None:
             run_whole(clip, output)
     with pytest.raises(UsageError, match="over"):
         run_whole(clip, picture, background=picture)
-    with pytest.raises(UsageError, match="both"):
+    with pytest.raises(UsageError, match="is the name of two outputs"):
         run_whole(clip, tmp_path / "o.mp4", alpha_output=tmp_path / "o.mp4")
     assert clip.read_bytes() == data
 

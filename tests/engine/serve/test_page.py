@@ -185,7 +185,7 @@ def test_a_file_is_dropped_matted_and_downloaded(
             await tab.run("document.querySelector('#jobs .remove').click()")
 
         await tab.choose_file("#job-file", big)
-        await tab.until(TEXT % "notice" + ".startsWith('big.mp4: is larger than 1024 MB')")
+        await tab.until(TEXT % "notice" + ".startsWith('big.mp4: is larger than the limit, 1024 MB')")
         await tab.until("fetch('jobs').then(r => r.json()).then(j => j.length == 0)")
 
     visit(browser, server.url, stay)
@@ -201,7 +201,7 @@ def test_a_camera_that_is_missing_or_unplugged_is_said(server: Server, browser: 
             "document.getElementById('camera').srcObject.getTracks()[0]"
             ".dispatchEvent(new Event('ended'))"
         )
-        assert "unplugged" in await tab.run(TEXT % "notice")
+        assert "disconnected" in await tab.run(TEXT % "notice")
         assert await tab.run(TEXT % "state") == "Camera off"
         await tab.until("fetch('state').then(r => r.json()).then(s => s.live == 0)")
 

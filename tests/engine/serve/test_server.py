@@ -268,7 +268,7 @@ def test_a_full_list_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     id, path = library.next_path()
     path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     assert library.add(id, path, "orange.png").name == "orange.png"
-    with pytest.raises(Refusal, match="most"):
+    with pytest.raises(Refusal, match="is the limit"):
         library.next_path()
 
 
