@@ -40,7 +40,7 @@ CLEARLY = 0.08
 LEAST = 0.0005
 """Share of the picture that is something; what is kept of less is lost."""
 JOINED = 0.25
-"""Share of what is kept that may come up at once, away from what was kept before, untold."""
+"""Share by which what is kept may grow from one frame to the next, untold."""
 
 LOST = "what was chosen is not to be seen"
 TWO = "two could be what was chosen"
@@ -138,6 +138,7 @@ class Choice:
         if previous is None or float((previous > 0.5).mean()) < LEAST:
             return self._absent(image, run)
         maps = run(image, carried(previous)[None, None])
+        maps = maps._replace(alpha=_joined(maps.alpha, previous > 0.25))
         self._watch(maps.alpha, previous)
         self._learn(image, maps.alpha)
         return maps
@@ -147,11 +148,12 @@ class Choice:
     ) -> Maps | None:
         """A frame with prompts is seen twice, as a first frame is: the network's first answer and
         the prompts make the guide of the second."""
-        guide = self._ground(image.shape[2:], previous, prompts)
+        guide = self._ground(image, previous, prompts, run)
         _draw(guide, prompts)
-        again = carried(run(image, guide[None, None]).alpha)
+        again = carried(_joined(run(image, guide[None, None]).alpha, guide > 0))
         _draw(again, prompts)
         maps = run(image, again[None, None])
+        maps = maps._replace(alpha=_joined(maps.alpha, again > 0))
         missed = [prompt for prompt in prompts if _is_missed(prompt, maps.alpha)]
         for prompt in missed:
             self.doubt = MISSED
@@ -163,8 +165,9 @@ class Choice:
         self._learn(image, maps.alpha)
         return maps
 
-    def _ground(self, size: tuple[int, ...], previous: Map | None, prompts: list[Prompt]) -> Map:
+    def _ground(self, image: Map, previous: Map | None, prompts: list[Prompt], run: Run) -> Map:
         """A new guide without its prompts."""
+        size = image.shape[2:]
         masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
         if masks:
             alpha = np.max([enlarge(mask, *size) for mask in masks], 0)
@@ -173,9 +176,12 @@ class Choice:
             return np.full(size, DROP, np.float32)
         if self.known.holds and previous is not None:
             return carried(previous)
-        if all(prompt.kind == "drop" for prompt in prompts):
-            return np.zeros(size, np.float32) if previous is None else previous.copy()
-        return np.full(size, UNDECIDED, np.float32)
+        nothing = np.zeros(size, np.float32) if previous is None else previous.copy()
+        somebody = _pointed_at(run(image, nothing[None, None]).alpha, prompts)
+        if float(somebody.max()) > 0.5:
+            return carried(somebody)
+        dropped = all(prompt.kind == "drop" for prompt in prompts)
+        return nothing if dropped else np.full(size, UNDECIDED, np.float32)
 
     def _after_cut(self, image: Map, run: Run) -> Maps | None:
         """The chosen where they are found again; else nobody is chosen until the next cut."""
@@ -209,8 +215,7 @@ class Choice:
         if best < ALIKE:
             return None
         self.doubt = TWO if others and best - others[0][0] < CLEARLY else ""
-        near = cv2.dilate((labels == label).astype(np.uint8), np.ones((9, 9), np.uint8))
-        return as_float(alpha * near)
+        return as_float(alpha * _near(labels == label))
 
     def _watch(self, alpha: Map, previous: Map) -> None:
         """Doubts a matte that goes on somewhere else."""
@@ -219,13 +224,7 @@ class Choice:
         if area < LEAST * kept.size:
             self.doubt = LOST
             return
-        count, labels = cv2.connectedComponents(kept)
-        if count <= 2:
-            return
-        before = cv2.dilate((previous > 0.25).astype(np.uint8), np.ones((9, 9), np.uint8))
-        touched = np.unique(labels[before > 0])
-        new = int((~np.isin(labels, touched)).sum())
-        if new > JOINED * area:
+        if area > (1 + JOINED) * float((previous > 0.5).sum()):
             self.doubt = GREW
 
     def _learn(self, image: Map, alpha: Map) -> None:
@@ -244,6 +243,33 @@ def _colors(image: Map, mask: NDArray[np.bool_]) -> Map:
     index = (steps[0] * BINS + steps[1]) * BINS + steps[2]
     counts = np.bincount(index, minlength=BINS**3)
     return as_float(counts / max(1, int(counts.sum())))
+
+
+def _near(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """1 within a few pixels of a mask, which people move from frame to frame, else 0."""
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)), np.uint8)
+
+
+def _pointed_at(alpha: Map, prompts: list[Prompt]) -> Map:
+    """The parts of an alpha that prompts point at; if these only drop, the parts that they do not
+    point at."""
+    pointed = np.zeros_like(alpha)
+    kept = [prompt for prompt in prompts if prompt.kind != "drop"]
+    _draw(pointed, kept or prompts)
+    if kept:
+        return _joined(alpha, pointed > 0)
+    dropped = _joined(alpha, pointed < 0)
+    return as_float(alpha * (dropped == 0))
+
+
+def _joined(alpha: Map, seeds: NDArray[np.bool_]) -> Map:
+    """An alpha without the parts that have no connection to the seeds: whoever stands apart from
+    what was kept is somebody else, whatever the network says.  Without seeds it stays as it is."""
+    if not seeds.any():
+        return alpha
+    _, labels = cv2.connectedComponents((alpha > 0.5).astype(np.uint8))
+    connected = np.setdiff1d(labels[_near(seeds) > 0], 0)
+    return as_float(alpha * _near(np.isin(labels, connected)))
 
 
 def _draw(guide: Map, prompts: Iterable[Prompt]) -> None:

@@ -26,7 +26,7 @@ from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.pixels.color import frame_from_rgb
 
 H, W = 96, 160
-RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
+RED, BLUE, GREEN = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9), (0.1, 0.9, 0.1)
 
 
 def click(kind: str, x: float, y: float, time: float | None = None) -> Prompt:
@@ -43,7 +43,8 @@ def scene(*people: tuple[int, tuple[float, float, float]]) -> Map:
 
 
 class Network:
-    """Keeps each block that its guide does not forbid; where something is kept, only that."""
+    """Keeps each block that its guide does not forbid, if it is not green; where something is
+    kept, only that."""
 
     def __init__(self) -> None:
         self.guides: list[Map] = []
@@ -56,7 +57,8 @@ class Network:
         for label in range(1, count):
             block = labels == label
             best, worst = guide[0, 0][block].max(), guide[0, 0][block].min()
-            if best > 0 if chosen else worst > -1:
+            thing = image[0, 1][block].mean() > 0.8
+            if best > 0 if chosen else worst > -1 and not thing:
                 alpha[block] = 1
         return Maps(alpha, alpha, 1 - alpha, alpha)
 
@@ -86,21 +88,45 @@ def test_a_click_is_a_disc_on_undecided_ground_and_its_answer_the_next_guide() -
     choice, network = Choice(), Network()
     maps = choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
     assert columns(maps) == {0}
-    first, second = network.guides
+    everybody, first, second = network.guides
+    assert not everybody.any()
+    assert maps is not None
+    np.testing.assert_array_equal(first, carried(maps.alpha))
+    np.testing.assert_array_equal(second, carried(maps.alpha))
+    choice.maps(scene((12, RED), (88, BLUE)), maps.alpha, [], network)
+    np.testing.assert_array_equal(network.guides[3], carried(maps.alpha))
+
+
+def test_a_click_on_a_thing_is_a_disc_on_undecided_ground() -> None:
+    choice, network = Choice(), Network()
+    assert columns(choice.maps(scene((10, GREEN)), None, [click("keep", 0.14, 0.6)], network)) == {
+        0
+    }
+    _, first, second = network.guides
     assert set(np.unique(first).tolist()) == {UNDECIDED, KEEP}
     radius = DISC * H
     assert (first == KEEP).sum() == pytest.approx(np.pi * radius**2, rel=0.35)
     assert first[int(0.6 * H), int(0.14 * W)] == KEEP
+    assert set(np.unique(second).tolist()) == {DROP, KEEP}
+
+
+def test_whoever_stands_apart_is_not_kept_whatever_the_network_says() -> None:
+    class Generous(Network):
+        def __call__(self, image: Map, guide: Map) -> Maps:
+            return super().__call__(image, np.zeros_like(guide))
+
+    choice, network = Choice(), Generous()
+    maps = choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
+    assert columns(maps) == {0}
     assert maps is not None
-    np.testing.assert_array_equal(second, carried(maps.alpha))
-    choice.maps(scene((12, RED), (88, BLUE)), maps.alpha, [], network)
-    np.testing.assert_array_equal(network.guides[2], carried(maps.alpha))
+    assert columns(choice.maps(scene(*TWO), maps.alpha, [], network)) == {0}
 
 
 def test_a_drop_alone_keeps_the_others() -> None:
     choice, network = Choice(), Network()
     maps = choice.maps(scene(*TWO), None, [click("drop", 0.14, 0.6)], network)
-    assert set(np.unique(network.guides[0]).tolist()) == {0, DROP}
+    assert not network.guides[0].any()
+    assert network.guides[1][58, 100] == KEEP and network.guides[1][58, 22] == DROP
     assert columns(maps) == {2}
 
 
@@ -113,7 +139,7 @@ def test_corrections_are_drawn_into_what_is_known() -> None:
     assert columns(both) == {0, 2}
     assert both is not None
     one = choice.maps(image, both.alpha, [click("drop", 0.14, 0.6)], network)
-    assert network.guides[4].max() == 1 and network.guides[4][58, 22] == DROP
+    assert network.guides[-1].max() == 1 and network.guides[-1][58, 22] == DROP
     assert one is not None
 
 
@@ -121,7 +147,9 @@ def test_boxes_and_masks() -> None:
     choice, network = Choice(), Network()
     box = Prompt(kind="box", place=(0.55, 0.25, 0.2, 0.7))
     assert columns(choice.maps(scene(*TWO), None, [box], network)) == {2}
-    assert set(np.unique(network.guides[0]).tolist()) == {UNDECIDED, BOX}
+    choice, network = Choice(), Network()
+    assert columns(choice.maps(scene((90, GREEN)), None, [box], network)) == {2}
+    assert set(np.unique(network.guides[1]).tolist()) == {UNDECIDED, BOX}
     mask = np.zeros((2 * H, 2 * W), np.float32)
     mask[60:180, 20:68] = 1
     choice, network = Choice(), Network()
