@@ -100,7 +100,7 @@ class Composer:
 
     def _room(self, rng: Generator) -> Picture:
         """A room with random light, sometimes out of focus, or a plain wall."""
-        if rng.random() < self.config.plain:
+        if self.config.plain and rng.random() < self.config.plain:
             return plain_wall(rng)
         room = self.rooms[int(rng.integers(len(self.rooms)))]
         if not self.photometric:

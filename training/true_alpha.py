@@ -41,6 +41,7 @@ CAMERA = SceneConfig(
     in_front=0.0,
     posters=0.0,
     room_zoom=(1.0, 1.3),
+    plain=0.0,
     out_of_focus=0.25,
     light=0.6,
     colours=0.0,
