@@ -185,7 +185,8 @@ def test_a_file_is_dropped_matted_and_downloaded(
             await tab.run("document.querySelector('#jobs .remove').click()")
 
         await tab.choose_file("#job-file", big)
-        await tab.until(TEXT % "notice" + ".startsWith('big.mp4: is larger than the limit, 1024 MB')")
+        told = TEXT % "notice" + ".startsWith('big.mp4: is larger than the limit, 1024 MB')"
+        await tab.until(told)
         await tab.until("fetch('jobs').then(r => r.json()).then(j => j.length == 0)")
 
     visit(browser, server.url, stay)
