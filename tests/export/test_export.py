@@ -185,7 +185,7 @@ def test_what_cannot_be_exported(
     assert "fp32 or fp16" in fails(
         2, model, "--to", "torch-tensorrt", "--precision", "int8", "-o", out
     )
-    assert "an export itself" in fails(2, tmp_path / "made", *to, out)
+    assert "is an export" in fails(2, tmp_path / "made", *to, out)
     assert not list(tmp_path.glob("out*"))
 
 
