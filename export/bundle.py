@@ -42,7 +42,7 @@ def write_bundle(
     manifest = _manifest(network, file, version)
     if "previous" in manifest["inputs"] and _guided(training):
         manifest["inputs"]["previous"] |= {"range": [-1, 1]}
-    manifest["provenance"] = PROVENANCE | {"training": training}
+    manifest["provenance"] = PROVENANCE | {"training": _without_folders(training)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 
@@ -51,6 +51,18 @@ def _guided(training: object) -> bool:
     if isinstance(training, dict):
         return bool(training.get("guided")) or any(map(_guided, training.values()))
     return isinstance(training, list | tuple) and any(map(_guided, training))
+
+
+def _without_folders(training: Any) -> Any:  # noqa: ANN401
+    """The same with the bare names of the files that runs started from: their folders are those of
+    the machine that trained."""
+    if isinstance(training, dict):
+        named = {key: _without_folders(value) for key, value in training.items()}
+        init = named.get("init")
+        if isinstance(init, str) and Path(init).is_absolute():
+            named["init"] = Path(init).name
+        return named
+    return list(map(_without_folders, training)) if isinstance(training, list) else training
 
 
 def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str, Any]:

@@ -103,6 +103,15 @@ def test_manifest_tells_what_the_network_is(written: Path, network: LateFusionNe
     assert all(output["range"] == [0, 1] for output in manifest["outputs"].values())
 
 
+def test_manifest_tells_no_folder_of_the_machine_that_trained(
+    tmp_path: Path, network: LateFusionNetwork
+) -> None:
+    run = TRAINING | {"init": str(tmp_path / "run.safetensors")}
+    write_bundle(network, tmp_path, version="1", training={"mean_of": [run, {"init": "edge"}]})
+    made = json.loads((tmp_path / "manifest.json").read_text())["provenance"]["training"]
+    assert [one["init"] for one in made["mean_of"]] == ["run.safetensors", "edge"]
+
+
 def test_matter_runs_the_bundle_and_gives_the_networks_alpha(
     written: Path, network: LateFusionNetwork
 ) -> None:
