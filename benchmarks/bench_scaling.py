@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from bench_job import SOURCE, transcode
 from long_clip import make_long_clip
 from machine import machine
+from timing import wall_and_processor
 
 from fusematte.engine.jobs import segmented
 from fusematte.engine.jobs.run import run
@@ -35,14 +35,6 @@ JOBS = (1, 2, 4)
 PROCESSORS = (1, 2, 4, 8, 32)
 FILM = 40
 """Segments of the simulated video: 24,000 frames, a quarter of an hour."""
-
-
-def _used(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of some work, with those of its processes."""
-    before, begun = os.times(), time.perf_counter()
-    work()
-    after = os.times()
-    return time.perf_counter() - begun, sum(after[:4]) - sum(before[:4])
 
 
 def _timed_joins() -> list[float]:
@@ -94,9 +86,9 @@ def main() -> None:
         run(clip, output)  # tunes, and fills the caches
         joins = _timed_joins()
         for _ in range(args.repeats):
-            seconds["plain"].append(_used(lambda: transcode(clip, output)))
+            seconds["plain"].append(wall_and_processor(lambda: transcode(clip, output)))
             for jobs in JOBS:
-                took = _used(lambda jobs=jobs: run(clip, output, jobs=jobs))  # type: ignore[misc]
+                took = wall_and_processor(partial(run, clip, output, jobs=jobs))
                 seconds.setdefault(f"{jobs} jobs", []).append(took)
                 print(jobs, took, flush=True)
     segments.FRAMES = full

@@ -23,6 +23,7 @@ from typing import Any
 import av
 import cv2
 from machine import machine
+from timing import wall_and_processor
 
 RESULTS = Path(__file__).parent / "results" / "start.json"
 CLIP = Path(__file__).parents[2] / "shared" / "clips" / "m1.mp4"
@@ -48,11 +49,9 @@ def _first_frame(clip: Path, folder: Path) -> tuple[float, float]:
 
 def _command(*arguments: str) -> tuple[float, float]:
     """Wall and processor seconds of a whole command."""
-    before, begun = os.times(), time.time()
-    subprocess.run([*FUSEMATTE, *arguments], check=True, capture_output=True)
-    after = os.times()
-    used = after.children_user + after.children_system
-    return time.time() - begun, used - before.children_user - before.children_system
+    return wall_and_processor(
+        lambda: subprocess.run([*FUSEMATTE, *arguments], check=True, capture_output=True)
+    )
 
 
 def _figures(times: list[tuple[float, float]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -21,3 +22,12 @@ def medians_in_turns(calls: Sequence[Callable[[], object]], runs: int) -> list[f
             if turn >= WARM:
                 found.append(1e3 * (time.perf_counter() - begun))
     return [median(found) for found in times]
+
+
+def wall_and_processor(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of wall and of processor time of some work, with those of the processes that it
+    starts and waits for."""
+    before, begun = os.times(), time.perf_counter()
+    work()
+    after = os.times()
+    return time.perf_counter() - begun, sum(after[:4]) - sum(before[:4])

@@ -281,3 +281,9 @@ class VideoInfo:
     chapters: tuple[Chapter, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     video_metadata: dict[str, str] = field(default_factory=dict)
+
+
+def displayed_size(video: VideoInfo | Frame) -> tuple[int, int]:
+    """(height, width) of the picture as a player turns it."""
+    turned = video.rotation in (90, 270)
+    return (video.width, video.height) if turned else (video.height, video.width)

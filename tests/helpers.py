@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -145,6 +146,14 @@ def transcode(
                 writer.write(item)
             else:
                 writer.mux(item)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Returns when the condition holds; fails if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happens"
+        time.sleep(0.001)
 
 
 def first_frame(path: Path) -> av.VideoFrame:

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from fusematte.engine.errors import InputError, UsageError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import Frame, displayed_size
+from fusematte.engine.jobs.stills import read_picture
 from fusematte.engine.matting.choice import LOST
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.selection import Kind, Prompt, Selection, check, displayed_size
-from fusematte.engine.media.files import read_image
+from fusematte.engine.matting.selection import Kind, Prompt, Selection, check
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.color import as_float
 
@@ -110,10 +110,7 @@ def read_mask(path: StrPath, height: int, width: int) -> Prompt:
         InputError: it cannot be read.
         UsageError: it has not the video's size, or is empty.
     """
-    try:
-        picture = read_image(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    picture = read_picture(path)
     if picture.shape[:2] != (height, width):
         rows, columns = picture.shape[:2]
         raise UsageError(

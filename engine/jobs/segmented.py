@@ -129,8 +129,8 @@ class SegmentedJob:
         return segments.plan(reader)
 
     def warm_up(self, threads: int) -> None:
-        """Tunes and compiles the network once for all workers of this machine, which find it in
-        the cache.
+        """Tunes the network at its first use, once for all workers of this machine, which find the
+        result in the cache.
 
         Raises:
             FuseMatteError: it cannot be opened.

@@ -20,7 +20,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
-from fusematte.engine.frame import PIXEL_FORMATS, Frame
+from fusematte.engine.frame import PIXEL_FORMATS, Frame, displayed_size
 from fusematte.engine.live.backoff import BackOff
 from fusematte.engine.media.av_frames import frame_of
 from fusematte.engine.media.reader import Reader
@@ -279,9 +279,7 @@ def _upright(frame: Frame) -> Frame:
     """The frame in display orientation; in 4:2:0 if it has to be rotated."""
     if not frame.rotation:
         return frame
-    height, width = frame.height, frame.width
-    if frame.rotation in (90, 270):
-        height, width = width, height
+    height, width = displayed_size(frame)
     format = PIXEL_FORMATS["yuv420p" if frame.format.bits == 8 else "yuv420p10le"]
     shapes = (height, width), *[format.chroma_shape(height, width)] * 2
     y, u, v = (np.empty(shape, format.dtype) for shape in shapes)

@@ -23,12 +23,12 @@ from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.fallback import card, closed_frame
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
-from fusematte.engine.frame import CLOCK, Frame, Matte, Plane
+from fusematte.engine.frame import CLOCK, Frame, Matte, Plane, displayed_size
 from fusematte.engine.live.governor import Governor
 from fusematte.engine.live.meter import LiveStatistics, Meter
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.selection import Prompt, displayed_size
+from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped

@@ -39,7 +39,7 @@ CLEARLY = 0.08
 """By so much one candidate must be more alike than the next one, or it is told."""
 LEAST = 0.0005
 """Share of the picture that is something; what is kept of less is lost."""
-JOINED = 0.25
+GROWTH = 0.25
 """Share by which what is kept may grow from one frame to the next, untold."""
 
 LOST = "what was chosen is not to be seen"
@@ -146,8 +146,8 @@ class Choice:
     def _prompted(
         self, image: Map, previous: Map | None, prompts: list[Prompt], run: Run
     ) -> Maps | None:
-        """A frame with prompts is seen twice, as a first frame is: the network's first answer and
-        the prompts make the guide of the second."""
+        """A frame with prompts is seen twice beside the look that finds whom they point at: the
+        network's first answer and the prompts make the guide of the second."""
         guide = self._ground(image, previous, prompts, run)
         _draw(guide, prompts)
         again = carried(_joined(run(image, guide[None, None]).alpha, guide > 0))
@@ -224,7 +224,7 @@ class Choice:
         if area < LEAST * kept.size:
             self.doubt = LOST
             return
-        if area > (1 + JOINED) * float((previous > 0.5).sum()):
+        if area > (1 + GROWTH) * float((previous > 0.5).sum()):
             self.doubt = GREW
 
     def _learn(self, image: Map, alpha: Map) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from fusematte.engine.errors import UsageError
-from fusematte.engine.frame import Frame, Map, VideoInfo
+from fusematte.engine.frame import Map
 from fusematte.engine.matting.guide import DISC
 
 Kind = Literal["keep", "drop", "box", "mask", "everybody", "nobody"]
@@ -108,9 +108,3 @@ def _refuse_contradictions(selection: Sequence[Prompt], aspect: float) -> None:
             x, y = (a - b for a, b in zip(keep.place, drop.place, strict=True))
             if keep.time == drop.time and (x * aspect) ** 2 + y**2 < (2 * DISC) ** 2:
                 raise UsageError(f"{keep} and {drop} contradict each other")
-
-
-def displayed_size(video: VideoInfo | Frame) -> tuple[int, int]:
-    """(height, width) of the picture as a player turns it."""
-    turned = video.rotation in (90, 270)
-    return (video.width, video.height) if turned else (video.height, video.width)

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.frame import Frame, Matte, displayed_size
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.selection import Selection, check, displayed_size
+from fusematte.engine.matting.selection import Selection, check
 from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
 
 CLOSER = 1.6

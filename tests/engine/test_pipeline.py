@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
+from tests.helpers import wait_for
 
 from fusematte.engine.pipeline import DEPTH, Pipeline, Stage, Stopped
 
@@ -20,13 +21,6 @@ def threads() -> list[str]:
 def no_thread_is_left() -> Iterator[None]:
     yield
     assert threads() == []
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happens"
-        time.sleep(0.001)
 
 
 def double(x: int) -> int:
@@ -150,13 +144,13 @@ def test_source_does_not_run_ahead_of_the_bound(stages: int) -> None:
     bound = (stages + 1) * DEPTH + stages + 1
     work = [Stage(str(index), double) for index in range(stages)]
     with Pipeline(("count", source()), *work) as pipeline:
-        wait_for(lambda: taken == bound)
+        wait_for(lambda: taken == bound, 5)
         time.sleep(0.05)
         assert taken == bound
         consumed = iter(pipeline)
         for _ in range(3):
             next(consumed)
-        wait_for(lambda: taken == bound + 3)
+        wait_for(lambda: taken == bound + 3, 5)
         time.sleep(0.02)
         assert taken == bound + 3
 

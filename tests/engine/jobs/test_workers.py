@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from tests.helpers import content, make_clip, pictures_of
+from tests.helpers import content, make_clip, pictures_of, wait_for
 
 from fusematte.cli import main
 from fusematte.engine.errors import BackendError, UsageError
@@ -46,13 +44,6 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def wait_for(reached: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_side_by_side_is_as_one_after_the_other(clip: Path, tmp_path: Path) -> None:
