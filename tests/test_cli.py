@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -187,6 +189,10 @@ def test_stills(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["matte", *map(str, images), str(tmp_path / "c.png"), "--output-dir", str(folder)]
     assert main(command) == 3  # one is bad, the others are done
     assert "c.png" in capfd.readouterr().err
+    assert main([*command, "--json"]) == 3
+    told = [line for line in events(capfd.readouterr().out) if line["event"] != "progress"]
+    assert [line["event"] for line in told] == ["done", "done", "error"]
+    assert told[0]["output"] == str(folder / "a.png") and told[2]["exit_code"] == 3
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
     for index, name in enumerate(("a.png", "b.png")):
         alpha = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
@@ -250,21 +256,26 @@ def test_tune_times_every_candidate_and_keeps_the_best(
     for work in ("file", "live"):  # a wrong choice, which is overruled
         wrong = Timing(spec="onnxruntime:cpu:f32", threads=1, ms=0.1)
         keep(tuning_key(bundle, Spec(), work=work), Tuning(timings=(wrong,), thorough=True))
-    assert main(["tune"]) == 0
-    said = capfd.readouterr().out
-    assert "openvino:cpu:int8" in said
-    assert "openvino:cpu:f32" in said
-    rows = {
-        row.split()[0]: float(row.split()[2]) for row in said.splitlines() if "cpu:" in row[:20]
-    }
+    assert main(["tune", "--json"]) == 0
+    *told, done = events(capfd.readouterr().out)
+    rows = {row["spec"]: row["alone"] for row in told}
+    assert {"openvino:cpu:int8", "openvino:cpu:f32"} <= set(rows)
+    assert all(row["total"] == len(told) for row in told)
     for work in ("file", "live"):
         found = recall(tuning_key(bundle, Spec(), work=work))
         assert found is not None
         assert found.thorough
+        assert done[work] == asdict(found.timings[0])
         assert rows[found.timings[0].spec] <= 1.5 * min(rows.values())
     assert main(["doctor"]) == 0
     assert "measured by fusematte tune" in capfd.readouterr().out
     assert main(["tune", "--threads", "2"]) == 2
+
+
+def test_rows_of_tune_stand_below_the_head() -> None:
+    row = tune.Row(spec=Spec("openvino", "cpu", "int8"), threads=2, alone=12.34, fps=70)
+    assert len(str(row)) == len(tune.HEADER)
+    assert str(row).split() == ["openvino:cpu:int8", "2", "12.3", "70.0", "-"]
 
 
 def test_help_imports_no_runtime() -> None:
@@ -285,8 +296,9 @@ def test_help_imports_no_runtime() -> None:
 def test_bench(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     assert main(["bench", "-q", "--sizes", "96x64", "--frames", "5", "--json"]) == 0
-    result = json.loads(capfd.readouterr().out)
+    result = events(capfd.readouterr().out)[-1]
     row = result["sizes"]["96x64"]
+    assert result["event"] == "done"
     assert result["backend"] and result["device"] and result["precision"]
     assert row["fps"] > 0
     assert row["ratio"] == pytest.approx(row["fps"] / row["codec_fps"], abs=0.01)
@@ -326,7 +338,7 @@ def test_without_a_command_it_shows_what_people_do(capfd: pytest.CaptureFixture[
         build_parser(words).parse_args(words)
 
 
-def events(text: str) -> list[dict[str, object]]:
+def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 

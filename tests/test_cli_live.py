@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusematte.cli import main
+from fusematte.engine.live import cameras
 from tests.helpers import content, make_clip
 
 
@@ -35,6 +37,9 @@ def test_records_a_paced_clip_and_tells_the_figures(
     assert main(["live", "-c", str(clip), *(f"-o{path}" for path in outputs)]) == 0
     said = capfd.readouterr().out
     assert "fps" in said and "dropped" in said and "budget 40 ms" in said
+    assert main(["live", "--json", "-c", str(clip), "-o", str(tmp_path / "c.mkv")]) == 0
+    *_, last = map(json.loads, capfd.readouterr().out.splitlines())
+    assert last["event"] == "done" and last["frames"] > 0
     for path in outputs:
         assert len(content(path).times) > 5
     assert not list(tmp_path.glob("*.part"))
@@ -43,6 +48,8 @@ def test_records_a_paced_clip_and_tells_the_figures(
 def test_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     clip = make_clip(tmp_path / "in.mp4")
     assert "--preview" in fails(capfd, 2, "-c", clip)
+    assert main(["live", "-q", "-c", str(clip), "--json"]) == 2
+    assert json.loads(capfd.readouterr().out)["error"] == "UsageError"
     assert "--camera list" in fails(capfd, 3, "-c", "no-such-camera", "--preview")
     assert "cannot be reached" in fails(capfd, 3, "-c", "rtmp://127.0.0.1:9/x", "--preview")
     assert "pinkish" in fails(capfd, 6, "-c", clip, "-b", "pinkish", "-o", tmp_path / "o.mkv")
@@ -54,9 +61,13 @@ def test_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
         main(["live", "--fps", "0"])
 
 
-def test_cameras_can_be_listed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_cameras_can_be_listed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["live", "--camera", "list"]) == 0
     assert capfd.readouterr().out.strip()
+    monkeypatch.setattr(cameras, "list_cameras", list)
+    assert "connect one" in fails(capfd, 3, "-c", "7", "--preview")
 
 
 @pytest.mark.skipif(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,10 @@ PACKED_SIDE, SMALLEST_PACKED = 448, 96
 PACKED_QUALITY = 75
 
 
+Count = Callable[[int], None]
+"""Called with the number of samples written so far."""
+
+
 @dataclass
 class Prepared:
     """The result: shards, number of samples by shard stem, reasons for skipped samples."""
@@ -62,11 +66,14 @@ class Storage:
     lean: bool = False
 
 
-def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
+def prepare(
+    sources: list[Source], output: Path, storage: Storage, count: Count | None = None
+) -> Prepared:
     """Writes every good sample into ``train-*.tar``, ``val-cutouts-*.tar``, ... (``SHARDS``).
 
     Pictures are scaled down if necessary and stored as WebP, alphas as PNG.  Unusable samples are
-    logged and skipped: missing or unreadable files, different sizes, empty mattes.
+    logged and skipped: missing or unreadable files, different sizes, empty mattes.  ``count`` is
+    called after each good one.
 
     Raises:
         DataError: no sample can be used.
@@ -77,7 +84,7 @@ def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for stem, members in stems.items():
-            _write_shards(stem, members, output, storage, prepared)
+            _write_shards(stem, members, output, storage, prepared, count)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
     if not prepared.samples:
@@ -87,7 +94,12 @@ def prepare(sources: list[Source], output: Path, storage: Storage) -> Prepared:
     return prepared
 
 
-def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepared, int]:
+def pack(
+    sources: list[Source],
+    output: Path,
+    megabytes: float,
+    count: Count | None = None,
+) -> tuple[Prepared, int]:
     """Writes the data of a training run within a size limit, for transfer to another machine;
     returns the result and the longer side of the pictures.
 
@@ -99,7 +111,7 @@ def pack(sources: list[Source], output: Path, megabytes: float) -> tuple[Prepare
     chosen = [source for source in sources if source.split == "train"]
     long_side = PACKED_SIDE
     while long_side >= SMALLEST_PACKED:
-        prepared = prepare(chosen, output, Storage(long_side, PACKED_QUALITY, lean=True))
+        prepared = prepare(chosen, output, Storage(long_side, PACKED_QUALITY, lean=True), count)
         size = sum(path.stat().st_size for path in prepared.shards) / 1e6
         if size <= megabytes:
             return prepared, long_side
@@ -116,7 +128,12 @@ def _stem(source: Source) -> str:
 
 
 def _write_shards(
-    stem: str, sources: Iterable[Source], output: Path, storage: Storage, prepared: Prepared
+    stem: str,
+    sources: Iterable[Source],
+    output: Path,
+    storage: Storage,
+    prepared: Prepared,
+    count: Count | None,
 ) -> None:
     clean = {"backgrounds": _clean_room, "objects": _clean_thing}.get(stem, _clean_people)
     shard: _Shard | None = None
@@ -139,6 +156,8 @@ def _write_shards(
                 written += 1
             shard.add(f"{source.name.split()[0]}/{result[0]}", result[1])
             prepared.samples[stem] = prepared.samples.get(stem, 0) + 1
+            if count is not None:
+                count(sum(prepared.samples.values()))
         if shard is not None:
             shard.finish()
     except BaseException:

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -376,8 +376,17 @@ class Run:
         self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-OnStep = Callable[[int, float], None]
-"""Called after each step with its number and loss."""
+class Step(NamedTuple):
+    """A finished step: its number and loss; the position in the plan of all phases, and its end."""
+
+    number: int
+    loss: float
+    position: int
+    total: int
+
+
+OnStep = Callable[[Step], None]
+"""Called after each step."""
 
 
 def train(
@@ -551,7 +560,7 @@ def _run_phase(
                     ) from None
                 run.seconds = perf_counter() - begun
                 if on_step is not None:
-                    on_step(run.step, loss)
+                    on_step(Step(run.step, loss, run.position, sum(run.plan)))
                 done = run.world.any(run.position >= end)
                 stopped = run.world.any(bool(interrupted))
                 if report is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from fusematte.engine.commands.options import add_model_options, backend_of
-from fusematte.engine.diagnostics.bench import bench, lines
+from fusematte.engine.commands.options import (
+    add_json_option,
+    add_model_options,
+    backend_of,
+    talking,
+)
+from fusematte.engine.diagnostics.bench import bench, described
 from fusematte.engine.errors import UsageError
 
 SIZES = ["1280x720", "1920x1080"]
@@ -20,22 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, default=120, metavar="N", help="per size (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_options(parser)
+    add_json_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    if options.frames < 3:
-        raise UsageError("--frames must be at least 3", option="frames")
-    result = bench(
-        [_size(text) for text in options.sizes],
-        model=options.model,
-        backend=backend_of(options),
-        threads=options.threads,
-        frames=options.frames,
-    )
-    print(json.dumps(result, indent=2) if options.json else "\n".join(lines(result)))
+    with talking(options) as (lines, progress):
+        if options.frames < 3:
+            raise UsageError("--frames must be at least 3", option="frames")
+        result = bench(
+            [_size(text) for text in options.sizes],
+            model=options.model,
+            backend=backend_of(options),
+            threads=options.threads,
+            frames=options.frames,
+            progress=progress,
+        )
+    if lines is not None:
+        lines.tell("done", **result)
+    else:
+        print("\n".join(described(result)))
     return 0
 
 

@@ -20,12 +20,13 @@ from fusematte.engine.commands.options import (
     add_model_options,
     backend_of,
     mask_of,
+    talking,
     text_of,
 )
 from fusematte.engine.errors import UsageError
 from fusematte.engine.jobs.options import parse_frame_rate
 from fusematte.engine.jobs.progress import JsonProgress
-from fusematte.engine.live.cameras import Camera, list_cameras, open_camera
+from fusematte.engine.live.cameras import NO_CAMERA, Camera, list_cameras, open_camera
 from fusematte.engine.live.keyboard import terminal_keys
 from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet
@@ -90,10 +91,19 @@ def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if options.camera == "list":
         devices = list_cameras()
-        print("\n".join(f"{d.name}  {d.description}" for d in devices) or "no camera here")
+        print("\n".join(f"{d.name}  {d.description}" for d in devices) or NO_CAMERA)
         return 0
+    with talking(options):
+        _live(options)
+    return 0
+
+
+def _live(options: argparse.Namespace) -> None:
     if not (options.output or options.preview or options.virtual_camera is not None):
-        raise UsageError("there is no output; use --preview, --virtual-camera or --output")
+        raise UsageError(
+            "there is no output; use --virtual-camera for meetings, --preview for a window, or "
+            "--output for a file or a stream"
+        )
     backgrounds = options.background or ["blur"]
     with ExitStack() as stack:
         opened = stack.enter_context(ExitStack())
@@ -122,15 +132,13 @@ def main(options: argparse.Namespace) -> int:
         report = None if options.quiet else StatisticsLine(json=options.json)
         live = LiveRun(camera, session, outlets, backgrounds, report, keys)
         opened.pop_all()  # from here on the run closes them
-        return _run(live, session, quiet=options.quiet or options.json)
-
-
-def _run(live: LiveRun, session: Session, *, quiet: bool) -> int:
-    with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
-        live.run()
-    if not quiet:
-        print(f"\r{session.statistics}\x1b[K" if sys.stderr.isatty() else session.statistics)
-    return 0
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop
+            live.run()
+        if options.json:
+            JsonProgress().tell("done", **asdict(session.statistics))
+        elif not options.quiet:
+            terminal = sys.stderr.isatty()
+            print(f"\r{session.statistics}\x1b[K" if terminal else session.statistics)
 
 
 def _open_outlets(

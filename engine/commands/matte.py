@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from fusematte.engine.commands.options import (
     MASK,
     SELECTION,
+    Talk,
     add_job_options,
+    add_json_option,
     add_model_options,
     backend_of,
     mask_of,
     selection_of,
+    talking,
 )
 from fusematte.engine.compositing.backgrounds import Background, open_background
 from fusematte.engine.compositing.look import Look
@@ -50,13 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_job_options(parser, *MASK, *SELECTION)
     add_model_options(parser)
+    add_json_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    mask, selection = mask_of(options), selection_of(options)
-    paths = output_paths(options.images, options.output_dir)
-    with ExitStack() as stack:
+    with talking(options) as talk, ExitStack() as stack:
+        mask, selection = mask_of(options), selection_of(options)
+        paths = output_paths(options.images, options.output_dir)
         background = None
         if options.background is not None:
             background = stack.enter_context(closing(open_background(options.background)))
@@ -66,17 +70,32 @@ def main(options: argparse.Namespace) -> int:
             Matter(options.model, backend=backend_of(options), threads=threads)
         )
         code = 0
-        for image, path in zip(options.images, paths, strict=True):
+        for number, (image, path) in enumerate(zip(options.images, paths, strict=True)):
+            if talk.progress is not None:
+                talk.progress.count(number, len(paths), "pictures")
             try:
-                result = _result(image, matter, background, mask, selection)
+                write_png(path, _result(image, matter, background, mask, selection))
             except InputError as error:  # the other pictures are still processed
-                print(f"fusematte: {error}", file=sys.stderr)
                 code = error.exit_code
-                continue
-            write_png(path, result)
-            if not options.quiet:
-                print(path)
+                _tell(talk, image, error)
+            else:
+                _tell(talk, image, path)
     return code
+
+
+def _tell(talk: Talk, image: str, result: Path | InputError) -> None:
+    """Tells what became of a picture."""
+    if talk.progress is not None:
+        talk.progress.clear()
+    if talk.lines is not None:
+        if isinstance(result, InputError):
+            talk.lines.tell("error", input=image, **result.fields())
+        else:
+            talk.lines.tell("done", input=image, output=str(result))
+    elif isinstance(result, InputError):
+        print(f"fusematte: {result}", file=sys.stderr)
+    elif talk.progress is not None:
+        print(result)
 
 
 def _result(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from fusematte.engine.backends import BACKENDS, Spec
 from fusematte.engine.backends.spec import PRECISIONS
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.selection import Selection
 from fusematte.engine.models import DEFAULT_MODEL
@@ -139,6 +141,36 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
         help="print progress, results and errors as JSON, one object per line, on standard output "
         "(on standard error if the video goes there)",
     )  # fmt: skip
+
+
+class Talk(NamedTuple):
+    """How a command tells what it does.
+
+    lines: JSON lines, with ``--json``; progress: these, a bar or lines of text; None with
+    ``--quiet``.
+    """
+
+    lines: JsonProgress | None
+    progress: JsonProgress | ProgressReport | None
+
+
+@contextmanager
+def talking(options: argparse.Namespace, stream: TextIO | None = None) -> Iterator[Talk]:
+    """Progress while a command works; with ``--json`` its error is told, too.
+
+    stream: where the JSON lines go (standard output).
+    """
+    lines = JsonProgress(stream) if options.json else None
+    progress = lines or (None if options.quiet else ProgressReport())
+    try:
+        yield Talk(lines, progress)
+    except FuseMatteError as error:
+        if lines is not None:
+            lines.tell("error", **error.fields())
+        raise
+    finally:
+        if progress is not None:
+            progress.clear()
 
 
 def add_long_job_options(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ from fusematte.engine.commands.options import (
     add_long_job_options,
     add_precision,
     backend_of,
+    talking,
 )
 from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.options import OUTPUTS, JobOptions
-from fusematte.engine.jobs.progress import JsonProgress, ProgressReport
 from fusematte.engine.jobs.run import run_job
 from fusematte.engine.jobs.segmented import segments_of
 from fusematte.engine.media.files import is_folder
@@ -48,26 +48,21 @@ def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     # The result itself may go to standard output.
     talk = sys.stderr if is_stdout(options.output) else sys.stdout
-    lines = JsonProgress(talk) if options.json else None
-    progress = lines or (None if options.quiet else ProgressReport())
     begun = time.time()
     try:
-        job = JobOptions.of(vars(options) | {"backend": backend_of(options)})
-        done = run_job(
-            options.input,
-            options.output,
-            job,
-            resume=options.resume,
-            jobs=options.jobs,
-            workers=options.cluster,
-            report=options.report,
-            progress=progress,
-        )
+        with talking(options, talk) as (lines, progress):
+            job = JobOptions.of(vars(options) | {"backend": backend_of(options)})
+            done = run_job(
+                options.input,
+                options.output,
+                job,
+                resume=options.resume,
+                jobs=options.jobs,
+                workers=options.cluster,
+                report=options.report,
+                progress=progress,
+            )
     except (FuseMatteError, KeyboardInterrupt) as error:
-        if progress is not None:
-            progress.clear()
-        if lines is not None and isinstance(error, FuseMatteError):
-            lines.tell("error", **error.fields())
         if not isinstance(error, UsageError):
             further = (getattr(options, name) for name in OUTPUTS)
             _say_what_is_left(begun, options.output, *further)
@@ -75,8 +70,7 @@ def main(options: argparse.Namespace) -> int:
     if lines is not None:
         seconds, fps = round(done.seconds, 2), round(done.rate, 2)
         lines.tell("done", output=options.output, frames=done.frames, seconds=seconds, fps=fps)
-    elif progress is not None:
-        progress.clear()
+    elif not options.quiet:
         print(f"{options.output}: {done}", file=talk)
     return 0
 

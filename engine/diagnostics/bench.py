@@ -17,7 +17,7 @@ import numpy as np
 from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
 from fusematte.engine.frame import Frame
 from fusematte.engine.jobs.options import JobOptions
-from fusematte.engine.jobs.single import run_once
+from fusematte.engine.jobs.single import Progress, run_once
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
@@ -33,6 +33,7 @@ def bench(
     backend: str,
     threads: int | None,
     frames: int,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Runs a complete job on a clip of each (height, width), and matting alone.
 
@@ -60,7 +61,7 @@ def bench(
                 _write_clip(clip, height, width, frames)
                 job = JobOptions(model=model, backend=backend, threads=threads)
                 codec = [_transcode(clip, output)]
-                report = run_once(clip, output, job)
+                report = run_once(clip, output, job, progress=progress)
                 codec.append(_transcode(clip, output))
                 codec_fps = 2 / sum(1 / rate for rate in codec)
                 result["sizes"][f"{width}x{height}"] = {
@@ -120,7 +121,7 @@ def _write_clip(path: Path, height: int, width: int, frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def lines(result: dict[str, Any]) -> list[str]:
+def described(result: dict[str, Any]) -> list[str]:
     """The result as lines of text."""
     model = result["model"]
     shown = [

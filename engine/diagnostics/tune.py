@@ -64,11 +64,11 @@ class Row:
 HEADER = f"{'candidate':24} {'threads':>7} {'alone ms':>9} {'file fps':>9} {'live ms':>9}"
 
 
-def tune(model: str, wish: Spec, tell: Callable[[str], None]) -> dict[Work, Tuning]:
+def tune(model: str, wish: Spec, tell: Callable[[Row, int], None]) -> dict[Work, Tuning]:
     """Times every candidate with 1, 2, 4 ... threads, alone, in file jobs and in live sessions, and
     caches the best of each for later starts.
 
-    tell: called with each row of the table.
+    tell: called with each row of the table and the number of rows.
 
     Raises:
         ModelError: the model cannot be used.
@@ -78,7 +78,6 @@ def tune(model: str, wish: Spec, tell: Callable[[str], None]) -> dict[Work, Tuni
     alone = _alone(bundle, wish)
     fastest = min(alone.values())
     rows = []
-    tell(HEADER)
     with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
         clip = Path(folder) / "clip.mp4"
         write_clip(clip)
@@ -87,7 +86,7 @@ def tune(model: str, wish: Spec, tell: Callable[[str], None]) -> dict[Work, Tuni
             if ms <= HOPELESS * fastest:
                 row = _at_work(row, model, clip)
             rows.append(row)
-            tell(str(row))
+            tell(row, len(alone))
     costs: dict[Work, dict[tuple[Spec, int], float]] = {
         "file": {(r.spec, r.threads): 1e3 / r.fps for r in rows if r.fps},
         "live": {(r.spec, r.threads): r.latency for r in rows if r.latency},

@@ -81,8 +81,10 @@ def find_items(source: Path, folder: Path, extension: str = ".mp4") -> list[Item
     """
     if not source.exists():
         raise InputError(f"{source}: no such folder or manifest; check the path")
-    finder = _in_folder if source.is_dir() else _in_manifest
-    items = list(finder(source, folder, extension))
+    if source.is_dir():
+        items = find_in_folder(source, folder, extension)
+    else:
+        items = list(_in_manifest(source, folder, extension))
     if not items:
         raise InputError(f"{source}: contains no video")
     twice = [path for path, count in Counter(item.output for item in items).items() if count > 1]
@@ -91,14 +93,16 @@ def find_items(source: Path, folder: Path, extension: str = ".mp4") -> list[Item
     return items
 
 
-def _in_folder(source: Path, folder: Path, extension: str) -> Iterator[Item]:
-    """The videos below a folder, except those in the output folder."""
+def find_in_folder(source: Path, folder: Path, extension: str) -> list[Item]:
+    """The videos below a folder, except those in the output folder; there may be none."""
     results = folder.resolve() if folder.resolve() != source.resolve() else None
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        if results not in path.resolve().parents:
-            yield Item(path, folder / path.relative_to(source).with_suffix(extension))
+    return [
+        Item(path, folder / path.relative_to(source).with_suffix(extension))
+        for path in sorted(source.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and results not in path.resolve().parents
+    ]
 
 
 def _in_manifest(source: Path, folder: Path, extension: str) -> Iterator[Item]:
@@ -141,6 +145,7 @@ def run_batch(
     report: Path | None = None,
     tell: Callable[[BatchResult], None],
     progress: Progress | None = None,
+    earlier: Sequence[BatchResult] = (),
 ) -> list[BatchResult]:
     """Processes all items, even if some fail; calls ``tell`` after each.
 
@@ -151,6 +156,7 @@ def run_batch(
         jobs, cluster: as for ``fusematte.run``; files are processed side by side as well.
         report: the folder of the review pages, with the same subfolders as the outputs.
         progress: as for ``fusematte.run``.
+        earlier: results of other items, which ``report.json`` lists as well.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -165,7 +171,7 @@ def run_batch(
 
     def note(result: BatchResult) -> None:
         results.append(result)
-        _write_report(folder, results)
+        _write_report(folder, [*earlier, *results])
         tell(result)
 
     for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 import threading
@@ -31,6 +32,16 @@ log = logging.getLogger(__name__)
 
 DRIVERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """libav's camera driver of each system."""
+PERMISSIONS = {
+    "linux": "add yourself to the group video (sudo usermod -aG video $USER) and log in again",
+    "darwin": "allow the terminal to use the camera in System Settings, Privacy, Camera",
+    "win32": "allow desktop apps to use the camera in Settings, Privacy, Camera",
+}
+"""What to do when a camera may not be used."""
+NO_CAMERA = (
+    "there is no camera here (--camera list would show it): connect one, or use a stream or a "
+    "video in its place, as in --camera rtsp://192.168.1.7/door or --camera talk.mp4"
+)
 TIMEOUT = 3.0
 """Seconds without an answer or a picture after which a stream counts as lost.  Together with the
 longest wait between retries and the probing of the stream, reconnecting takes less than five
@@ -225,8 +236,14 @@ class LiveContainer(Camera):
             return f"{self.name}: this build of PyAV does not support the protocol"
         if self._driver is None:
             return f"{self.name}: cannot be reached: {_reason(error)}; check the URL"
-        known = ", ".join(device.name for device in list_cameras()) or "none"
+        known = ", ".join(device.name for device in list_cameras())
         hint = "check --size and --fps; " if self._options else ""
+        if not known:
+            return f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}{NO_CAMERA}"
+        if isinstance(error, PermissionError):
+            hint = f"{PERMISSIONS.get(sys.platform, '')}; "
+        elif getattr(error, "errno", None) == errno.EBUSY:
+            hint = "close the program that uses it; "
         return (
             f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}"
             f"available cameras: {known} (see --camera list)"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusematte.engine.commands.options import add_json_option, talking
 from fusematte.engine.errors import UsageError
 
 TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch-tensorrt")
@@ -41,10 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "demo's portrait; required for int8)",
     )
     parser.add_argument("--output-dir", "-o", type=Path, required=True, metavar="DIR")
+    add_json_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    with talking(options) as (lines, _):
+
+        def tell(stage: str) -> None:
+            if lines is not None:
+                lines.tell("stage", stage=stage)
+            elif not options.quiet and sys.stderr.isatty():
+                print(f"{stage} ...", file=sys.stderr, flush=True)
+
+        result = _export(options, tell)["export"]
+    if lines is not None:
+        lines.tell("done", output=str(options.output_dir), **result)
+    elif not options.quiet:
+        print(f"{options.output_dir}: {_summary(result)}")
+    return 0
+
+
+def _export(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Exports; returns the manifest."""
     try:
         from fusematte.export.exporter import (
             Request,
@@ -77,10 +99,7 @@ def main(options: argparse.Namespace) -> int:
         precision=options.precision,
         frames=tuple(options.frames),
     )
-    manifest = export(request, options.output_dir)
-    if not options.quiet:
-        print(f"{options.output_dir}: {_summary(manifest['export'])}")
-    return 0
+    return export(request, options.output_dir, tell)
 
 
 def _summary(export: dict[str, Any]) -> str:

@@ -154,9 +154,13 @@ def test_beyond_the_bound_nothing_is_kept(
     export(model, tmp_path / "out", "onnx", "fp32")
     before = (tmp_path / "out" / "manifest.json").read_text("utf-8")
     monkeypatch.setitem(verify.BOUNDS, "f16", 1e-9)
-    command = ["export", str(model), "--to", "onnx", "--precision", "fp16"]
+    command = ["export", str(model), "--to", "onnx", "--precision", "fp16", "--json"]
     assert main([*command, "-o", str(tmp_path / "out")]) == 9
-    assert "alpha is off by" in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "alpha is off by" in said.err
+    told = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["event"] for line in told] == ["stage", "stage", "error"]
+    assert told[-1]["exit_code"] == 9
     assert (tmp_path / "out" / "manifest.json").read_text("utf-8") == before  # the older one stays
     assert not (tmp_path / "out.part").exists()
 

@@ -144,7 +144,10 @@ def test_people_cut_out_are_scored_over_rooms(
     for index in range(2):
         cv2.imwrite(str(rooms / f"{index}.png"), np.full((30, 40, 3), 90, np.uint8))
     figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
-    command = ["evaluate", "-q", "edge", str(tmp_path), "--json", str(figures)]
+    command = ["evaluate", "-q", "edge", str(tmp_path)]
+    assert main([*command, "--json"]) == 3
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["event"] == "error"
+    command = [*command, "--json", str(figures)]
     assert main(command) == 3
     assert "cut-outs need pictures of rooms" in capfd.readouterr().err
     assert not figures.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -193,14 +194,16 @@ def test_a_pack_has_what_training_needs_in_the_space_it_gets(
         write_shard(tmp_path / f"{stem}-00.tar", samples)
     out = tmp_path / "pack"
     command = ["train", "prepare", "--data", str(tmp_path), "-o", str(out), "--pack", "0.12"]
-    assert main(command) == 0
+    assert main([*command, "--json"]) == 0
     files = sorted(out.iterdir())
     assert [file.name.removesuffix("-00000.tar") for file in files] == [
         "backgrounds", "objects", "train", "train-cutouts",
     ]  # fmt: skip
     assert sum(file.stat().st_size for file in files) <= 120_000
     material = load_material(find_sources(out), 448)
-    assert "2 train, 1 train-cutouts, 1 backgrounds, 1 objects" in capfd.readouterr().out
+    done = json.loads(capfd.readouterr().out.splitlines()[-1])
+    stems = {"train": 2, "train-cutouts": 1, "backgrounds": 1, "objects": 1}
+    assert done["event"] == "done" and done["samples"] == stems
     assert len(material.portraits) == 2
     assert max(material.cutouts[0].size) < 300
     assert material.things[0].alpha.min() == 0

@@ -32,7 +32,7 @@ from fusematte.training.config import Phase, StreamConfig, TrainConfig  # noqa: 
 from fusematte.training.errors import CheckpointError, DataError, DivergedError  # noqa: E402
 from fusematte.training.layouts import find_sources  # noqa: E402
 from fusematte.training.network import EfficientNetLiteEncoder, build_network  # noqa: E402
-from fusematte.training.train import CHECKPOINT, Run, train  # noqa: E402
+from fusematte.training.train import CHECKPOINT, Run, Step, train  # noqa: E402
 from fusematte.training.weights import (  # noqa: E402
     initialise,
     load_averaged_network,
@@ -75,11 +75,11 @@ def header(checkpoint: Path) -> dict[str, Any]:
         return {key: json.loads(value) for key, value in file.metadata().items()}
 
 
-def interrupt_at(step: int) -> Callable[[int, float], None]:
+def interrupt_at(step: int) -> Callable[[Step], None]:
     """Ctrl-C while a step is being done."""
 
-    def on_step(number: int, loss: float) -> None:  # noqa: ARG001
-        if number == step:
+    def on_step(done: Step) -> None:
+        if done.number == step:
             signal.raise_signal(signal.SIGINT)
 
     return on_step
@@ -95,7 +95,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
     assert header(tmp_path / CHECKPOINT)["step"] == step
     steps: list[int] = []
     continued = run_training(
-        CONFIG, data, tmp_path, resume=True, on_step=lambda step, _: steps.append(step)
+        CONFIG, data, tmp_path, resume=True, on_step=lambda step: steps.append(step.number)
     )
     assert steps == list(range(step + 1, 5))
     second, whole = load_file(continued), load_file(trained)
@@ -292,7 +292,9 @@ def test_a_run_by_the_clock_ends_on_time_and_goes_on_where_it_was(
     before = header(tmp_path / CHECKPOINT)
     assert 0 < before["seconds"] < 6
     steps: list[int] = []
-    run_training(config, data, tmp_path, resume=True, on_step=lambda step, _: steps.append(step))
+    run_training(
+        config, data, tmp_path, resume=True, on_step=lambda step: steps.append(step.number)
+    )
     after = header(tmp_path / CHECKPOINT)
     assert after["seconds"] >= 6
     assert steps == list(range(3, after["step"] + 1))
@@ -329,7 +331,7 @@ def test_composed_scenes_with_sequences_train(data: Path, tmp_path: Path) -> Non
     phase = Phase((32,), 2, wide=2, steps=2)
     config = replace(CONFIG, phases=(phase,), stream=stream, detail_weight=0.5)
     losses: list[float] = []
-    run_training(config, data, tmp_path, on_step=lambda _, loss: losses.append(loss))
+    run_training(config, data, tmp_path, on_step=lambda step: losses.append(step.loss))
     assert len(losses) == 2 and np.isfinite(losses).all()
 
 
@@ -506,12 +508,15 @@ steps = 1
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
         "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
         "-m", "fusematte", "train", "--config", str(toml), "--data", str(data),
-        "--output", str(tmp_path / "both"),
+        "--output", str(tmp_path / "both"), "--json",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     both = tmp_path / "both" / CHECKPOINT
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert any(line["event"] == "progress" and line["unit"] == "steps" for line in told)
+    assert {"event": "done", "checkpoint": str(both)} in told
     from fusematte.training.config import load_config
 
     toml.write_text(text.format(accumulate="accumulate = 2"))

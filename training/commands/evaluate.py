@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.commands.options import add_backend_options, backend_of
+from fusematte.engine.commands.options import Talk, add_backend_options, backend_of, talking
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths
 from fusematte.engine.matting.matter import Matter
@@ -53,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures of rooms that the model has not seen",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only use the first N pictures")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all scores to PATH")
+    parser.add_argument(
+        "--json", dest="scores", nargs="?", const="-", metavar="PATH",
+        help="write all scores to PATH; without PATH print progress, scores and errors as JSON, "
+        "one object per line, on standard output",
+    )  # fmt: skip
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG", help="write a sheet of the best and worst pictures"
     )
@@ -78,6 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    options.json = options.scores == "-"
+    with talking(options) as talk:
+        _evaluate(options, talk)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, talk: Talk) -> None:
     if options.data is None and not options.explain:
         raise UsageError("give DATA to score the model on, or pictures to --explain")
     if options.explain and options.output_dir is None:
@@ -93,15 +104,14 @@ def main(options: argparse.Namespace) -> int:
 
         matter = open_model(options.model)
         if options.explain:
-            _explain(options, matter)
+            _explain(options, matter, talk)
         if options.data is not None:
             named = ((FG_BG, options.segmentation_model), (FUSION, options.fusion_model))
             earlier = {row: open_model(name) for row, name in named if name is not None}
-            _score(options, matter, earlier)
-    return 0
+            _score(options, matter, earlier, talk)
 
 
-def _explain(options: argparse.Namespace, matter: Matter) -> None:
+def _explain(options: argparse.Namespace, matter: Matter, talk: Talk) -> None:
     paths = output_paths(options.explain, options.output_dir)
     make_folder(options.output_dir)
     for image, path in zip(options.explain, paths, strict=True):
@@ -110,11 +120,15 @@ def _explain(options: argparse.Namespace, matter: Matter) -> None:
         except OSError as error:
             raise InputError(f"{image}: {error.strerror or error}") from error
         write_png(path, explain(picture, matter))
-        if not options.quiet:
+        if talk.lines is not None:
+            talk.lines.tell("done", input=image, output=str(path))
+        elif not options.quiet:
             print(path)
 
 
-def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matter]) -> None:
+def _score(
+    options: argparse.Namespace, matter: Matter, earlier: dict[str, Matter], talk: Talk
+) -> None:
     sources = find_sources(options.data)
     others = [background_source(folder) for folder in options.backgrounds]
     # Rooms given by the user count as unseen; of the training data, only held-out rooms do.
@@ -132,16 +146,22 @@ def _score(options: argparse.Namespace, matter: Matter, earlier: dict[str, Matte
         )
     results: dict[str, Any] = {}
     if people:
-        results |= _score_people(options, matter, earlier, people, rooms)
-        print(format_table(results))
+        results |= _score_people(options, matter, earlier, people, rooms, talk)
+        if talk.lines is None:
+            print(format_table(results))
     if scenes is not None:
+        if talk.lines is not None:
+            talk.lines.tell("stage", stage="scenes with true alpha")
         count = options.limit or STILLS
         results["true_alpha"] = scenes.score(
             engine_model(matter), stills=min(STILLS, count), clips=min(CLIPS, count)
         )
-        print(format_true_alpha(results["true_alpha"]))
-    if options.json is not None:
-        _write_text(options.json, json.dumps(results, indent=2) + "\n")
+        if talk.lines is None:
+            print(format_true_alpha(results["true_alpha"]))
+    if talk.lines is not None:
+        talk.lines.tell("done", **results)
+    elif options.scores is not None:
+        _write_text(Path(options.scores), json.dumps(results, indent=2) + "\n")
 
 
 def _score_people(
@@ -150,6 +170,7 @@ def _score_people(
     earlier: dict[str, Matter],
     people: list[Source],
     rooms: list[Picture],
+    talk: Talk,
 ) -> dict[str, Any]:
     """Scores on pictures of people, whose alphas may be a teacher's."""
     unseen = bool(options.backgrounds) or keeps_rooms_out(matter.bundle)
@@ -157,10 +178,10 @@ def _score_people(
     skipped: list[str] = []
     for number, case in enumerate(islice(load_cases(people, skipped), options.limit), start=1):
         evaluation.add(case)
-        if not options.quiet and sys.stderr.isatty():
-            print(f"\r{number} pictures", end="", file=sys.stderr)
-    if not options.quiet and sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
+        if talk.progress is not None:
+            talk.progress.count(number, options.limit, "pictures")
+    if talk.progress is not None:
+        talk.progress.clear()
     for reason in skipped:
         print(f"fusematte: skipped: {reason}", file=sys.stderr)
     if not evaluation.counts:

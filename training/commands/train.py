@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from fusematte.engine.commands.options import Talk, add_json_option, talking
 from fusematte.engine.errors import UsageError
 from fusematte.training.config import load_config
 from fusematte.training.layouts import FRAME_STEP, background_source, find_sources, object_source
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="train for N minutes; the schedule is adapted"
     )
+    add_json_option(parser)
     actions = parser.add_subparsers(dest="action", metavar="prepare")
     action = actions.add_parser(
         "prepare",
@@ -71,6 +75,7 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", type=Path, nargs="+", default=[], metavar="DIR", help="as for train"
     )
+    add_json_option(parser)
     parser.add_argument(
         "--pack",
         type=float,
@@ -99,29 +104,48 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    if not (options.data or (options.action and options.backgrounds)) or options.output is None:
-        raise UsageError("--data DIR with the data and --output DIR for the result are required")
-    return _prepare(options) if options.action == "prepare" else _train(options)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
+        options.json, options.quiet = False, True
+    work = _prepare if options.action == "prepare" else _train
+    with talking(options) as talk:
+        if not (options.data or (options.action and options.backgrounds)) or not options.output:
+            raise UsageError("--data DIR and --output DIR for the result are required")
+        result, text = work(options, talk)
+    if talk.lines is not None:
+        talk.lines.tell("done", **result)
+    elif not options.quiet:
+        print(text)
+    return 0
 
 
-def _prepare(options: argparse.Namespace) -> int:
+Result = tuple[dict[str, Any], str]
+"""What was done, for programs and for people."""
+
+
+def _prepare(options: argparse.Namespace, talk: Talk) -> Result:
     if options.long_side < 32 or options.frame_step < 1:
         raise UsageError("--long-side must be 32 or more, --frame-step 1 or more")
     if options.pack is not None and options.pack <= 0:
         raise UsageError("--pack must be more than 0 megabytes")
     sources = _sources(options, frame_step=options.frame_step)
     sources += [object_source(folder) for folder in options.objects]
+
+    def count(samples: int) -> None:
+        if talk.progress is not None:
+            talk.progress.count(samples, None, "samples")
+
     if options.pack is None:
-        prepared, long_side = prepare(sources, options.output, Storage(options.long_side)), None
+        storage, long_side = Storage(options.long_side), None
+        prepared = prepare(sources, options.output, storage, count)
     else:
-        prepared, long_side = pack(sources, options.output, options.pack)
-    if not options.quiet:
-        at_most = f", pictures of at most {long_side} px" if long_side else ""
-        print(f"{options.output}: {prepared}{at_most}")
-    return 0
+        prepared, long_side = pack(sources, options.output, options.pack, count)
+    at_most = f", pictures of at most {long_side} px" if long_side else ""
+    facts = {"samples": prepared.samples, "skipped": prepared.skipped, "long_side": long_side}
+    shards = [str(path) for path in prepared.shards]
+    return {**facts, "shards": shards}, f"{options.output}: {prepared}{at_most}"
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, talk: Talk) -> Result:
     if options.workers is not None and options.workers < 0:
         raise UsageError("--workers must be 0 or more")
     if options.resume and (options.init or options.encoder_weights):
@@ -140,11 +164,18 @@ def _train(options: argparse.Namespace) -> int:
             raise UsageError(f"no {what} in {', '.join(map(str, options.data))}")
     sources += [object_source(folder) for folder in options.objects]
     try:
-        from fusematte.training.train import train
+        from fusematte.training.train import Step, train
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in NEEDS:
             raise
         raise UsageError(f"training needs {error.name}; pip install 'fusematte[train]'") from error
+
+    def tell(step: Step) -> None:
+        if talk.lines is not None:
+            talk.lines.count(
+                step.position, step.total, "steps", step=step.number, loss=round(step.loss, 5)
+            )
+
     checkpoint = train(
         config,
         sources,
@@ -153,10 +184,9 @@ def _train(options: argparse.Namespace) -> int:
         init=options.init,
         encoder_weights=options.encoder_weights,
         workers=options.workers,
+        on_step=tell,
     )
-    if not options.quiet:
-        print(checkpoint)
-    return 0
+    return {"checkpoint": str(checkpoint)}, str(checkpoint)
 
 
 def _sources(options: argparse.Namespace, *, frame_step: int = FRAME_STEP) -> list[Source]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from tests.helpers import make_clip
 
 from fusematte.engine.jobs import progress
-from fusematte.engine.jobs.progress import BAR_WIDTH, ProgressReport, bar, clock, describe
+from fusematte.engine.jobs.progress import (
+    BAR_WIDTH,
+    JsonProgress,
+    ProgressReport,
+    bar,
+    clock,
+    describe,
+)
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
 
@@ -111,3 +119,34 @@ def test_reports_go_to_stderr(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("3/12 frames")
+
+
+def test_several_files_have_one_bar(monkeypatch: pytest.MonkeyPatch, reader: Reader) -> None:
+    monkeypatch.setattr(progress, "BAR_INTERVAL", 0.0)
+    stream = Terminal()
+    report = ProgressReport(stream)
+    report.files = 4
+    report.finish("b.mp4")
+    report(6, reader, Statistics())
+    shown = stream.getvalue()
+    assert "]  37% 1/4 files, 0:0" in shown and "left: a.mp4 50 %" in shown  # 1.5 of 4
+    report.finish(reader.name)
+    report(0, reader, Statistics())
+    assert "]  50% 2/4 files" in stream.getvalue()
+
+
+def test_other_work_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "JSON_INTERVAL", 0.0)
+    stream = io.StringIO()
+    report, lines = ProgressReport(stream), JsonProgress(stream)
+    report.count(0, 9, "pictures")
+    report.count(3, 9, "pictures")
+    report.count(3, None, "samples")
+    lines.count(3, 9, "steps", loss=0.5)
+    first, second, third, last = stream.getvalue().splitlines()
+    assert (first, third) == ("0/9 pictures", "3 samples")
+    assert second == "3/9 pictures, 0:00 left"
+    told = json.loads(last)
+    assert told.pop("seconds_left") >= 0
+    assert told == {"event": "progress", "done": 3, "total": 9, "unit": "steps", "loss": 0.5}

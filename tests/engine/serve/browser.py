@@ -177,15 +177,20 @@ class Tab:
                 "Input.dispatchDragEvent", type=kind, x=box["x"] + 9, y=box["y"] + 9, data=data
             )
 
-    async def press(self, key: str, code: int, text: str = "") -> None:
-        """Presses a key, as the user's keyboard would."""
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+    async def press(self, key: str, code: int, text: str = "", *, modifiers: int = 0) -> None:
+        """Presses a key, as the user's keyboard would; ``modifiers`` is 8 with shift."""
+        common = {
+            "key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers,
+        }  # fmt: skip
         await self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         await self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
     async def screenshot(self, path: Path) -> None:
         """Writes a PNG of the whole page."""
-        answer = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        size = (await self.send("Page.getLayoutMetrics"))["cssContentSize"]
+        answer = await self.send(
+            "Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1}
+        )
         path.write_bytes(base64.b64decode(answer["data"]))
 
     async def _listen(self) -> None:
