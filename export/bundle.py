@@ -40,17 +40,8 @@ def write_bundle(
     file = folder / "model.onnx"
     export_onnx(network, file)
     manifest = _manifest(network, file, version)
-    if "previous" in manifest["inputs"] and _guided(training):
-        manifest["inputs"]["previous"] |= {"range": [-1, 1]}
     manifest["provenance"] = PROVENANCE | {"training": _without_folders(training)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-
-
-def _guided(training: object) -> bool:
-    """Whether guides were among what any of the runs behind the weights has seen."""
-    if isinstance(training, dict):
-        return bool(training.get("guided")) or any(map(_guided, training.values()))
-    return isinstance(training, list | tuple) and any(map(_guided, training))
 
 
 def _without_folders(training: Any) -> Any:  # noqa: ANN401

@@ -89,11 +89,10 @@ class Request:
         return self._answers(self.samples[1::2] or self.samples)
 
     def _answers(self, samples: list[Sample]) -> Reference:
-        return Reference(load_network(self.bundle), samples, choices=self.bundle.takes_choice)
+        return Reference(load_network(self.bundle), samples)
 
     def calibration(self) -> list[dict[str, Map]]:
-        """Inputs for calibration: every other frame, without and with a previous alpha, and with a
-        guide where the model takes one."""
+        """Inputs for calibration: every other frame, without and with a previous alpha."""
         if not self.frames:
             raise UsageError(
                 "int8 is calibrated on real frames; add --frames VIDEO...", option="frames"

@@ -13,7 +13,6 @@ import torch
 from fusematte.engine.backends import Maps
 from fusematte.engine.errors import ExportError
 from fusematte.engine.frame import Map
-from fusematte.engine.matting.guide import carried
 from fusematte.engine.models import INT8_BOUND
 from fusematte.export.frames import Sample
 from fusematte.training.network import LateFusionNetwork
@@ -52,13 +51,9 @@ class Reference:
 
     Each frame is used twice: without a previous alpha, and with its own as the previous one, as in
     a video.
-
-    choices: and once more with the guide that this alpha makes, as with a selection.
     """
 
-    def __init__(
-        self, network: LateFusionNetwork, samples: Sequence[Sample], *, choices: bool = False
-    ) -> None:
+    def __init__(self, network: LateFusionNetwork, samples: Sequence[Sample]) -> None:
         self.cases: list[tuple[Map, Map, Map, Map | None]] = []
         for image, truth in samples:
             previous = np.zeros_like(image[:, :1])
@@ -68,11 +63,6 @@ class Reference:
                 alpha = prediction.alpha.numpy()
                 self.cases.append((image, previous, alpha[0, 0], truth))
                 previous = alpha
-            if choices:
-                guide = carried(previous)
-                with torch.no_grad():
-                    prediction = network(torch.from_numpy(image), torch.from_numpy(guide))
-                self.cases.append((image, guide, prediction.alpha.numpy()[0, 0], truth))
 
     def compare(self, infer: Infer) -> Accuracy:
         """Runs ``infer(image, previous)`` on every case."""

@@ -55,22 +55,14 @@ class Composer:
         self.config = config or SceneConfig()
         self.photometric = photometric
 
-    def scene(self, rng: Generator, height: int, width: int, *, company: bool = False) -> Scene:
-        """A random scene with any number of people.
-
-        company: mostly several people, for choosing some of them as foreground.
-        """
-        shares = self.config.company if company else self.config.people
+    def scene(self, rng: Generator, height: int, width: int) -> Scene:
+        """A random scene with any number of people."""
+        shares = self.config.people
         count = int(rng.choice(len(shares), p=shares)) if self.people else 0
         room = self._room(rng)
         people = [self._person(rng, room, height, width) for _ in range(count)]
         people.sort(key=lambda layer: layer.drawn_height)
         return self.around(rng, height, width, people, room)
-
-    def stranger(self, rng: Generator, room: Picture, height: int, width: int) -> list[Layer]:
-        """With high probability, one more person for a picture of a person."""
-        welcome = self.people and rng.random() < 0.7
-        return [self._person(rng, room, height, width)] if welcome else []
 
     def around(
         self,

@@ -78,8 +78,7 @@ class Phase:
 class SceneConfig:
     """Distribution of composed scenes.  Probabilities are per scene, or per person or thing.
 
-    people: probabilities of 0, 1, 2, ... people; company: the same for scenes in which only some
-    of the people and things are foreground.
+    people: probabilities of 0, 1, 2, ... people.
     heights: smallest and largest height of a person, as a fraction of the frame height.
     things: probability of up to three things; thing_sizes: range of their longer side, as a
     fraction of the frame height; in_front: probability that one covers a person.
@@ -93,7 +92,6 @@ class SceneConfig:
     """
 
     people: tuple[float, ...] = (0.1, 0.62, 0.21, 0.07)
-    company: tuple[float, ...] = (0.04, 0.16, 0.55, 0.25)
     heights: tuple[float, float] = (0.3, 1.6)
     things: float = 0.55
     thing_sizes: tuple[float, float] = (0.15, 1.2)
@@ -119,8 +117,6 @@ class StreamConfig:
     composited: of them, people over another room; cut-out people always are.
     previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's;
     otherwise it is that of the frame before, spoilt as a network's would be.
-    guided: only some people or things are wanted, and a guide in the previous alpha's place says
-    which (``guides``).
     sequences: share of the steps whose samples are short sequences, on which the network gives
     itself its previous alpha; earlier: frames of a sequence before the one that is learnt from.
     photometric: colours, blur, noise and compression vary.
@@ -131,7 +127,6 @@ class StreamConfig:
     composited: float = 0.5
     previous_dropped: float = 0.5
     previous_foreign: float = 0.06
-    guided: float = 0.0
     sequences: float = 0.0
     earlier: int = 2
     photometric: bool = True

@@ -18,7 +18,6 @@ from fusematte.training.augment import CROPS, degrade, jitter_colours, random_af
 from fusematte.training.composer import Composer
 from fusematte.training.config import Phase, StreamConfig
 from fusematte.training.geometry import Picture
-from fusematte.training.guides import Guide, SceneSelection, choose, guide
 from fusematte.training.samples import Portrait
 from fusematte.training.scenes import CutOut, Layer, Scene
 
@@ -34,9 +33,9 @@ class SampleStream(Dataset[dict[str, Tensor]]):
 
     Shape:
         item: image [3, H, W], alpha and exact [1, H, W] each, all uint8; exact is 255 where alpha
-        is true, else 0; previous [1, H, W], int16: the alpha of the frame before, 0..255, or, where
-        the sample is guided, a guide, -255..255.  Of sequences also earlier [N, 3, H, W], the
-        frames before; previous is then that of the first of them.  guided: bool; number: int64.
+        is true, else 0; previous [1, H, W], uint8: the alpha of the frame before.  Of sequences
+        also earlier [N, 3, H, W], the frames before; previous is then that of the first of them.
+        number: int64.
     """
 
     def __init__(
@@ -60,23 +59,19 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         step = (number - self.first) // self.step_samples
         height, width = self.phase.shape(step)
         earlier = self.config.earlier_in(step)
-        guided = self.config.guided > 0 and rng.random() < self.config.guided
-        scene, before = self._scene(rng, number, height, width, guided=guided)
-        choice = choose(rng, scene) if guided else None
-        scene = scene if choice is None else choice.scene
+        scene, before = self._scene(rng, number, height, width)
         view = scene.view()
         frames = [*(scene.view(-time).image for time in range(earlier, 0, -1)), view.image]
         if self.config.photometric:
             look = int(rng.integers(1 << 32))  # the same for all frames of a sequence
             frames = [_photographed(np.random.default_rng(look), frame) for frame in frames]
         pictures = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())
-        previous = self._previous(rng, before, -1 - earlier, choice)
+        previous = self._previous(rng, before, -1 - earlier)
         item = {
             "image": pictures[-1],
             "alpha": torch.from_numpy(view.alpha[None]),
             "exact": torch.from_numpy(view.exact[None]),
-            "previous": torch.from_numpy(previous[None].astype(np.int16)),
-            "guided": torch.tensor(guided),
+            "previous": torch.from_numpy(previous[None]),
             "number": torch.tensor(number),
         }
         return item | ({"earlier": pictures[:-1]} if earlier else {})
@@ -91,28 +86,20 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         return self.portraits[int(order[index])]
 
     def _scene(
-        self, rng: np.random.Generator, number: int, height: int, width: int, *, guided: bool
+        self, rng: np.random.Generator, number: int, height: int, width: int
     ) -> tuple[Scene, Scene]:
         """A sample's scene, and the scene that is known of the previous frame."""
         if rng.random() < self.config.scenes:
-            scene = self.composer.scene(rng, height, width, company=guided)
+            scene = self.composer.scene(rng, height, width)
             return scene, scene
         if rng.random() < self.config.negative:
             scene = self.composer.around(rng, height, width)
             return scene, scene
-        return self._people(rng, self._portrait(number), height, width, guided=guided)
+        return self._people(rng, self._portrait(number), height, width)
 
     def _people(
-        self,
-        rng: np.random.Generator,
-        portrait: Portrait,
-        height: int,
-        width: int,
-        *,
-        guided: bool,
+        self, rng: np.random.Generator, portrait: Portrait, height: int, width: int
     ) -> tuple[Scene, Scene]:
-        picture = portrait.foreground if portrait.image is None else portrait.image
-        strangers = self.composer.stranger(rng, picture, height, width) if guided else []
         place = CROPS[self.phase.crop](rng, portrait.alpha, height, width)
         earlier = portrait.alpha if portrait.previous is None else portrait.previous
         if rng.random() < self.config.composited or portrait.image is None:
@@ -120,22 +107,18 @@ class SampleStream(Dataset[dict[str, Tensor]]):
             if self.config.photometric and rng.random() < 0.5:
                 colour = jitter_colours(rng, colour)
             person = Layer(CutOut(colour, portrait.alpha, portrait.exact), place)
-            scene = self.composer.around(rng, height, width, [person, *strangers])
+            scene = self.composer.around(rng, height, width, [person])
             then = replace(person, cutout=CutOut(colour, earlier))
             return scene, replace(
                 scene, layers=[then if one is person else one for one in scene.layers]
             )
         photograph = CutOut(portrait.image, portrait.alpha, portrait.exact)
         camera = self.composer.motion(rng, height, 0.5)
-        scene = Scene(height, width, photograph, place, strangers, camera)
+        scene = Scene(height, width, photograph, place, camera=camera)
         return scene, replace(scene, room=CutOut(portrait.image, earlier))
 
-    def _previous(
-        self, rng: np.random.Generator, scene: Scene, time: float, choice: SceneSelection | None
-    ) -> Picture | Guide:
+    def _previous(self, rng: np.random.Generator, scene: Scene, time: float) -> Picture:
         """The previous alpha given to the network; the previous frame was at ``time``."""
-        if choice is not None:
-            return guide(rng, choice, scene, time)
         before = scene.alpha(time)
         if rng.random() < self.config.previous_foreign:
             return self._foreign_alpha(rng, *before.shape)

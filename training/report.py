@@ -80,9 +80,9 @@ def sample_sheet(batch: dict[str, Tensor], prediction: Prediction) -> NDArray[np
     maps = (prediction.alpha, prediction.foreground, prediction.background, prediction.beta)
     rows = []
     for index in range(min(ROWS, len(batch["image"]))):
-        guided = bool(batch["guided"][index])
-        previous = _as_picture(batch["previous"][index].cpu().numpy(), guided=guided)
-        image, truth = (batch[name][index].cpu().numpy() for name in ("image", "alpha"))
+        image, previous, truth = (
+            batch[name][index].cpu().numpy() for name in ("image", "previous", "alpha")
+        )
         made = [
             (m[index].detach().float().cpu().numpy() * 255 + 0.5).astype(np.uint8) for m in maps
         ]
@@ -90,8 +90,3 @@ def sample_sheet(batch: dict[str, Tensor], prediction: Prediction) -> NDArray[np
         tiles = [np.broadcast_to(tile, (3, *tile.shape[1:])) for tile in shown]
         rows.append(np.concatenate(tiles, 2).transpose(1, 2, 0))
     return np.concatenate(rows)
-
-
-def _as_picture(previous: NDArray[np.int16], *, guided: bool) -> NDArray[np.uint8]:
-    """A previous alpha as it is; a guide in gray where it says nothing."""
-    return ((previous + 255) // 2 if guided else previous).astype(np.uint8)

@@ -155,14 +155,11 @@ class Scene:
             alpha = _cover(alpha, cover, wanted=layer.wanted)
         return alpha
 
-    def keeping(self, wanted: Collection[int], *, room: bool = False) -> Scene:
-        """The same scene with only the layers of these indices as foreground.
-
-        room: people in the room's own picture count as well.
-        """
+    def keeping(self, wanted: Collection[int]) -> Scene:
+        """The same scene with only the layers of these indices as foreground."""
         layers = [replace(one, wanted=index in wanted) for index, one in enumerate(self.layers)]
-        kept = self.room if room else replace(self.room, alpha=np.zeros_like(self.room.alpha))
-        return replace(self, layers=layers, room=kept)
+        room = replace(self.room, alpha=np.zeros_like(self.room.alpha))
+        return replace(self, layers=layers, room=room)
 
     def _camera(self, time: float) -> Matrix:
         return self.camera.at(time, (self.width / 2, self.height / 2))

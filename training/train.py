@@ -31,7 +31,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.matting.guide import carried
 from fusematte.engine.media.files import make_folder, part_of
 from fusematte.engine.pipeline import Pipeline
 from fusematte.training.composer import Composer
@@ -263,7 +262,7 @@ class Run:
             self._on_device(batch[name]) for name in ("image", "alpha", "exact", "previous")
         )
         if "earlier" in batch:
-            previous = self._own_previous(batch["earlier"], previous, batch["guided"])
+            previous = self._own_previous(batch["earlier"], previous)
         with self._precision():
             # The segmentation loss has no use for the fusion network, the dearest part of `paper`.
             prediction = self.parallel(image, previous, fuse=self.phase.objective != "segmentation")
@@ -271,22 +270,20 @@ class Run:
         return OBJECTIVES[self.phase.objective](prediction, alpha, exact, weights), prediction
 
     @torch.no_grad()
-    def _own_previous(self, earlier: Tensor, previous: Tensor, guided: Tensor) -> Tensor:
+    def _own_previous(self, earlier: Tensor, previous: Tensor) -> Tensor:
         """The network's own alpha of the last of some earlier frames, [N, T, 3, H, W]: it learns
-        to live with its mistakes.  Where samples are guided, [N], the guide that it makes."""
-        guided = guided.to(self.world.device)[:, None, None, None]
+        to live with its mistakes."""
         learning = [module for module in self.network.modules() if module.training]
         self.network.eval()
         for frame in earlier.unbind(1):
             with self._precision():
-                alpha = self.network(self._on_device(frame), previous).alpha.float()
-            previous = torch.where(guided, carried(alpha), alpha)
+                previous = self.network(self._on_device(frame), previous).alpha.float()
         for module in learning:
             module.training = True
         return previous
 
     def _on_device(self, values: Tensor) -> Tensor:
-        """Moves bytes to the device as floats in 0..1, guides in -1..1."""
+        """Moves bytes to the device as floats in 0..1."""
         numbers = values.to(self.world.device, non_blocking=True).float().div(255)
         return numbers.contiguous(memory_format=torch.channels_last)
 

@@ -96,8 +96,8 @@ class Backend(ABC):
         """Runs the network.
 
         Shape:
-            image: [1, 3, h, w], RGB, 0..1; previous: [1, 1, h, w], 0..1, or a
-            guide, -1..1 (ignored by models that do not take it).
+            image: [1, 3, h, w], RGB, 0..1; previous: [1, 1, h, w], 0..1 (ignored
+            by models that do not take it).
         """
 
     @abstractmethod

@@ -39,8 +39,6 @@ def describe(bundle: Bundle) -> list[str]:
         f"  {', '.join(facts)}",
         f"  input: {memory}, sides in multiples of {bundle.multiple}",
     ]
-    if bundle.takes_choice:
-        lines.append("  follows a choice of who is kept")
     if bundle.int8 is not None:
         size = bundle.int8.stat().st_size / 1e6
         lines.append(f"  int8 network, {size:.1f} MB, used where it is fastest")

@@ -21,6 +21,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusematte.engine.errors import (
     FuseMatteError,
@@ -43,7 +44,7 @@ from fusematte.engine.jobs.single import (
     run_once,
 )
 from fusematte.engine.jobs.workers import Workers
-from fusematte.engine.matting.choice import Known
+from fusematte.engine.matting.following import Followed
 from fusematte.engine.matting.matter import Matter, Memory
 from fusematte.engine.media import segments
 from fusematte.engine.media.files import check_name, is_folder, part_of
@@ -380,18 +381,15 @@ def memory_of(path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
-_SAVED = ("alpha", "luma", "time", "holds", "colors")
-"""What a network's memory is saved as."""
-
-
 def _load_memory(path: Path) -> Memory | None:
     """The saved state; None if there is none or it is damaged."""
     if not path.exists():
         return None
     try:
         with np.load(path) as saved:
-            alpha, luma, time, holds, colors = (saved[name] for name in _SAVED)
-        return Memory(alpha, luma, Fraction(*map(int, time)), Known(bool(holds), colors))
+            alpha, luma, time = (saved[name] for name in ("alpha", "luma", "time"))
+            choice = Followed.restored(lambda name: saved[f"choice_{name}"])
+        return Memory(alpha, luma, Fraction(*map(int, time)), choice)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, ZeroDivisionError):
         log.info("%s: is damaged; the segment is warmed up instead", path)
         return None
@@ -401,14 +399,13 @@ def _save_memory(path: Path, memory: Memory) -> None:
     partial, time = part_of(path), np.array(memory.time.as_integer_ratio(), np.int64)
     try:
         with partial.open("wb") as file:
-            np.savez(
-                file,
-                alpha=memory.alpha,
-                luma=memory.luma,
-                time=time,
-                holds=np.bool_(memory.choice.holds),
-                colors=memory.choice.colors,
-            )
+            parts: dict[str, NDArray[Any]] = {
+                "alpha": memory.alpha,
+                "luma": memory.luma,
+                "time": time,
+            }
+            parts |= {f"choice_{name}": part for name, part in memory.choice.saved().items()}
+            np.savez(file, allow_pickle=False, **parts)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

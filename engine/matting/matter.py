@@ -14,10 +14,11 @@ import numpy as np
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.backends import Backend, Maps, Work
 from fusematte.engine.backends.sharing import Lease
-from fusematte.engine.errors import BackendError, ModelError, UsageError
+from fusematte.engine.errors import BackendError, UsageError
 from fusematte.engine.frame import Frame, Map, Matte, StreamKey
-from fusematte.engine.matting.choice import UNKNOWN, Choice, Known
+from fusematte.engine.matting.choice import Choice
 from fusematte.engine.matting.continuity import Continuity
+from fusematte.engine.matting.following import UNKNOWN, Followed
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
@@ -90,7 +91,7 @@ class Memory(NamedTuple):
     alpha: Map
     luma: Map
     time: Fraction
-    choice: Known = UNKNOWN
+    choice: Followed = UNKNOWN
 
 
 class Matter:
@@ -168,28 +169,16 @@ class Matter:
         Args:
             prompts: checked and ordered, see ``selection.check``.
             begin: of the video, on the clock of its frames: prompts count from there.
-
-        Raises:
-            ModelError: the model has not learnt to follow a choice.
         """
-        prompts = tuple(prompts)
-        if prompts:
-            self._require_choice()
         self._choice.begin(prompts, begin)
 
     def prompt(self, prompt: Prompt) -> None:
-        """A prompt for the next frame, its place in shares of the picture; from any thread.
-
-        Raises:
-            ModelError: the model has not learnt to follow a choice.
-        """
-        self._require_choice()
+        """A prompt for the next frame, its place in shares of the picture; from any thread."""
         self._choice.add(prompt)
 
     def take_choice(self, other: Matter) -> None:
         """Goes on with what another one has chosen; it is found again in the next frame."""
-        if self.bundle.takes_choice:
-            self._choice = other._choice
+        self._choice = other._choice
 
     @property
     def chooses(self) -> bool:
@@ -200,13 +189,6 @@ class Matter:
     def waiting_prompts(self) -> tuple[Prompt, ...]:
         """The prompts whose time has not come."""
         return self._choice.waiting
-
-    def _require_choice(self) -> None:
-        if not self.bundle.takes_choice:
-            raise ModelError(
-                f"the model {self.bundle.name} {self.bundle.version} has not learnt to follow a "
-                "choice of who is kept; use one that has"
-            )
 
     def size_for(self, frame: Frame) -> tuple[int, int]:
         """The network's (height, width) for this frame, in display orientation."""
@@ -223,10 +205,14 @@ class Matter:
         if self.starts_anew(frame, color[0]):
             self._previous = None
         prompts = self._choice.due(frame.time)
+        follows = self._previous is not None
         # What a prompt changes must be seen at once: nothing is smoothed over it.
-        self.follows = self._previous is not None and not prompts
-        maps = self._chosen(image, prompts) if prompts or self.chooses else self._infer(image)
+        self.follows = follows and not prompts
+        maps = self._infer(image)
         self._previous = maps.alpha.copy()  # the caller may modify the matte
+        if prompts or self.chooses:
+            alpha = self._choice.alpha(image, maps.alpha, prompts, follows=follows)
+            maps = maps if alpha is None else maps._replace(alpha=alpha)
         alpha, foreground, background, beta = (
             np.ascontiguousarray(np.rot90(m, turns)) for m in maps
         )
@@ -271,18 +257,6 @@ class Matter:
         elif self._previous.shape != (height, width):  # the scale has changed
             self._previous = enlarge(self._previous, height, width)
         return self._run(image, self._previous[None, None])
-
-    def _chosen(self, image: Map, prompts: list[Prompt]) -> Maps:
-        """Runs the network on [1, 3, h, w] where there is a choice of who is kept."""
-        if self._previous is not None and self._previous.shape != image.shape[2:]:
-            self._previous = enlarge(self._previous, *image.shape[2:])
-        chose = self._choice.known.holds
-        maps = self._choice.maps(image, self._previous, prompts, self._run)
-        if maps is not None:
-            return maps
-        if chose:
-            self._previous = None  # of the chosen alone
-        return self._infer(image)
 
     def infer(self, image: Map, previous: Map) -> Maps:
         """Runs the network; see ``Backend.infer``."""

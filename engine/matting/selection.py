@@ -11,9 +11,12 @@ import numpy as np
 
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Map
-from fusematte.engine.matting.guide import DISC
 
 Kind = Literal["keep", "drop", "box", "mask", "everybody", "nobody"]
+
+
+DISC = 0.03
+"""Radius of a click, as a share of the picture's height."""
 
 
 @dataclass(frozen=True, kw_only=True)

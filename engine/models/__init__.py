@@ -28,7 +28,6 @@ class Bundle:
 
     folder: the bundle's folder.
     takes_previous: whether the network has the input ``previous``, the last frame's alpha.
-    takes_choice: whether that input may be a guide, -1..1, that tells what to keep.
     multiple: height and width of the network's input must be multiples of this.
     default_size: (height, width) that the model was trained for; other shapes of similar area work.
     """
@@ -38,7 +37,6 @@ class Bundle:
     folder: Path
     file: Path
     takes_previous: bool
-    takes_choice: bool
     multiple: int
     default_size: tuple[int, int]
     manifest: dict[str, Any]
@@ -148,16 +146,10 @@ def _bundle(folder: Path, manifest: dict[str, Any]) -> Bundle:
         folder=folder,
         file=file,
         takes_previous="previous" in _object(manifest["inputs"], "inputs"),
-        takes_choice=_is_signed(_object(manifest["inputs"], "inputs").get("previous", {})),
         multiple=multiple,
         default_size=(height, width),
         manifest=manifest,
     )
-
-
-def _is_signed(previous: object) -> bool:
-    """Whether an input may be negative."""
-    return _object(previous, "previous").get("range") == [-1, 1]
 
 
 def _text(value: object, key: str) -> str:

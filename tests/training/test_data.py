@@ -176,32 +176,6 @@ def test_composed_scenes_are_samples_too() -> None:
     assert all(alpha.max() > 200 for alpha in alphas)
 
 
-def test_guided_samples_bring_a_guide_and_the_others_are_as_before() -> None:
-    config = StreamConfig(scenes=1, guided=0.5)
-    samples = stream(config=config)
-    items = [samples[index] for index in range(40)]
-    share = np.mean([bool(item["guided"]) for item in items])
-    assert 0.25 < share < 0.75
-    for item in items:
-        assert bool(item["guided"]) or int(item["previous"].min()) >= 0
-    signed = [item for item in items if int(item["previous"].min()) < 0]
-    assert len(signed) > 0.8 * share * len(items)  # but for an "everybody but him" off the frame
-    assert all(item["previous"].abs().max() <= 255 for item in items)
-
-
-def test_people_in_photographs_are_chosen_or_strangers_beside_them() -> None:
-    config = StreamConfig(negative=0, composited=0, guided=1, photometric=False)
-    samples = stream(config=config)
-    guided = [samples[index] for index in range(40)]
-    empty = sum(int(item["alpha"].max()) == 0 for item in guided)
-    assert 0 < empty < 20
-    kept = [item for item in guided if item["alpha"].max() > 200]
-    agreement = [
-        float(((item["previous"] > 0) == (item["alpha"] > 127)).float().mean()) for item in kept
-    ]
-    assert np.mean(agreement) > 0.8
-
-
 def test_crops_may_be_wide() -> None:
     item = stream(phase=Phase((32,), 1, wide=1.9, steps=1))[0]
     assert item["image"].shape == (3, 32, 64)

@@ -183,7 +183,6 @@ def batch(seed: int, size: int = 64, count: int = 2) -> dict[str, torch.Tensor]:
         for key, channels in (("image", 3), ("alpha", 1), ("previous", 1))
     } | {
         "exact": torch.full((count, 1, size, size), 255, dtype=torch.uint8),
-        "guided": torch.zeros(count, dtype=torch.bool),
     }
 
 
@@ -311,23 +310,19 @@ def test_in_a_sequence_the_network_sees_its_own_alpha_of_the_frame_before() -> N
     generator = torch.Generator().manual_seed(0)
     earlier = torch.randint(0, 256, (2, 2, 3, 64, 64), generator=generator, dtype=torch.uint8)
     previous = torch.zeros(2, 1, 64, 64)
-    guided = torch.tensor([False, True])
-    own = run._own_previous(earlier, previous, guided)
+    own = run._own_previous(earlier, previous)
     assert all(module.training for module in run.network.modules())
     expected = previous
     with torch.no_grad():
         run.network.eval()
         for frame in earlier.unbind(1):
             with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
-                alpha = run.network(frame.float() / 255, expected).alpha.float()
-            # With a choice, whatever was not kept is unwanted from then on.
-            expected = torch.stack([alpha[0], 2 * alpha[1] - 1])
+                expected = run.network(frame.float() / 255, expected).alpha.float()
     torch.testing.assert_close(own, expected)
-    assert own[0].min() >= 0 > own[1].min()
 
 
 def test_composed_scenes_with_sequences_train(data: Path, tmp_path: Path) -> None:
-    stream = StreamConfig(scenes=0.7, sequences=0.5, earlier=1, guided=0.5)
+    stream = StreamConfig(scenes=0.7, sequences=0.5, earlier=1)
     phase = Phase((32,), 2, wide=2, steps=2)
     config = replace(CONFIG, phases=(phase,), stream=stream, detail_weight=0.5)
     losses: list[float] = []

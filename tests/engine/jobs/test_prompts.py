@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.choices import signed_model
 from tests.helpers import make_clip
 
 from fusematte.cli import main
-from fusematte.engine.errors import InputError, ModelError, UsageError
+from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.jobs import prompts as module
 from fusematte.engine.jobs.options import JobOptions, parse_time
 from fusematte.engine.jobs.prompts import choose, parse_prompt, read_mask, read_prompts
@@ -31,15 +30,12 @@ from fusematte.engine.media.reader import Reader
 FRAMES = 24
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return signed_model(tmp_path_factory.mktemp("model") / "edge")
-
-
 def portraits(width: int, height: int, index: int) -> NDArray[np.uint8]:
+    """Two people side by side, the right one in other colours, who move a little."""
     portrait = pytest.importorskip("skimage.data").astronaut()
-    moved = np.roll(cv2.resize(portrait, (width, height)), index, 1)
-    return np.ascontiguousarray(moved, np.uint8)
+    left = cv2.resize(portrait, (width // 2, height))
+    both = np.hstack([left, left[:, ::-1, ::-1]])
+    return np.ascontiguousarray(np.roll(both, index, 1), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "in.mp4"
     options = {"g": "4", "keyint_min": "4"}
     return make_clip(
-        path, width=128, height=128, frames=FRAMES, options=options, show=portraits, start=25
+        path, width=256, height=128, frames=FRAMES, options=options, show=portraits, start=25
     )
 
 
@@ -56,8 +52,8 @@ def alphas(path: Path) -> NDArray[np.uint8]:
         return np.stack([f.to_ndarray(format="rgba")[..., 3] for f in container.decode(video=0)])
 
 
-def job(clip: Path, output: Path, model: Path, **options: object) -> NDArray[np.uint8]:
-    run(clip, output, background="transparent", model=model, backend="openvino:cpu:f32", threads=1,
+def job(clip: Path, output: Path, **options: object) -> NDArray[np.uint8]:
+    run(clip, output, background="transparent", backend="openvino:cpu:f32", threads=1,
         **options)  # type: ignore[arg-type]  # fmt: skip
     return alphas(output)
 
@@ -134,7 +130,7 @@ def test_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--keep", "300,3"), "lies outside the picture, which is 128x128"),
+        (("--keep", "300,3"), "lies outside the picture, which is 256x128"),
         (("--keep", "0.5,0.5@99"), "the video ends before"),
         (("--keep", "0.5,0.5", "--drop", "0.5,0.5"), "contradict each other"),
         (("--keep", "middle"), "write X,Y[@TIME]"),
@@ -142,34 +138,24 @@ def test_masks(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(
-    clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     options: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
-    code = main(
-        ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--model", str(model), *options]
-    )
+    code = main(["run", "-q", str(clip), str(tmp_path / "out.mp4"), *options])
     assert code == UsageError.exit_code
     assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 
-def test_a_model_that_has_not_learnt_it(clip: Path, tmp_path: Path) -> None:
-    with Matter(backend="openvino:cpu:f32", threads=1) as shipped:
-        if shipped.bundle.takes_choice:
-            pytest.skip("the shipped model follows choices")
-    with pytest.raises(ModelError, match="has not learnt"):
-        run(clip, tmp_path / "out.mkv", keep=("0.5,0.5",))
-
-
 def test_in_segments_and_resumed_as_in_one_piece(
-    clip: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {"drop": ("0.4,0.4", "0.2,0.9@0.52")}
-    whole = job(clip, tmp_path / "whole.mkv", model, **chosen)
-    everybody = job(clip, tmp_path / "everybody.mkv", model)
+    chosen = {"drop": ("0.22,0.4", "0.72,0.4@0.52")}
+    whole = job(clip, tmp_path / "whole.mkv", **chosen)
+    everybody = job(clip, tmp_path / "everybody.mkv")
     assert np.abs(whole.astype(int) - everybody).max() > 25
     monkeypatch.setattr(segments, "FRAMES", 8)
-    cut = job(clip, tmp_path / "cut.mkv", model, **chosen)
+    cut = job(clip, tmp_path / "cut.mkv", **chosen)
     np.testing.assert_array_equal(cut, whole)
 
     def break_off(done: int, *_: object) -> None:
@@ -178,27 +164,27 @@ def test_in_segments_and_resumed_as_in_one_piece(
 
     output = tmp_path / "broken.mkv"
     with pytest.raises(KeyboardInterrupt):
-        job(clip, output, model, progress=break_off, **chosen)
-    np.testing.assert_array_equal(job(clip, output, model, resume=True, **chosen), whole)
+        job(clip, output, progress=break_off, **chosen)
+    np.testing.assert_array_equal(job(clip, output, resume=True, **chosen), whole)
     with pytest.raises(KeyboardInterrupt):
-        job(clip, output, model, progress=break_off, **chosen)
+        job(clip, output, progress=break_off, **chosen)
     with pytest.raises(UsageError, match="drop"):
-        job(clip, output, model, resume=True, drop=("0.1,0.1",))
+        job(clip, output, resume=True, drop=("0.7,0.4",))
     for memory in segments_of(output).glob("*.npz"):
         memory.write_bytes(b"")
     with pytest.raises(Exception, match="nobody knows any more who was kept"):
-        job(clip, output, model, resume=True, **chosen)
+        job(clip, output, resume=True, **chosen)
 
 
 def test_a_prompt_in_the_middle_works_backwards(
-    clip: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The frames before are followed on a clock that runs backwards."""
     monkeypatch.setattr(module, "CHUNK", Fraction(1, 5))
     at = Fraction(12, 25)
-    prompts = [Prompt(kind="keep", place=(0.45, 0.3), time=at)]
+    prompts = [Prompt(kind="keep", place=(0.22, 0.3), time=at)]
     seen: list[Fraction] = []
-    with Matter(model, backend="openvino:cpu:f32", threads=1) as matter, Reader(clip) as reader:
+    with Matter(backend="openvino:cpu:f32", threads=1) as matter, Reader(clip) as reader:
         matte = Matter.__call__
 
         def note(self: Matter, frame: Callable[..., object]) -> object:  # fmt: skip
@@ -217,17 +203,15 @@ def test_a_prompt_in_the_middle_works_backwards(
 
 
 def test_what_is_read_only_once_keeps_everybody_before(
-    clip: Path, model: Path, caplog: pytest.LogCaptureFixture
+    clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prompts = [Prompt(kind="keep", place=(0.45, 0.3), time=Fraction(12, 25))]
-    with Matter(model, backend="openvino:cpu:f32", threads=1) as matter, Reader(clip) as reader:
+    prompts = [Prompt(kind="keep", place=(0.22, 0.3), time=Fraction(12, 25))]
+    with Matter(backend="openvino:cpu:f32", threads=1) as matter, Reader(clip) as reader:
         choose(matter, reader, prompts, None, None)
         assert [one.kind for one in matter.waiting_prompts] == ["keep"]
     assert "everybody is kept before the first prompt" in caplog.text
 
 
-def test_smoothing_and_a_choice_are_done_in_one_piece(
-    clip: Path, model: Path, tmp_path: Path
-) -> None:
+def test_smoothing_and_a_choice_are_done_in_one_piece(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="smoothing does not follow a choice"):
-        job(clip, tmp_path / "out.mkv", model, keep="0.5,0.5", smoothing=True, resume=True)
+        job(clip, tmp_path / "out.mkv", keep="0.5,0.5", smoothing=True, resume=True)

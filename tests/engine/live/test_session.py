@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.choices import signed_model
 from tests.helpers import picture
 from tests.peers import HookedMatter, Infer, poison
 
@@ -459,10 +458,9 @@ def test_a_tensor_of_torch_is_taken() -> None:
 # --- who is kept ----------------------------------------------------------------------------------
 
 
-def test_clicks_reach_the_next_frame_and_everybody_comes_back(tmp_path: Path) -> None:
+def test_clicks_reach_the_next_frame_and_everybody_comes_back() -> None:
     rgb = np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut()[:288])
-    model = signed_model(tmp_path / "edge")
-    with Session("green", model=model, backend="openvino:cpu:f32", threads=1) as session:
+    with Session("green", backend="openvino:cpu:f32", threads=1) as session:
         alphas = []
 
         def show() -> None:
@@ -485,11 +483,3 @@ def test_clicks_reach_the_next_frame_and_everybody_comes_back(tmp_path: Path) ->
                 session.keep(*place)
     with pytest.raises(UsageError, match="closed"):
         session.keep(0.5, 0.5)
-
-
-def test_a_model_that_follows_no_choice_says_so(network: fm.Matter) -> None:
-    with Session("green") as session:
-        session.clear()  # there is nothing to clear
-        if not network.bundle.takes_choice:
-            with pytest.raises(ModelError, match="has not learnt to follow a choice"):
-                session.keep(0.5, 0.5)

@@ -1,7 +1,6 @@
-"""A choice of who is kept: which guides reach the network, and what is made of its answers.
+"""A choice of who is kept: what prompts point at, who is followed, and where it cannot be.
 
-A network that is easily foretold stands behind most of these: it keeps what its guide does not
-forbid, so that the rules show and not what was learnt.  The last ones run the real one.
+Most of it runs on scenes of coloured blocks, whose matte is known; the last tests run the network.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
-from tests.choices import signed_model
 
-from fusematte.engine.backends import Maps
-from fusematte.engine.errors import ModelError, UsageError
+from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Map
 from fusematte.engine.matting import choice as module
 from fusematte.engine.matting.choice import Choice
-from fusematte.engine.matting.guide import BOX, DISC, DROP, KEEP, UNDECIDED, carried
+from fusematte.engine.matting.following import Followed
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Prompt, check
 from fusematte.engine.matting.stills import matte_picture
@@ -27,6 +25,7 @@ from fusematte.engine.pixels.color import frame_from_rgb
 
 H, W = 96, 160
 RED, BLUE, GREEN = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9), (0.1, 0.9, 0.1)
+Block = tuple[int, tuple[float, float, float]]
 
 
 def click(kind: str, x: float, y: float, time: float | None = None) -> Prompt:
@@ -34,176 +33,190 @@ def click(kind: str, x: float, y: float, time: float | None = None) -> Prompt:
     return Prompt(kind=kind, place=(x, y), time=when)  # type: ignore[arg-type]
 
 
-def scene(*people: tuple[int, tuple[float, float, float]]) -> Map:
-    """People as upright blocks of one colour before gray, at these columns: [1, 3, H, W]."""
-    image = np.full((1, 3, H, W), 0.5, np.float32)
-    for left, color in people:
-        image[0, :, 30:90, left : left + 24] = np.array(color, np.float32)[:, None, None]
-    return image
+class Video:
+    """Upright blocks before a gray wall, seen frame by frame; green ones are things, the others
+    people.  Everything has a grain, by which its motion is seen."""
+
+    def __init__(self, choice: Choice | None = None) -> None:
+        self.choice = choice or Choice()
+        self._grain = np.random.default_rng(0).uniform(-0.08, 0.08, (H, 4 * W)).astype(np.float32)
+        self._count = 0
+
+    def see(
+        self, *blocks: Block, prompts: tuple[Prompt, ...] = (), cut: bool = False
+    ) -> Map | None:
+        image = (
+            np.full((3, H, W), 0.5, np.float32) + cv2.GaussianBlur(self._grain, (0, 0), 1)[:, :W]
+        )
+        everybody = np.zeros((H, W), np.float32)
+        for left, color in blocks:
+            place = np.s_[30:90, max(0, left) : left + 24]
+            own = self._grain[:, int(100 * color[0]) :][place[0], : everybody[place].shape[1]]
+            image[:, *place] = np.array(color, np.float32)[:, None, None] + own
+            everybody[place] = color != GREEN
+        image = np.clip(image, 0, 1)[None].astype(np.float32)
+        follows = self._count > 0 and not cut
+        self._count += 1
+        return self.choice.alpha(image, everybody, list(prompts), follows=follows)
 
 
-class Network:
-    """Keeps each block that its guide does not forbid, if it is not green; where something is
-    kept, only that."""
-
-    def __init__(self) -> None:
-        self.guides: list[Map] = []
-
-    def __call__(self, image: Map, guide: Map) -> Maps:
-        self.guides.append(guide[0, 0].copy())
-        alpha = np.zeros((H, W), np.float32)
-        chosen = bool((guide < 0).any() and guide.max() > 0)
-        count, labels = _blocks(image)
-        for label in range(1, count):
-            block = labels == label
-            best, worst = guide[0, 0][block].max(), guide[0, 0][block].min()
-            thing = image[0, 1][block].mean() > 0.8
-            if best > 0 if chosen else worst > -1 and not thing:
-                alpha[block] = 1
-        return Maps(alpha, alpha, 1 - alpha, alpha)
+def columns(alpha: Map | None) -> set[int]:
+    """The quarters of the picture in which something is kept."""
+    assert alpha is not None
+    return {int(column) // 40 for column in np.flatnonzero((alpha > 0.5).any(0))}
 
 
-def _blocks(image: Map) -> tuple[int, np.ndarray]:  # type: ignore[type-arg]
-    import cv2
-
-    return cv2.connectedComponents((image[0].std(0) > 0.1).astype(np.uint8))
-
-
-def columns(maps: Maps | None) -> set[int]:
-    assert maps is not None
-    return {int(c) // 40 for c in np.flatnonzero((maps.alpha > 0.5).any(0))}
-
-
-TWO = (10, RED), (90, BLUE)
+LEFT, RIGHT = (10, RED), (90, BLUE)
+ON_LEFT, ON_RIGHT = (0.14, 0.6), (0.63, 0.6)
+KEEP_LEFT = click("keep", *ON_LEFT)
 
 
 def test_nothing_chosen_is_nothing_done() -> None:
-    choice, network = Choice(), Network()
-    assert not choice.concerns
-    assert choice.maps(scene(*TWO), None, [], network) is None
-    assert network.guides == []
+    video = Video()
+    assert not video.choice.concerns
+    assert video.see(LEFT, RIGHT) is None
 
 
-def test_a_click_is_a_disc_on_undecided_ground_and_its_answer_the_next_guide() -> None:
-    choice, network = Choice(), Network()
-    maps = choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
-    assert columns(maps) == {0}
-    everybody, first, second = network.guides
-    assert not everybody.any()
-    assert maps is not None
-    np.testing.assert_array_equal(first, carried(maps.alpha))
-    np.testing.assert_array_equal(second, carried(maps.alpha))
-    choice.maps(scene((12, RED), (88, BLUE)), maps.alpha, [], network)
-    np.testing.assert_array_equal(network.guides[3], carried(maps.alpha))
+def test_who_is_clicked_on_is_followed_and_nobody_else() -> None:
+    video = Video()
+    alpha = video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
+    assert columns(alpha) == {0}
+    np.testing.assert_array_equal(alpha[34:86, 14:30], 1)  # type: ignore[index]
+    for step in range(1, 12):  # they swap halves, out of the other's way at last
+        alpha = video.see((10 + 3 * step, RED), RIGHT)
+    assert columns(alpha) == {1}
 
 
-def test_a_click_on_a_thing_is_a_disc_on_undecided_ground() -> None:
-    choice, network = Choice(), Network()
-    assert columns(choice.maps(scene((10, GREEN)), None, [click("keep", 0.14, 0.6)], network)) == {
-        0
-    }
-    _, first, second = network.guides
-    assert set(np.unique(first).tolist()) == {UNDECIDED, KEEP}
-    radius = DISC * H
-    assert (first == KEEP).sum() == pytest.approx(np.pi * radius**2, rel=0.35)
-    assert first[int(0.6 * H), int(0.14 * W)] == KEEP
-    assert set(np.unique(second).tolist()) == {DROP, KEEP}
+def test_who_is_kept_stays_himself_while_somebody_crosses_before_him() -> None:
+    for front in (RED, BLUE):
+        video = Video()
+        for step in range(31):
+            blocks = [(10 + 3 * step, RED), (110 - 3 * step, BLUE)]
+            blocks.sort(key=lambda block: block[1] == front)
+            prompts = (KEEP_LEFT,) if step == 0 else ()
+            alpha = video.see(*blocks, prompts=prompts)
+        assert columns(alpha) == {2, 3}, front
 
 
-def test_whoever_stands_apart_is_not_kept_whatever_the_network_says() -> None:
-    class Generous(Network):
-        def __call__(self, image: Map, guide: Map) -> Maps:
-            return super().__call__(image, np.zeros_like(guide))
+def test_who_enters_later_is_not_kept() -> None:
+    video = Video()
+    video.see(LEFT, prompts=(KEEP_LEFT,))
+    for left in range(150, 100, -5):
+        alpha = video.see(LEFT, (left, BLUE))
+        assert columns(alpha) == {0} and video.choice.doubt == ""
 
-    choice, network = Choice(), Generous()
-    maps = choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
-    assert columns(maps) == {0}
-    assert maps is not None
-    assert columns(choice.maps(scene(*TWO), maps.alpha, [], network)) == {0}
+
+def test_who_is_lost_is_found_again_by_his_colours() -> None:
+    video = Video()
+    video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
+    for _ in range(3):
+        gone = video.see(RIGHT)
+        assert gone is not None and gone.max() == 0 and video.choice.doubt == module.LOST
+    assert columns(video.see((125, RED), (50, BLUE))) == {3}
+    assert columns(video.see((125, RED), (50, BLUE))) == {3} and video.choice.doubt == ""
+
+
+def test_a_thing_is_cut_out_at_a_click_or_in_a_box_and_moves() -> None:
+    box = Prompt(kind="box", place=(0.02, 0.25, 0.25, 0.72))
+    for prompt in (KEEP_LEFT, box):
+        video = Video()
+        alpha = video.see((10, GREEN), RIGHT, prompts=(prompt,))
+        truth = np.zeros((H, W), bool)
+        truth[30:90, 10:34] = True
+        for step in range(16):
+            assert alpha is not None
+            wrong = float(((alpha > 0.5) != np.roll(truth, 2 * step, 1)).mean())
+            assert wrong < 0.02, (prompt, step)
+            alpha = video.see((12 + 2 * step, GREEN), RIGHT)
 
 
 def test_a_drop_alone_keeps_the_others() -> None:
-    choice, network = Choice(), Network()
-    maps = choice.maps(scene(*TWO), None, [click("drop", 0.14, 0.6)], network)
-    assert not network.guides[0].any()
-    assert network.guides[1][58, 100] == KEEP and network.guides[1][58, 22] == DROP
-    assert columns(maps) == {2}
+    assert columns(Video().see(LEFT, RIGHT, prompts=(click("drop", *ON_LEFT),))) == {2}
 
 
-def test_corrections_are_drawn_into_what_is_known() -> None:
-    choice, network = Choice(), Network()
-    image = scene(*TWO)
-    maps = choice.maps(image, None, [click("keep", 0.14, 0.6)], network)
-    assert maps is not None
-    both = choice.maps(image, maps.alpha, [click("keep", 0.63, 0.6)], network)
+def test_corrections_change_what_is_kept() -> None:
+    video = Video()
+    video.see(LEFT, RIGHT, (130, GREEN), prompts=(KEEP_LEFT,))
+    both = video.see(LEFT, RIGHT, (130, GREEN), prompts=(click("keep", *ON_RIGHT),))
     assert columns(both) == {0, 2}
-    assert both is not None
-    one = choice.maps(image, both.alpha, [click("drop", 0.14, 0.6)], network)
-    assert network.guides[-1].max() == 1 and network.guides[-1][58, 22] == DROP
-    assert one is not None
+    more = video.see(LEFT, RIGHT, (130, GREEN), prompts=(click("keep", 0.88, 0.6),))
+    assert columns(more) == {0, 2, 3}
+    fewer = (click("drop", *ON_LEFT), click("drop", 0.88, 0.6))
+    assert columns(video.see(LEFT, RIGHT, (130, GREEN), prompts=fewer)) == {2}
 
 
-def test_boxes_and_masks() -> None:
-    choice, network = Choice(), Network()
+def test_two_who_touch_are_told_apart() -> None:
+    """By the narrow place between them, or by a click on each."""
+    people = np.zeros((H, W), np.float32)
+    cv2.circle(people, (40, 60), 28, 1.0, -1)
+    cv2.circle(people, (94, 60), 28, 1.0, -1)
+    image = np.full((1, 3, H, W), 0.5, np.float32)
+    image[0, :, :, :67] = np.array(RED, np.float32)[:, None, None]
+    alpha = Choice().alpha(image, people, [click("keep", 0.25, 0.6)], follows=False)
+    assert columns(alpha) == {0, 1}
+    block = np.zeros((H, W), np.float32)
+    block[30:90, 20:110] = 1
+    clicks = [click("keep", 0.25, 0.6), click("drop", 0.6, 0.6)]
+    alpha = Choice().alpha(image, block, clicks, follows=False)
+    assert alpha is not None
+    assert alpha[60, 55] == 1 and alpha[60, 75] == 0
+
+
+def test_boxes_and_masks_choose_people() -> None:
     box = Prompt(kind="box", place=(0.55, 0.25, 0.2, 0.7))
-    assert columns(choice.maps(scene(*TWO), None, [box], network)) == {2}
-    choice, network = Choice(), Network()
-    assert columns(choice.maps(scene((90, GREEN)), None, [box], network)) == {2}
-    assert set(np.unique(network.guides[1]).tolist()) == {UNDECIDED, BOX}
+    assert columns(Video().see(LEFT, RIGHT, prompts=(box,))) == {2}
     mask = np.zeros((2 * H, 2 * W), np.float32)
     mask[60:180, 20:68] = 1
-    choice, network = Choice(), Network()
-    maps = choice.maps(scene(*TWO), None, [Prompt(kind="mask", mask=mask)], network)
-    assert columns(maps) == {0}
-    assert network.guides[0].min() == -1 and network.guides[0].max() == 1
-
-
-def test_who_enters_later_is_not_kept_and_who_is_lost_is_found_again_by_his_colours() -> None:
-    choice, network = Choice(), Network()
-    maps = choice.maps(scene((10, RED)), None, [click("keep", 0.14, 0.6)], network)
-    assert maps is not None
-    maps = choice.maps(scene(*TWO), maps.alpha, [], network)
-    assert columns(maps) == {0} and choice.doubt == ""
-    assert maps is not None
-    gone = choice.maps(scene((90, BLUE)), maps.alpha, [], network)
-    assert gone is not None and gone.alpha.max() == 0 and choice.doubt == module.LOST
-    gone = choice.maps(scene((90, BLUE)), gone.alpha, [], network)
-    assert gone is not None and gone.alpha.max() == 0 and choice.doubt == module.LOST
-    back = choice.maps(scene((10, BLUE), (90, RED)), gone.alpha, [], network)
-    assert columns(back) == {2} and choice.doubt == ""
+    mask[60:180, 270:310] = 1
+    video = Video()
+    assert columns(video.see(LEFT, RIGHT, prompts=(Prompt(kind="mask", mask=mask),))) == {0, 3}
+    assert columns(video.see(LEFT, RIGHT)) == {0, 3}
+    assert columns(video.see(LEFT, RIGHT, prompts=(Prompt(kind="nobody"),))) == set()
 
 
 def test_after_a_cut_the_chosen_is_found_or_everybody_is_kept_and_it_is_told() -> None:
-    choice, network = Choice(), Network()
-    choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
-    assert columns(choice.maps(scene((90, RED), (10, BLUE)), None, [], network)) == {2}
-    assert choice.maps(scene((90, BLUE)), None, [], network) is None
-    assert choice.doubt == module.NOT_AGAIN and not choice.known.holds
-    assert choice.maps(scene((90, BLUE)), np.zeros((H, W), np.float32), [], network) is None
-    assert choice.doubt == ""
-    assert columns(choice.maps(scene(*TWO), None, [], network)) == {0}  # back at a later cut
+    video = Video()
+    video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
+    assert columns(video.see((90, RED), (10, BLUE), cut=True)) == {2}
+    assert video.see(RIGHT, cut=True) is None
+    assert video.choice.doubt == module.NOT_AGAIN and not video.choice.known.holds
+    assert video.see(RIGHT) is None
+    assert video.choice.doubt == ""
+    assert columns(video.see(LEFT, RIGHT, cut=True)) == {0}  # back at a later cut
 
 
 def test_two_that_look_alike_are_doubted() -> None:
-    choice, network = Choice(), Network()
-    choice.maps(scene((10, RED)), None, [click("keep", 0.14, 0.6)], network)
-    choice.maps(scene((10, RED), (90, RED)), None, [], network)
-    assert choice.doubt == module.TWO
+    video = Video()
+    video.see(LEFT, prompts=(KEEP_LEFT,))
+    video.see(LEFT, (90, RED), cut=True)
+    assert video.choice.doubt == module.TWO
 
 
-def test_a_click_on_nobody_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    choice, network = Choice(), Network()
-    assert choice.maps(scene(*TWO), None, [click("keep", 0.45, 0.1)], network) is None
+def test_a_click_on_nothing_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    nothing = np.full((1, 3, H, W), 0.5, np.float32)
+    choice = Choice()
+    prompts = [click("keep", 0.45, 0.1)]
+    assert choice.alpha(nothing, np.zeros((H, W), np.float32), prompts, follows=False) is None
     assert choice.doubt == module.MISSED and not choice.known.holds
     assert "nothing was found there" in caplog.text
 
 
 def test_everybody_is_kept_again() -> None:
-    choice, network = Choice(), Network()
-    maps = choice.maps(scene(*TWO), None, [click("keep", 0.14, 0.6)], network)
-    assert maps is not None
-    assert choice.maps(scene(*TWO), maps.alpha, [Prompt(kind="everybody")], network) is None
-    assert not choice.concerns
+    video = Video()
+    video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
+    assert video.see(LEFT, RIGHT, prompts=(Prompt(kind="everybody"),)) is None
+    assert not video.choice.concerns
+
+
+def test_a_view_of_another_size_and_a_saved_state_go_on() -> None:
+    video = Video()
+    video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
+    saved = video.choice.known.saved()
+    known = Followed.restored(saved.__getitem__)
+    for ours, theirs in zip(known.saved().values(), saved.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    video.choice.known = known.resized(48, 80)
+    assert columns(video.see(LEFT, RIGHT)) == {0}
 
 
 def test_prompts_wait_for_their_time() -> None:
@@ -258,9 +271,8 @@ def test_pixels_and_shares_are_the_same_place() -> None:
 
 
 @pytest.fixture(scope="module")
-def matter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matter]:
-    model = signed_model(tmp_path_factory.mktemp("model") / "edge")
-    with Matter(model, backend="openvino:cpu:f32", threads=1) as made:
+def matter() -> Iterator[Matter]:
+    with Matter(backend="openvino:cpu:f32", threads=1) as made:
         yield made
 
 
@@ -273,15 +285,6 @@ def frames(count: int = 4) -> list[Frame]:
     ]
 
 
-def test_a_model_that_has_not_learnt_it_says_so() -> None:
-    with Matter(backend="openvino:cpu:f32", threads=1) as plain:
-        if plain.bundle.takes_choice:
-            pytest.skip("the shipped model follows choices")
-        with pytest.raises(ModelError, match="has not learnt to follow a choice"):
-            plain.choose([click("keep", 0.5, 0.5)])
-        plain.choose([])
-
-
 def test_an_empty_selection_changes_nothing(matter: Matter) -> None:
     with Matter(backend="openvino:cpu:f32", threads=1) as plain:
         matter.reset()
@@ -292,7 +295,7 @@ def test_an_empty_selection_changes_nothing(matter: Matter) -> None:
             assert made.doubt == ""
 
 
-def test_guides_reach_the_network_and_the_matte_differs(matter: Matter) -> None:
+def test_what_is_chosen_shows_at_once_and_not_before(matter: Matter) -> None:
     def mattes(*prompts: Prompt) -> list[Map]:
         matter.reset()
         matter.choose(check(prompts, (288, 512)))

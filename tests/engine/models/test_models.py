@@ -75,7 +75,6 @@ def test_bundle_by_its_folder(tmp_path: Path) -> None:
         folder=folder,
         file=folder / "model.onnx",
         takes_previous=True,
-        takes_choice=False,
         multiple=32,
         default_size=(288, 512),
         manifest=MANIFEST,

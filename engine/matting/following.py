@@ -1,0 +1,395 @@
+"""Follows who and what is kept from frame to frame, by motion, colour and the matte of everybody.
+
+The matte says where people are; labels say which of them are kept.  Labels move with the optical
+flow (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).  Where people
+touch, each pixel goes to whom its label and its colours speak for, spread along the edges of the
+picture (Meyer's watershed, 1992).  A part of the matte that stands alone and looks like only one
+of them is his as a whole: so labels that got mixed up while people crossed are mended afterwards.
+
+Things that are kept are in no matte.  Their mask moves with the optical flow alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fusematte.engine.frame import Map, Plane
+from fusematte.engine.pixels.color import as_float, enlarge
+
+Mask = NDArray[np.bool_]
+
+AREA = 256 * 144
+"""Pixels of the view in which labels are followed, about; no more than the network's."""
+BINS = 8
+"""Of each colour, by which people are known."""
+HABIT = 0.9
+"""How much of what is known of their colours stays from frame to frame."""
+LEAST = 0.0005
+"""Share of the picture that is somebody or something; less is noise."""
+
+NOBODY, KEPT, OTHER = 0, 1, 2
+"""Labels."""
+
+_LABEL, _UNSURE_LABEL, _COLOR = 3.9, 1.3, 1.5
+"""What a label speaks for in log odds, the same where the motion is unsure, and the factor of the
+log odds that colours speak for."""
+_DECIDED = 0.4
+"""Log odds from which on a pixel is one's or the other's; the rest is filled in between them."""
+_PRESENT = 0.02
+"""Share of a part of the matte that bears a label, if it is not noise."""
+_CLEAR, _FOREIGN = 0.2, 0.1
+"""How much more alike a part is to one than to the other, and how much more of it may look foreign
+than of him alone, to be his as a whole."""
+_SIZES = 0.5, 1.3
+"""Its area then, as a share of the area that he had alone."""
+_RIGID = 0.5
+"""Share of a thing's pixels that move as one if it is rigid."""
+_SHARPEN = 1.2
+"""Keeps the edges of a thing from blurring as its mask is resampled in frame after frame."""
+
+
+class Appearance(NamedTuple):
+    """How the kept, or the others, look where they do not touch.
+
+    colors: [BINS ** 3], of sum 1, or 0 while unknown; area: in pixels of the view; foreign: share
+    of their pixels whose colours speak for the other side.
+    """
+
+    colors: Map
+    area: float
+    foreign: float
+
+    @property
+    def known(self) -> bool:
+        """Whether they were ever seen."""
+        return self.area > 0
+
+
+UNSEEN = Appearance(np.zeros(BINS**3, np.float32), 0.0, 0.1)
+
+
+class Followed(NamedTuple):
+    """What is known of a choice after a frame.
+
+    holds: whether anything is chosen now.
+    labels: [h, w], uint8, of the view; thing: [h, w], float32, 0..1, things that are kept.
+    luma: [h, w], uint8, of the view.
+    kept, others: how they look.
+    """
+
+    holds: bool
+    labels: Plane
+    thing: Map
+    luma: Plane
+    kept: Appearance
+    others: Appearance
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays, by name."""
+        looks = {"kept": self.kept, "others": self.others}
+        parts: dict[str, NDArray[Any]] = {
+            name: np.append(look.colors, [look.area, look.foreign]) for name, look in looks.items()
+        }
+        return parts | {
+            "holds": np.array([self.holds]),
+            "labels": self.labels,
+            "thing": self.thing,
+            "luma": self.luma,
+        }
+
+    @classmethod
+    def restored(cls, part: Callable[[str], NDArray[Any]]) -> Self:
+        """What was saved, from a function that finds an array by its name."""
+        kept, others = (
+            Appearance(as_float(look[:-2]), float(look[-2]), float(look[-1]))
+            for look in (part("kept"), part("others"))
+        )
+        holds, labels, thing, luma = map(part, ("holds", "labels", "thing", "luma"))
+        return cls(bool(holds[0]), labels, thing, luma, kept, others)
+
+    @property
+    def can_be_found(self) -> bool:
+        """Whether anybody was chosen who could be found again."""
+        return self.kept.known
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether next to nothing is left of what was chosen."""
+        seen = float((self.labels == KEPT).mean()) + float((self.thing > 0.5).mean())
+        return seen < LEAST
+
+    def resized(self, height: int, width: int) -> Followed:
+        """The same for a view of another size."""
+        if self.labels.shape == (height, width):
+            return self
+        size, factor = (width, height), height * width / self.labels.size
+        return self._replace(
+            labels=np.asarray(cv2.resize(self.labels, size, interpolation=cv2.INTER_NEAREST)),
+            thing=enlarge(self.thing, height, width),
+            luma=np.asarray(cv2.resize(self.luma, size, interpolation=cv2.INTER_LINEAR)),
+            kept=self.kept._replace(area=self.kept.area * factor),
+            others=self.others._replace(area=self.others.area * factor),
+        )
+
+
+_NONE = np.zeros((1, 1), np.uint8)
+UNKNOWN = Followed(False, _NONE, as_float(_NONE), _NONE, UNSEEN, UNSEEN)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What labels are followed in: a small copy of a frame.
+
+    rgb: [h, w, 3], uint8; people: [h, w], where the matte of everybody says so.
+    """
+
+    rgb: NDArray[np.uint8]
+    people: Mask
+
+    @classmethod
+    def of(cls, image: Map, alpha: Map) -> Self:
+        """The view of a network's input [1, 3, H, W], RGB, 0..1, and its matte of everybody."""
+        height, width = alpha.shape
+        step = max(1, round(math.sqrt(height * width / AREA)))
+        size = max(1, width // step), max(1, height // step)
+        small = cv2.resize(image[0].transpose(1, 2, 0), size, interpolation=cv2.INTER_AREA)
+        people = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) > 0.5
+        return cls((small * 255).round().astype(np.uint8), people)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.people.shape
+        return height, width
+
+    @cached_property
+    def luma(self) -> Plane:
+        """[h, w], uint8."""
+        return np.asarray(cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY))
+
+    @cached_property
+    def bins(self) -> NDArray[np.int32]:
+        """The number of each pixel's colour: [h, w]."""
+        steps = self.rgb.astype(np.int32) * BINS // 256
+        return (steps[..., 0] * BINS + steps[..., 1]) * BINS + steps[..., 2]
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int32]:
+        """The number of each pixel's connected part of the people, 0 where nobody is: [h, w]."""
+        return np.asarray(cv2.connectedComponents(self.people.astype(np.uint8))[1])
+
+    def parts(self, least: float = LEAST) -> Iterator[Mask]:
+        """The connected parts of the people that take up at least this share of the picture."""
+        areas = np.bincount(self.numbers.ravel())
+        for number in np.flatnonzero(areas >= least * self.people.size):
+            if number > 0:
+                yield self.numbers == number
+
+
+def begin(view: View, kept: Mask, thing: Map, before: Followed) -> Followed:
+    """Starts to follow ``kept`` of the people, and ``thing``; all other people are others.
+
+    How they look is learnt anew, or is what was known before where they touch.
+    """
+    labels = np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
+    started = Followed(True, labels, thing, view.luma, UNSEEN, UNSEEN)
+    learnt = _learnt(started, view, favour=None)
+    if learnt is started:
+        return started._replace(kept=before.kept, others=before.others)
+    return learnt
+
+
+def find(before: Followed, view: View, kept: Mask) -> Followed:
+    """Goes on with ``kept`` of the people, who are the chosen; things are gone."""
+    labels = np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
+    nothing = np.zeros(view.size, np.float32)
+    return before._replace(holds=True, labels=labels, thing=nothing, luma=view.luma)
+
+
+def follow(before: Followed, view: View) -> Followed:
+    """What is known after the next frame."""
+    before = before.resized(*view.size)
+    moved = _Motion(before.luma, view.luma)
+    kept, others = (moved(as_float(before.labels == label)) > 0.5 for label in (KEPT, OTHER))
+    thing = moved.things(before.thing)
+    favour = None
+    if before.kept.known and before.others.known:
+        favour = _favour(before, view)
+        odds = np.where(moved.sure, _LABEL, _UNSURE_LABEL) * (kept * 1.0 - others) + _COLOR * favour
+        here = _with_share(view, kept)
+        seeds = (odds > _DECIDED) & here, (odds < -_DECIDED) | ~here
+    else:
+        seeds = kept, others | ~_with_share(view, kept)
+    labels = spread(view, *seeds)
+    if favour is not None:
+        _mend(labels, before, view, favour)
+    after = before._replace(labels=labels, thing=as_float(thing), luma=view.luma)
+    return _learnt(after, view, favour)
+
+
+def cut_out(followed: Followed, alpha: Map) -> Map:
+    """The alpha of what is kept, of everybody's alpha [h, w]."""
+    others = followed.labels == OTHER
+    near = cv2.dilate((followed.labels == KEPT).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    people = as_float(cv2.blur(as_float(near & ~others), (3, 3)))
+    thing = followed.thing * ~others
+    shape = alpha.shape
+    return as_float(np.maximum(alpha * enlarge(people, *shape), enlarge(thing, *shape)))
+
+
+def spread(view: View, kept: Mask, others: Mask) -> Plane:
+    """Labels of all people, from some of their pixels; parts without a kept one are others."""
+    kept, others = kept & view.people, others & view.people
+    markers = np.where(kept, KEPT, np.where(others, OTHER, NOBODY)).astype(np.int32)
+    markers[~view.people] = 3
+    cv2.watershed(view.rgb, markers)
+    # It leaves the lines between its basins.
+    lines = view.people & (markers != KEPT) & (markers != OTHER)
+    if lines.any():
+        nearer = distance_to(markers == KEPT) <= distance_to(markers == OTHER)
+        markers[lines] = np.where(nearer, KEPT, OTHER)[lines]
+    keeps = _with_share(view, kept, least=0)
+    labels = np.where(keeps & (markers == KEPT), KEPT, OTHER)
+    return np.where(view.people, labels, NOBODY).astype(np.uint8)
+
+
+def likeness(view: View, part: Mask, appearance: Appearance) -> float:
+    """How much the colours of a part are somebody's, 0..1 (Bhattacharyya's coefficient)."""
+    return float(np.sqrt(_colors(view.bins, part) * appearance.colors).sum())
+
+
+_CROSS = np.ones((3, 3), np.uint8)
+
+
+class _Motion:
+    """Where the pixels of a picture were in the one before.
+
+    sure: [h, w], where the motion back and forth ends where it began.
+    """
+
+    def __init__(self, before: Plane, now: Plane) -> None:
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        flow.setFinestScale(1)  # the preset's 2 lets small things drift
+        height, width = now.shape
+        self._at = np.dstack(np.meshgrid(*map(np.arange, (width, height)))).astype(np.float32)
+        still = np.zeros((height, width, 2), np.float32)
+        back = as_float(flow.calc(now, before, still.copy()))
+        self._forth = as_float(flow.calc(before, now, still))
+        self._at += back
+        astray = np.linalg.norm(back + self(self._forth), axis=2)
+        self.sure: Mask = astray <= 0.5 + 0.05 * np.linalg.norm(back, axis=2)
+
+    def __call__(self, plane: Map) -> Map:
+        """A plane of the picture before, moved to where it is now."""
+        columns, rows = self._at[..., 0], self._at[..., 1]
+        border = cv2.BORDER_REPLICATE
+        return as_float(cv2.remap(plane, columns, rows, cv2.INTER_LINEAR, borderMode=border))
+
+    def things(self, things: Map) -> Map:
+        """The mask of things, moved: as rigid bodies where they are."""
+        count, numbers = cv2.connectedComponents((things > 0.5).astype(np.uint8))
+        moved = np.zeros_like(things)
+        for number in range(1, count):
+            thing = things * (cv2.dilate((numbers == number).astype(np.uint8), _CROSS) > 0)
+            rigid = self._rigid(thing)
+            height, width = thing.shape
+            now = self(thing) if rigid is None else cv2.warpAffine(thing, rigid, (width, height))
+            moved = np.maximum(moved, now)
+        return as_float(np.clip((moved - 0.5) * _SHARPEN + 0.5, 0, 1))
+
+    def _rigid(self, thing: Map) -> NDArray[np.float64] | None:
+        """Translation, rotation and scale of a thing, [2, 3]; None if it does not move as one."""
+        rows, columns = np.nonzero(thing > 0.9)
+        then = np.stack([columns, rows], axis=1).astype(np.float32)
+        if len(then) < 20:
+            return None
+        now = then + self._forth[rows, columns]
+        cv2.setRNGSeed(0)  # the same video, the same matte
+        motion, same = cv2.estimateAffinePartial2D(then, now, ransacReprojThreshold=0.7)
+        if motion is None or float(np.mean(same)) <= _RIGID:
+            return None
+        return np.asarray(motion, np.float64)
+
+
+def _favour(before: Followed, view: View) -> Map:
+    """Log odds that colours speak for the kept against the others, averaged nearby: [h, w]."""
+    few = 1e-3
+    ratio = np.log((before.kept.colors + few) / (before.others.colors + few))[view.bins]
+    people = as_float(view.people)
+    return as_float(cv2.blur(ratio * people, (5, 5)) / np.maximum(cv2.blur(people, (5, 5)), 0.05))
+
+
+def _with_share(view: View, mask: Mask, least: float = _PRESENT) -> Mask:
+    """The connected parts of the people of which more than this share is in a mask."""
+    areas = np.bincount(view.numbers.ravel())
+    share = np.bincount(view.numbers[mask], minlength=len(areas)) / np.maximum(areas, 1)
+    share[0] = 0
+    return np.asarray(share > least)[view.numbers]
+
+
+def _mend(labels: Plane, before: Followed, view: View, favour: Map) -> None:
+    """Gives parts that are one's alone to him as a whole."""
+    for part in view.parts(10 * LEAST):
+        share = float((labels[part] == KEPT).mean())
+        kept, others = (likeness(view, part, one) for one in (before.kept, before.others))
+        vote = 0.4 * (share - 0.5) + 1.5 * (kept - others)
+        his, sign = (before.kept, 1) if vote > 0 else (before.others, -1)
+        foreign = float((sign * favour[part] < -0.5).mean())
+        fits = _SIZES[0] < float(part.sum()) / his.area < _SIZES[1]
+        if abs(vote) > _CLEAR and fits and foreign < his.foreign + _FOREIGN:
+            labels[part] = KEPT if vote > 0 else OTHER
+
+
+def _learnt(after: Followed, view: View, favour: Map | None) -> Followed:
+    """Remembers how the kept and the others look, in a frame in which they do not touch."""
+    kept, others = after.labels == KEPT, after.labels == OTHER
+    for part in view.parts():
+        both = int((kept & part).sum()), int((others & part).sum())
+        if min(both) > _PRESENT * max(both):
+            return after
+    bins = view.bins
+    return after._replace(
+        kept=_seen(after.kept, bins, kept, None if favour is None else favour < -0.5),
+        others=_seen(after.others, bins, others, None if favour is None else favour > 0.5),
+    )
+
+
+def _seen(
+    known: Appearance, bins: NDArray[np.int32], mask: Mask, foreign: Mask | None
+) -> Appearance:
+    area = float(mask.sum())
+    if area < LEAST * mask.size:
+        return known
+    colors = _colors(bins, mask)
+    if not known.known:
+        return Appearance(colors, area, known.foreign)
+    share = known.foreign if foreign is None else float(foreign[mask].mean())
+    return Appearance(
+        as_float(HABIT * known.colors + (1 - HABIT) * colors),
+        max(0.98 * known.area, area),
+        0.8 * known.foreign + 0.2 * share,
+    )
+
+
+def _colors(bins: NDArray[np.int32], mask: Mask) -> Map:
+    """How often each colour is seen within a mask, or one like it: [BINS ** 3], of sum 1."""
+    counts = np.bincount(bins[mask], minlength=BINS**3).astype(np.float32)
+    cube: NDArray[np.floating] = counts.reshape(BINS, BINS, BINS)
+    for axis in range(3):
+        ends = [(int(one == axis),) * 2 for one in range(3)]
+        padded = np.moveaxis(np.pad(cube, ends, mode="edge"), axis, 0)
+        cube = np.moveaxis(padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4, 0, axis)
+    return as_float(cube.ravel() / max(1.0, float(cube.sum())))
+
+
+def distance_to(mask: Mask) -> Map:
+    """From each pixel to a mask, in pixels: [h, w]."""
+    return as_float(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3))
