@@ -5,9 +5,9 @@
 Videos with exact truth are composed of people cut out for validation, over rooms that training
 never saw: two and three people who do not touch, two who cross, a stranger who walks in on one, a
 thing beside a person, and a person who is kept with a thing.  One click in the first frame, on the
-innermost pixel of what is wanted (one on each of two), is followed; nothing is corrected.  Beside it
-stand the automatic mode (everybody) and the connected blob of the automatic matte under the click,
-followed by its overlap with the frame before.  Writes benchmarks/results/selection.json.
+innermost pixel of what is wanted (one on each of two), is followed; nothing is corrected.  Beside
+it stand the automatic mode (everybody) and the connected blob of the automatic matte under the
+click, followed by its overlap with the frame before.  Writes benchmarks/results/selection.json.
 
 right: the share of frames with the right identity: at least half of what can be seen of the wanted
 is kept, and less than a quarter of each of the others.  mse, dtssd: of the wanted one's alpha.
