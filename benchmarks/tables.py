@@ -384,6 +384,22 @@ def live_table(results: dict[str, Any]) -> str:
     )
 
 
+def selection_table(results: dict[str, Any]) -> str:
+    """Who is kept after one click."""
+    rows = []
+    for kind, ways in results["kinds"].items():
+        shares = " | ".join(f"{100 * ways[way]['right']:.0f} %" for way in ("chosen", "blob"))
+        rows.append(f"{kind} | {shares} | {1000 * ways['chosen']['mse']:.1f}")
+    columns = "clips | frames right | the connected part under the click | MSE, thousandths"
+    ms, things = results["ms_per_frame"], results["outlines"]
+    return (
+        f"{results['model']}, {results['clips']} clips a kind:\n\n{grid(columns, rows)}\n"
+        f"Following takes {100 * (ms['chosen'] / ms['automatic'] - 1):.0f} % more time per frame. "
+        f"Outlines of {things['things']} things overlap the truth (intersection over union) by "
+        f"{things['box']:.2f} from a box and {things['click']:.2f} from a click.\n"
+    )
+
+
 def flicker_line(results: dict[str, Any]) -> str:
     """Change of alpha where the picture stands still, by way of smoothing."""
     clips = list(results["clips"].values())
@@ -397,6 +413,7 @@ def flicker_line(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Rewrites the generated parts."""
+    _replace(ROOT / "docs" / "tasks" / "choose.md", selection_table(_load("selection")))
     measured = job_table(_load("job")) + kernel_table(_load("kernels"))
     if (ROOT / "benchmarks" / "results" / "latency.json").exists():
         measured += latency_line(_load("latency"))

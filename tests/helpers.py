@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import resize_to_tensor
@@ -36,6 +38,14 @@ def picture(width: int, height: int, index: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     waves = [np.sin(x / (9 + 4 * c) + index / 3) + np.cos(y / (7 + 3 * c)) for c in range(3)]
     return np.stack([(wave * 50 + 128) for wave in waves], 2).astype(np.uint8)
+
+
+def two_people(width: int, height: int, index: int) -> NDArray[np.uint8]:
+    """Two people side by side, the right one in other colours, who move a little."""
+    portrait = pytest.importorskip("skimage.data").astronaut()
+    left = cv2.resize(portrait, (width // 2, height))
+    both = np.hstack([left, left[:, ::-1, ::-1]])
+    return np.ascontiguousarray(np.roll(both, index, 1), np.uint8)
 
 
 def make_clip(

@@ -68,14 +68,22 @@ def read_prompts(path: StrPath) -> tuple[Selection, Path | None]:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(told, dict) or not set(told) <= {"prompts", "mask"}:
         raise UsageError(f'{path}: must be {{"prompts": [...]}}, perhaps with a "mask"')
-    listed = told.get("prompts", [])
-    if not isinstance(listed, list):
-        raise UsageError(f"{path}: prompts must be a list")
-    prompts = [_prompt(one, f"{path}: prompt {i}") for i, one in enumerate(listed, start=1)]
     mask = told.get("mask")
     if mask is not None and not isinstance(mask, str):
         raise UsageError(f"{path}: mask must be the name of a picture")
-    return tuple(prompts), None if mask is None else Path(path).parent / mask
+    prompts = parse_prompts(told.get("prompts", []), f"{path}: ")
+    return prompts, None if mask is None else Path(path).parent / mask
+
+
+def parse_prompts(listed: object, where: str = "") -> Selection:
+    """The prompts of a JSON list, as ``read_prompts`` describes it; where: prefix of errors.
+
+    Raises:
+        UsageError: something in it cannot be.
+    """
+    if not isinstance(listed, list):
+        raise UsageError(f"{where}prompts must be a list")
+    return tuple(_prompt(one, f"{where}prompt {i}") for i, one in enumerate(listed, start=1))
 
 
 def _prompt(told: object, where: str) -> Prompt:

@@ -136,7 +136,7 @@ def thing_at(view: View, prompt: Prompt) -> Map:
     best, found = 0.0, np.zeros_like(view.people)
     for radius in _RADII:
         around = distance < radius * height
-        thing = _connected(_cut(view, around), place)
+        thing = _connected(_cut(view, around, sure=place), place)
         rim = around & (cv2.erode(around.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
         cut_off = float((thing & rim).sum()) / max(1, int(rim.sum()))
         worth = (1 - cut_off) ** 2 * (1 + 2 * float(thing.mean()))
@@ -184,7 +184,7 @@ def _apart(part: Mask) -> list[Mask]:
     return [part]
 
 
-def _cut(view: View, around: Mask) -> Mask:
+def _cut(view: View, around: Mask, sure: Mask | None = None) -> Mask:
     """What differs in colour from the surroundings of a place, within it; never a person."""
     rows, columns = np.flatnonzero(around.any(1)), np.flatnonzero(around.any(0))
     margin = round(_NEARBY / 2 * max(np.ptp(rows), np.ptp(columns)))
@@ -193,10 +193,13 @@ def _cut(view: View, around: Mask) -> Mask:
         slice(max(0, columns[0] - margin), columns[-1] + 1 + margin),
     )
     wanted = around & ~(cv2.dilate(view.people.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
-    marks = np.where(wanted, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)[near]
+    marks = np.where(wanted, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    if sure is not None:
+        marks[wanted & sure] = cv2.GC_FGD
+    marks = marks[near]
     thing = np.zeros_like(around)
-    if np.ptp(marks) == 0:
-        return thing  # nothing but people, or no surroundings
+    if not (marks == cv2.GC_BGD).any() or not (marks != cv2.GC_BGD).any():
+        return thing  # no surroundings, or nothing but people
     cv2.setRNGSeed(0)  # the same click, the same thing
     models = np.zeros((1, 65)), np.zeros((1, 65))
     rgb, unused = np.ascontiguousarray(view.rgb[near]), (0, 0, 1, 1)

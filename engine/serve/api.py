@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import io
+import json
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -39,7 +40,7 @@ from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import decode_image, encode_image
 from fusematte.engine.serve.backgrounds import BLUR, BackgroundChoice
 from fusematte.engine.serve.errors import Refusal
-from fusematte.engine.serve.jobs import Job, Jobs
+from fusematte.engine.serve.jobs import Job, Jobs, check_prompts
 from fusematte.engine.serve.limits import (
     FORMATS,
     PICTURE_LIMIT,
@@ -241,16 +242,17 @@ class Api:
         return open_background(order.background)
 
     async def add_job(self, request: web.Request) -> web.Response:
-        """Creates a job of a video, sent as ``file``; options: background, format."""
+        """Creates a job of a video, sent as ``file``; options: background, format, prompts."""
         job = self._jobs().prepare("", _choice("green"), 1.0)
         try:
             options = {**request.query, **await self._receive(request, job)}
-            if unknown := set(options) - {"background", "format"}:
+            if unknown := set(options) - {"background", "format", "prompts"}:
                 raise Refusal("bad_request", f"option {min(unknown)!r} is unknown")
             background = _spec(options.get("background", "green"))
             suffix = "mov" if background == "transparent" else "mp4"
             suffix = _one_of("format", options.get("format", suffix), VIDEO_FORMATS)
             job.background = _choice(background)
+            job.prompts = _prompts(options.get("prompts", "[]"))
             job.name = f"{job.name.rpartition('.')[0] or job.name}.{suffix}"
         except BaseException:
             self._jobs().discard(job)
@@ -292,6 +294,14 @@ class Api:
 
     def _job(self, request: web.Request) -> Job:
         return self._jobs()[request.match_info["id"]]
+
+
+def _prompts(text: str) -> list[Any]:
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        raise Refusal("bad_request", "prompts: must be a JSON list") from error
+    return check_prompts(told)
 
 
 async def _read_form(request: web.Request) -> Form:

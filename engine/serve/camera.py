@@ -12,8 +12,6 @@ from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any
 
-import cv2
-import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from aioice import ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -21,11 +19,12 @@ from aiortc.codecs import vpx
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
 from fusematte.engine.errors import FuseMatteError
-from fusematte.engine.frame import Map, Matte
+from fusematte.engine.frame import Matte
 from fusematte.engine.live.session import Result
 from fusematte.engine.live.views import VIEWS
 from fusematte.engine.live.webrtc import MattingTrack
 from fusematte.engine.serve.backgrounds import BLUR, Library, parse_blur
+from fusematte.engine.serve.editing import outline
 from fusematte.engine.serve.errors import Refusal
 
 MOST = 4
@@ -35,8 +34,6 @@ HEARTBEAT = 10.0
 REPORT_INTERVAL = 0.5
 LATENCIES = 100
 """Maximum number of latencies in a report."""
-LEAST = 0.0005
-"""Smallest area that gets an outline, as a fraction of the picture."""
 MESSAGE_LIMIT = 1 << 16
 BITRATE = 6_000_000
 """Bits per second back to the page, over the loopback interface."""
@@ -262,16 +259,6 @@ class CameraConnection:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def outline(alpha: Map) -> list[list[list[float]]]:
-    """The edges of what is kept: polygons of points [x, y], in shares of the picture."""
-    height, width = alpha.shape
-    solid = (alpha > 0.5).astype(np.uint8)
-    found, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    large = [edge for edge in found if cv2.contourArea(edge) > LEAST * solid.size]
-    edges = [cv2.approxPolyDP(edge, 1.0, True)[:, 0] + 0.5 for edge in large]
-    return [np.round(edge / (width, height), 4).tolist() for edge in edges]
 
 
 async def _tell(socket: web.WebSocketResponse, refusal: Refusal) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from fusematte.engine.errors import FuseMatteError
+from fusematte.engine.errors import FuseMatteError, UsageError
 from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.prompts import parse_prompts
 from fusematte.engine.jobs.single import run_once
 from fusematte.engine.media.files import part_of
 from fusematte.engine.media.formats import CONTAINERS
@@ -41,6 +43,8 @@ class Job:
     name: of the user's file.
     error: why it failed.
     frames, total: frames done, and in all, if known; rate: frames per second.
+    duration, frame_rate: of the video, in seconds and frames per second, once it was opened.
+    prompts: who is kept, as JSON (``jobs.prompts.read_prompts``); none: everybody.
     """
 
     id: str
@@ -54,6 +58,9 @@ class Job:
     total: int | None = None
     rate: float = 0.0
     cancelled: bool = False
+    duration: float | None = None
+    frame_rate: float | None = None
+    prompts: list[Any] = field(default_factory=list)
 
     @property
     def input(self) -> Path:
@@ -102,33 +109,46 @@ class Job:
             "total": self.total,
             "rate": self.rate,
             "result": self.result_name if self.result else None,
+            "duration": self.duration,
+            "frame_rate": self.frame_rate,
+            "prompts": self.prompts,
         }
 
     def run(self, options: dict[str, Any]) -> None:
         """Runs the job; blocks until it ends."""
         try:
             background = self.background.spec_with(self.blur)
-            job = JobOptions(background=background, **options)
+            job = JobOptions(background=background, prompts=self._write_prompts(), **options)
             run_once(self.input, self.output, job, progress=self._progress)
             self.state = "done"
         except _Cancelled:
             self._fail("bad_request", "cancelled")
         except FuseMatteError as error:
-            self._fail("unreadable", self._public(str(error)))
+            self._fail("unreadable", self.public(str(error)))
         except Exception:
             log.exception("the job of %s failed", self.name)
             self._fail("internal", "the job failed; see the server's terminal")
+
+    def _write_prompts(self) -> Path | None:
+        if not self.prompts:
+            return None
+        path = self.folder / "prompts.json"
+        path.write_text(json.dumps({"prompts": self.prompts}), "utf-8")
+        return path
 
     def _progress(self, frames: int, reader: Reader, statistics: Statistics) -> None:
         if self.cancelled:
             raise _Cancelled
         self.frames, self.total = frames, reader.frame_count
+        self.duration = None if reader.info.duration is None else float(reader.info.duration)
+        rate = reader.info.frame_rate
+        self.frame_rate = None if rate is None else float(rate)
         self.rate = frames / statistics.elapsed
 
     def _fail(self, code: str, message: str) -> None:
         self.error, self.state = Refusal(code, message), "failed"
 
-    def _public(self, message: str) -> str:
+    def public(self, message: str) -> str:
         """A message without the paths of the server's files."""
         names = {
             str(self.output): self.result_name,
@@ -138,6 +158,20 @@ class Job:
         for path, name in names.items():
             message = message.replace(path, name)
         return message
+
+
+def check_prompts(prompts: object) -> list[Any]:
+    """A JSON list of prompts.
+
+    Raises:
+        Refusal: it is none, or something in it cannot be.
+    """
+    try:
+        parse_prompts(prompts)
+    except UsageError as error:
+        raise Refusal("bad_request", str(error)) from error
+    assert isinstance(prompts, list)
+    return prompts
 
 
 class Jobs:
@@ -185,6 +219,21 @@ class Jobs:
     def submit(self, job: Job) -> None:
         """Queues a job."""
         self._jobs[job.id] = job
+        self._waiting.put_nowait(job)
+
+    def repeat(self, job: Job, prompts: object) -> None:
+        """Queues a finished job again, with other prompts.
+
+        Raises:
+            Refusal: it is not finished, or the prompts cannot be.
+        """
+        if job.state not in ("done", "failed"):
+            raise Refusal("busy", f"{job.name}: is not finished yet")
+        listed = check_prompts(prompts)
+        for path in (job.output, part_of(job.output)):
+            path.unlink(missing_ok=True)
+        job.prompts, job.state, job.error = listed, "queued", None
+        job.frames, job.rate = 0, 0.0
         self._waiting.put_nowait(job)
 
     def remove(self, job: Job) -> None:

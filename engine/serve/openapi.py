@@ -10,6 +10,7 @@ from fusematte.engine.serve.limits import FORMATS, PICTURE_LIMIT, SIZES, TIME_LI
 from fusematte.engine.serve.uploads import MEBIBYTE
 
 BACKGROUND = "green, #rrggbb, blur[:sigma] or transparent"
+PROMPTS = '[{"keep": [x, y], "time": seconds}, {"drop": [x, y], "time": seconds}, ...]'
 BINARY = {"type": "string", "format": "binary"}
 
 Schema = dict[str, Any]
@@ -77,6 +78,9 @@ JOB: Schema = {
         "total": {"type": ["integer", "null"], "description": "null if unknown"},
         "rate": {"type": "number", "description": "frames per second"},
         "result": {"type": ["string", "null"], "description": "file name of the download"},
+        "duration": {"type": ["number", "null"], "description": "of the video, in seconds"},
+        "frame_rate": {"type": ["number", "null"]},
+        "prompts": {"type": "array", "items": {"type": "object"}, "description": "who is kept"},
     },
 }  # fmt: skip
 
@@ -123,6 +127,7 @@ def _add(limit: int) -> Schema:
         "file": {**BINARY, "description": f"at most {limit // MEBIBYTE} MB"},
         "background": {"type": "string", "default": "green", "description": BACKGROUND},
         "format": {"enum": list(VIDEO_FORMATS), "description": "mp4, or mov if transparent"},
+        "prompts": {"type": "string", "description": f"who is kept, as JSON: {PROMPTS}"},
     }
     operation["requestBody"] = _form(options)
     return operation

@@ -15,7 +15,8 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from fusematte.engine.compositing.backgrounds import DEFAULT_BLUR
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import FuseMatteError, OutputError, UsageError
+from fusematte.engine.jobs.prompts import parse_prompts
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.serve.api import LOCAL, PREFIX, Api
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, BackgroundChoice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
+from fusematte.engine.serve.editing import outline_at, picture_at
 from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs
 from fusematte.engine.serve.uploads import MEBIBYTE, file_name, receive
@@ -47,6 +50,8 @@ FOLDER = "fusematte-serve-"
 """Prefix of a server's folder in the system's temporary folder."""
 IDLE = 20.0
 """Maximum seconds until the header of a request is complete."""
+LONGEST = 1e9
+"""Seconds that no video has."""
 SHUTDOWN = 2.0
 """Seconds that open requests have to finish when the server stops."""
 
@@ -201,6 +206,9 @@ def make_app(token: str, service: Service, door: _Door | None = None) -> web.App
             web.post(f"{prefix}/jobs", service.add_job),
             web.delete(f"{prefix}/jobs/{{id}}", service.remove_job),
             web.get(f"{prefix}/jobs/{{id}}/result", service.result),
+            web.get(f"{prefix}/jobs/{{id}}/frame", service.frame),
+            web.post(f"{prefix}/jobs/{{id}}/outline", service.outline),
+            web.post(f"{prefix}/jobs/{{id}}/prompts", service.choose),
             web.get(f"{prefix}/live", service.live),
             web.static(f"{prefix}/page", PAGE),
         ]
@@ -390,12 +398,64 @@ class Service:
         """The matted video, as a download."""
         return self._job(request).download()
 
+    async def frame(self, request: web.Request) -> web.Response:
+        """The frame of a job's video at ``?time=``, in seconds, as a JPEG."""
+        job, time = self._job(request), _seconds(request.query.get("time", "0"))
+        with _reading(job):
+            body = await asyncio.to_thread(picture_at, job.input, time)
+        return web.Response(body=body, content_type="image/jpeg")
+
+    async def outline(self, request: web.Request) -> web.Response:
+        """What prompts choose in the frame at a time; body: ``time`` and ``prompts``."""
+        job, told = self._job(request), await _told(request)
+        time = _seconds(told.get("time", 0))
+        with _reading(job):
+            selection = parse_prompts(told.get("prompts"))
+            edges = await asyncio.to_thread(outline_at, job.input, time, selection, self._options)
+        return web.json_response({"outline": edges})
+
+    async def choose(self, request: web.Request) -> web.Response:
+        """Mattes a finished job's video again, with other ``prompts``."""
+        job, told = self._job(request), await _told(request)
+        self.jobs.repeat(job, told.get("prompts", []))
+        return web.json_response(job.body())
+
     async def live(self, request: web.Request) -> web.StreamResponse:
         """The websocket of a live camera."""
         return await self.lives.handle(request)
 
     def _job(self, request: web.Request) -> Job:
         return self.jobs[request.match_info["id"]]
+
+
+async def _told(request: web.Request) -> dict[str, Any]:
+    """The body of a request: a JSON object."""
+    try:
+        told = await request.json()
+    except ValueError as error:
+        raise Refusal("bad_request", "the body must be JSON") from error
+    if not isinstance(told, dict):
+        raise Refusal("bad_request", "the body must be a JSON object")
+    return told
+
+
+def _seconds(given: object) -> Fraction:
+    try:
+        seconds = Fraction(str(given))
+    except (ValueError, ZeroDivisionError) as error:
+        raise Refusal("bad_request", "time must be a number of seconds") from error
+    if not 0 <= seconds < LONGEST:
+        raise Refusal("bad_request", "time must lie within the video")
+    return seconds
+
+
+@contextlib.contextmanager
+def _reading(job: Job) -> Iterator[None]:
+    """Errors of a job's video are told without the server's paths."""
+    try:
+        yield
+    except FuseMatteError as error:
+        raise Refusal("bad_request", job.public(str(error))) from error
 
 
 def _body(choice: BackgroundChoice) -> dict[str, str]:

@@ -11,7 +11,7 @@ const ms = (time) => `${time.toFixed(1)} ms`;
 
 const state = await request("state");
 const plot = new Plot($("plot"));
-const jobs = new Jobs($("jobs"), $("job"));
+const jobs = new Jobs($("jobs"), $("job"), $("editor"), notice);
 let live = null;
 let doubt = "";
 

@@ -1,4 +1,4 @@
-// Who is kept: clicks and keys on the result, and the outline of what was chosen.
+// Who is kept: clicks and keys on a picture, moving or not, and the outline of what was chosen.
 
 const STEP = 0.02; // of the picture, per press of an arrow
 
@@ -32,8 +32,8 @@ export class Choice {
   }
 
   // polygons: in shares of the picture; none where everybody is kept.
-  show(polygons) {
-    this.#everybody.hidden = !polygons;
+  show(polygons, chooses = Boolean(polygons)) {
+    this.#everybody.hidden = !chooses;
     const { left, top, width, height } = this.#area();
     const style = { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` };
     Object.assign(this.#outline.style, style);
@@ -46,11 +46,12 @@ export class Choice {
     );
   }
 
-  // Where the picture lies within the stage: the video keeps its shape.
+  // Where the picture lies within the stage: it keeps its shape.
   #area() {
-    const { clientWidth, clientHeight, videoWidth, videoHeight } = this.#video;
-    const scale = Math.min(clientWidth / videoWidth, clientHeight / videoHeight) || 0;
-    const width = scale * videoWidth || clientWidth, height = scale * videoHeight || clientHeight;
+    const { clientWidth, clientHeight, videoWidth, videoHeight, naturalWidth, naturalHeight } = this.#video;
+    const own = { width: videoWidth ?? naturalWidth, height: videoHeight ?? naturalHeight };
+    const scale = Math.min(clientWidth / own.width, clientHeight / own.height) || 0;
+    const width = scale * own.width || clientWidth, height = scale * own.height || clientHeight;
     return { left: (clientWidth - width) / 2, top: (clientHeight - height) / 2, width, height };
   }
 

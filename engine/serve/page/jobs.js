@@ -1,6 +1,7 @@
 // Video files: upload, progress, download.
 
 import { checkSize, request, upload } from "./api.js";
+import { Editor } from "./editor.js";
 
 const INTERVAL = 500;
 
@@ -9,10 +10,14 @@ export class Jobs {
   #template;
   #items = new Map();
   #polling = false;
+  #editor;
+  #notice;
 
-  constructor(list, template) {
+  constructor(list, template, editor, notice) {
     this.#list = list;
     this.#template = template;
+    this.#editor = editor;
+    this.#notice = notice;
     this.#poll();
   }
 
@@ -54,13 +59,15 @@ export class Jobs {
 
   #show(job) {
     if (!this.#items.has(job.id)) this.#items.set(job.id, this.#item(job.name));
-    const { row, detail, progress, link, remove } = this.#items.get(job.id);
+    const { row, detail, progress, choose, link, remove } = this.#items.get(job.id);
     row.className = job.state;
     row.dataset.job = job.id;
     detail.textContent = describe(job);
     progress.hidden = job.state === "done" || job.state === "failed";
     if (job.total) progress.value = Math.min(1, job.frames / job.total);
     else progress.removeAttribute("value");
+    choose.hidden = !progress.hidden || !job.duration;
+    choose.onclick = () => this.#edit(job);
     link.hidden = !job.result;
     link.href = `jobs/${job.id}/result`;
     link.download = job.result ?? "";
@@ -75,11 +82,27 @@ export class Jobs {
 
   #item(name) {
     const row = this.#template.content.firstElementChild.cloneNode(true);
-    const [title, detail, progress, link, remove] = row.children;
+    const [title, detail, progress, choose, link, remove] = row.children;
     title.textContent = name;
     remove.disabled = true;
     this.#list.prepend(row);
-    return { row, detail, progress, link, remove };
+    return { row, detail, progress, choose, link, remove };
+  }
+
+  // Opens the editor of a finished job, or closes it.
+  #edit(job) {
+    const { row, choose } = this.#items.get(job.id);
+    const close = () => {
+      row.querySelector(".editor")?.remove();
+      choose.ariaExpanded = "false";
+    };
+    if (row.querySelector(".editor")) return close();
+    const again = () => {
+      close();
+      this.#poll();
+    };
+    row.append(new Editor(this.#editor, job, again, this.#notice).element);
+    choose.ariaExpanded = "true";
   }
 }
 

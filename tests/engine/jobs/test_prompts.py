@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import make_clip
+from tests.helpers import make_clip, two_people
 
 from fusematte.cli import main
 from fusematte.engine.errors import InputError, UsageError
@@ -30,20 +30,12 @@ from fusematte.engine.media.reader import Reader
 FRAMES = 24
 
 
-def portraits(width: int, height: int, index: int) -> NDArray[np.uint8]:
-    """Two people side by side, the right one in other colours, who move a little."""
-    portrait = pytest.importorskip("skimage.data").astronaut()
-    left = cv2.resize(portrait, (width // 2, height))
-    both = np.hstack([left, left[:, ::-1, ::-1]])
-    return np.ascontiguousarray(np.roll(both, index, 1), np.uint8)
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "in.mp4"
     options = {"g": "4", "keyint_min": "4"}
     return make_clip(
-        path, width=256, height=128, frames=FRAMES, options=options, show=portraits, start=25
+        path, width=256, height=128, frames=FRAMES, options=options, show=two_people, start=25
     )
 
 

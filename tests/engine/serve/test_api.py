@@ -236,11 +236,25 @@ def test_jobs_that_cannot_be(api: Server, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "talk.mp4").read_bytes()
 
     async def conversation(http: Http) -> None:
-        for fields in ({"background": "/etc/passwd"}, {"format": "exe"}, {"crf": "1"}):
+        for fields in (
+            {"background": "/etc/passwd"},
+            {"format": "exe"},
+            {"crf": "1"},
+            {"prompts": "keep"},
+            {"prompts": '[{"keep": [0.5]}]'},
+        ):
             await refused(http.post("api/jobs", data=form(clip, **fields)), "bad_request")
         await refused(http.post("api/jobs", data=aiohttp.FormData({"x": "y"})), "bad_request")
         await refused(http.get("api/jobs/77/result"), "not_found")
-        job = await give(http.post("api/jobs", data=form(clip, "x.mp4", background="transparent")))
+        job = await give(
+            http.post(
+                "api/jobs",
+                data=form(
+                    clip, "x.mp4", background="transparent", prompts='[{"drop": [0.5, 0.5]}]'
+                ),
+            )
+        )
+        assert job["prompts"] == [{"drop": [0.5, 0.5]}]
         assert (await job_of(http, job["id"]))["result"] == "x-matted.mov"
         await give(http.delete(f"api/jobs/{job['id']}"))
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tests.engine.serve.browser import Browser, Tab, ready, until
 from tests.engine.serve.conftest import Server
-from tests.helpers import content, make_clip
+from tests.helpers import content, make_clip, pictures_of, two_people
 
 SHOTS = os.environ.get("FUSEMATTE_SCREENSHOTS")
 """A folder for screenshots, for whoever wants to look at them."""
@@ -187,6 +187,45 @@ def test_a_file_is_dropped_matted_and_downloaded(
 
     visit(browser, server.url, stay)
     assert server.files() == []
+
+
+def test_who_is_kept_in_a_file_is_clicked_on_at_the_scrub_bar(
+    server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    clip = make_clip(tmp_path / "two.mp4", width=256, height=128, frames=10, show=two_people)
+    editor = "document.querySelector('.editor"
+
+    async def stay(tab: Tab) -> None:
+        await tab.run(CHOOSE % "green")
+        await tab.choose_file("#job-file", clip)
+        await tab.until("document.querySelector('#jobs .done .choose:not([hidden])')")
+        await tab.run("document.querySelector('.choose').click()")
+        await tab.until(f"{editor} .frame')?.naturalWidth == 256")
+        time = f"{editor} .time')"
+        await tab.run(f"{time}.value = 0.2; {time}.dispatchEvent(new Event('input'))")
+        await tab.until(f"{editor} .frame').src.endsWith('time=0.2')")
+        await tab.run(f"{editor} .stage').scrollIntoView(); {editor} .stage').focus()")
+        for _ in range(14):
+            await tab.press("ArrowLeft", 37)
+        await tab.press("Enter", 13, "\r")
+        await tab.until(f"{editor} .outline polygon')")
+        await tab.until(f"{editor} .marks').textContent.startsWith('Keep at 0:00.20')")
+        await shot(tab, "editor")
+        await tab.run(f"{editor} .again').click()")
+        await tab.until(
+            "document.querySelector('#jobs .done') && !document.querySelector('.editor')"
+        )
+        await tab.run("document.querySelector('.choose').click()")  # the choice is still there
+        await tab.until(f"{editor} .marks li')")
+        await tab.run("document.querySelector('#jobs .done a').click()")
+        result = browser.downloads / "two-matted.mp4"
+        await until(lambda: ready(result), "the download")
+        await tab.run("document.querySelector('#jobs .remove').click()")
+
+    visit(browser, server.url, stay)
+    last = pictures_of(browser.downloads / "two-matted.mp4")[-1].astype(int)
+    background = np.abs(last - last[2, -2]) < 5
+    assert background[:, 140:].mean() > 0.95 > 0.8 > background[:, :120].mean()
 
 
 def test_a_camera_that_is_missing_or_unplugged_is_said(server: Server, browser: Browser) -> None:

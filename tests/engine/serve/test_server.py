@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tests.engine.serve.browser import until
 from tests.engine.serve.conftest import Server
-from tests.helpers import content, cut, make_clip
+from tests.helpers import content, cut, make_clip, pictures_of, two_people
 
 from fusematte.cli import main
 from fusematte.engine.serve.backgrounds import Library
@@ -187,6 +187,46 @@ def test_a_video_goes_in_and_comes_out(server: Server, tmp_path: Path) -> None:
     assert content(output).times == content(clip).times
     assert len(content(output).packets) == len(content(clip).packets)
     assert server.files() == []
+
+
+def test_who_is_kept_is_chosen_afterwards(server: Server, tmp_path: Path) -> None:
+    """Frames to click on, what a click chooses in them, and the job once more."""
+    clip = make_clip(tmp_path / "two.mp4", width=256, height=128, frames=10, show=two_people)
+
+    async def conversation(http: Http) -> None:
+        job = await give(http.post("jobs?name=two.mp4&background=green", data=clip.read_bytes()))
+        where = f"jobs/{job['id']}"
+        job = await finished(http, job["id"])
+        assert job["duration"] == pytest.approx(0.4) and job["frame_rate"] == 25
+        for time in ("0", "0.2", "99"):
+            async with http.get(f"{where}/frame?time={time}") as answer:
+                shown = cv2.imdecode(np.frombuffer(await answer.read(), np.uint8), 1)
+                assert shown.shape == (128, 256, 3)
+        left = {"keep": [0.22, 0.5], "time": 0.2}
+        told = await give(http.post(f"{where}/outline", json={"time": 0.2, "prompts": [left]}))
+        (edge,) = told["outline"]
+        assert 0 <= min(x for x, _ in edge) < max(x for x, _ in edge) < 0.6
+        before = await give(http.get("jobs"))
+        again = await give(http.post(f"{where}/prompts", json={"prompts": [left]}))
+        assert again["state"] in ("queued", "running") and again["prompts"] == [left]
+        assert (await finished(http, job["id"]))["frames"] == before[-1]["frames"]
+        async with http.get(f"{where}/result") as answer:
+            (tmp_path / "out.mp4").write_bytes(await answer.read())
+        for address, body in (
+            ("outline", {"time": -1, "prompts": []}),
+            ("outline", {"time": 0, "prompts": [{"keep": [7, 9999]}]}),
+            ("outline", []),
+            ("prompts", {"prompts": [{"kep": [0, 0]}]}),
+            ("prompts", {"prompts": "mask.png"}),
+        ):
+            await refused(http.post(f"{where}/{address}", json=body), "bad_request")
+        await refused(http.get(f"{where}/frame?time=soon"), "bad_request")
+        await give(http.delete(where))
+
+    talk(server, conversation)
+    last = pictures_of(tmp_path / "out.mp4")[-1].astype(int)
+    background = np.abs(last - last[2, -2]) < 5
+    assert background[:, 140:].mean() > 0.95 > 0.8 > background[:, :120].mean()
 
 
 def test_what_cannot_be_read_fails_with_the_name_it_came_by(server: Server, tmp_path: Path) -> None:
