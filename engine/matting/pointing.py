@@ -29,6 +29,8 @@ _RADII = 0.1, 0.15, 0.22, 0.32
 """Of things to look for around a click, as shares of the picture's height."""
 _NEARBY = 1.6
 """Radius around a thing, in its own, from which its surroundings' colours are learnt."""
+_CONTRAST = 12
+"""Levels of 255 by which colours change, on average, at the edge of a thing."""
 _STEPS = 3
 """Of GrabCut."""
 
@@ -140,7 +142,7 @@ def thing_at(view: View, prompt: Prompt) -> Map:
         rim = around & (cv2.erode(around.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
         cut_off = float((thing & rim).sum()) / max(1, int(rim.sum()))
         worth = (1 - cut_off) ** 2 * (1 + 2 * float(thing.mean()))
-        if thing.mean() > LEAST and worth > best:
+        if thing.mean() > LEAST and worth > best and _contrast(view, thing) > _CONTRAST:
             best, found = worth, thing
     return as_float(found)
 
@@ -206,6 +208,14 @@ def _cut(view: View, around: Mask, sure: Mask | None = None) -> Mask:
     cv2.grabCut(rgb, marks, unused, *models, _STEPS, cv2.GC_INIT_WITH_MASK)
     thing[near] = (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
     return thing
+
+
+def _contrast(view: View, thing: Mask) -> float:
+    """By how much colours change at the edge of a thing, in levels of 255."""
+    square = np.ones((3, 3), np.uint8)
+    edge = cv2.morphologyEx(thing.astype(np.uint8), cv2.MORPH_GRADIENT, square) > 0
+    change = cv2.morphologyEx(view.rgb, cv2.MORPH_GRADIENT, square)
+    return float(np.mean(np.max(change[edge], axis=1)))
 
 
 def _connected(thing: Mask, place: Mask) -> Mask:
