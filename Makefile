@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
-.PHONY: demo test test-slow test-examples wheel check-wheel site axe develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
+.PHONY: demo test test-slow test-examples wheel check-wheel check-container site axe develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
 
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
@@ -23,7 +23,7 @@ test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, eve
 
 test-examples: $(VENV)/.develop  ## the examples with the libraries that they are for
 	$(BIN)/pip install --quiet 'gradio>=5' 'livekit>=1'
-	$(BIN)/pytest tests/test_examples.py
+	$(BIN)/pytest tests/test_examples.py -k "gradio or livekit"
 
 develop: $(VENV)/.develop typing  ## all extras, the pre-commit hooks, and types for editors
 	$(BIN)/pre-commit install
@@ -84,6 +84,9 @@ check-wheel:  ## the wheel in a bare environment, without a compiler: everything
 	tag=$$($(PYTHON) -c 'import sys; print("cp%d%d" % sys.version_info[:2])') && \
 	build/bare/bin/pip install --quiet "$$(ls $(CURDIR)/dist/*-$$tag-*.whl)[demo,serve]"
 	cd build && bare/bin/python -I $(CURDIR)/tests/check_wheel.py
+
+check-container:  ## the container image: built by buildah, its server asked for its health
+	tests/check_container.sh
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info src/*.egg-info

@@ -508,8 +508,8 @@ class Writer(Unfinished):
         except av.FFmpegError as error:
             if self._codec.name == "libx265" and self._content == "rgba":
                 raise OutputError(
-                    f"{self.name}: libx265 in this build of av does not support alpha; write .mov "
-                    "with prores_ks",
+                    f"{self.name}: libx265 in this build of av has no alpha (one made with "
+                    "ENABLE_ALPHA has); write .mov with prores_ks",
                     path=self.name,
                     option="codec",
                 ) from error

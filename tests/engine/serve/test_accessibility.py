@@ -6,6 +6,7 @@ axe-core is not part of the project: ``make axe`` fetches it, ``make site`` make
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,9 +22,11 @@ AXE = ROOT / "build" / "axe" / "package" / "axe.min.js"
 SITE = ROOT / "build" / "site"
 SHOTS = os.environ.get("FUSEMATTE_SCREENSHOTS")
 WIDTHS = {"desktop": (1360, 1000), "phone": (390, 844)}
+LOOKS = list(itertools.product(("light", "dark"), WIDTHS))
 PAGES = ("index", "install", "tasks/webcam", "tasks/http", "reference/command-line", "comparison")
+# The theme's copy buttons stand in landmarks without names; that is not ours to change.
 RUN_AXE = """
-axe.run(document, {resultTypes: ["violations"], exclude: %s}).then(({violations}) =>
+axe.run({exclude: [".md-code__nav"]}, {resultTypes: ["violations"]}).then(({violations}) =>
   violations.flatMap(({id, nodes}) => nodes.map((node) =>
     `${id}: ${node.target} ${node.failureSummary}`)))
 """
@@ -44,8 +47,6 @@ FOCUSED = """
 
 needs_axe = pytest.mark.skipif(not AXE.exists(), reason="make axe fetches it")
 needs_site = pytest.mark.skipif(not SITE.exists(), reason="make site makes it")
-looks = pytest.mark.parametrize("scheme", ["light", "dark"])
-widths = pytest.mark.parametrize("width", list(WIDTHS))
 
 
 async def look_as(tab: Tab, scheme: str, width: str) -> None:
@@ -66,8 +67,9 @@ async def check(tab: Tab, name: str) -> None:
     if SHOTS:
         await tab.screenshot(Path(SHOTS) / f"{name}.png")
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), name
-    await tab.run(AXE.read_text("utf-8"))
-    assert await tab.run(RUN_AXE % "[]") == []
+    if not await tab.run("'axe' in window"):
+        await tab.run(AXE.read_text("utf-8"))
+    assert await tab.run(RUN_AXE) == [], name
 
 
 def visit(browser: Browser, url: str, stay: Callable[[Tab], Awaitable[Any]]) -> None:
@@ -78,50 +80,47 @@ def visit(browser: Browser, url: str, stay: Callable[[Tab], Awaitable[Any]]) -> 
     asyncio.run(whole())
 
 
+@pytest.mark.slow
 @needs_axe
-@looks
-@widths
-def test_the_page(
-    server: Server, browser: Browser, tmp_path: Path, scheme: str, width: str
-) -> None:
+def test_the_page(server: Server, browser: Browser, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "holiday.mp4", width=160, height=90, frames=5)
     bad = tmp_path / "noise.mp4"
     bad.write_bytes(b"no video" * 100)
 
     async def stay(tab: Tab) -> None:
-        await look_as(tab, scheme, width)
         await tab.until("document.querySelectorAll('.thumbnail').length > 7")
-        await tab.run("document.getElementById('start').click()")
         await tab.choose_file("#job-file", clip, bad)
         await tab.until(
             "document.querySelector('#jobs .done') && document.querySelector('.failed')"
         )
-        await tab.until("document.getElementById('state').textContent == 'Live'")
         await tab.run(
             "const told = document.getElementById('notice');"
             "told.textContent = 'The camera was disconnected.'; told.hidden = false"
         )
-        await check(tab, f"page-{scheme}-{width}")
+        for scheme, width in LOOKS:
+            await look_as(tab, scheme, width)
+            await check(tab, f"page-{scheme}-{width}")
         for _ in range(2):
             await tab.run("document.querySelector('#jobs .remove').click()")
 
     visit(browser, server.url, stay)
 
 
+@pytest.mark.slow
 @needs_axe
 @needs_site
-@looks
-@widths
-def test_the_documentation(browser: Browser, scheme: str, width: str) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_the_documentation(browser: Browser, page: str) -> None:
     async def stay(tab: Tab) -> None:
-        await look_as(tab, scheme, width)
-        for page in PAGES:
-            await tab.send("Page.navigate", url=(SITE / f"{page}.html").as_uri())
-            await tab.until(f"location.pathname.endsWith('{page}.html')")
-            await tab.until("document.readyState == 'complete'")
+        for scheme, width in LOOKS:
+            await look_as(tab, scheme, width)
+            # The theme asks for light or dark once, and then keeps what it was told.
+            await tab.run("localStorage.clear()")
+            await tab.send("Page.reload")
+            await tab.until("document.readyState == 'complete' && !('axe' in window)")
             await check(tab, f"site-{page.replace('/', '-')}-{scheme}-{width}")
 
-    visit(browser, "about:blank", stay)
+    visit(browser, (SITE / f"{page}.html").as_uri(), stay)
 
 
 def test_a_walk_with_the_keyboard(server: Server, browser: Browser) -> None:
