@@ -109,5 +109,8 @@ class ExportError(FuseMatteError):
 
 
 def first_line(error: BaseException | None) -> str:
-    """The first line of an exception's message, or its type if there is none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first line of an exception's message that says something, or its type if there is none;
+    OpenVINO begins with the places in its own source."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = (line for line in lines if line and not line.startswith("Exception from "))
+    return next(said, type(error).__name__)

@@ -14,7 +14,8 @@ import cv2
 import pytest
 
 from fusematte.cli import main
-from fusematte.engine.errors import FAULT, INTERRUPTED, OutputError
+from fusematte.engine.errors import FAULT, INTERRUPTED, BackgroundError, OutputError
+from fusematte.engine.jobs.run import run as run_job
 from fusematte.engine.media.outputs import open_output
 from fusematte.engine.media.reader import Reader
 from tests.helpers import content, make_clip, picture, transcode
@@ -139,6 +140,64 @@ def test_a_fault_is_one_line(
     assert main(["run", "-q", str(clip), str(tmp_path / "out.mp4")]) == FAULT
     (line,) = capfd.readouterr().err.splitlines()
     assert "ZeroDivisionError: what" in line and "FUSEMATTE_TRACEBACK" in line
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("mebibytes", [50, 100, 200, 400])
+def test_little_memory(clip: Path, tmp_path: Path, mebibytes: int) -> None:
+    """It is a matter of the moment what lacks it; it is said, and nothing is half done."""
+    code = (
+        "import resource, sys, fusematte.engine.commands.run; from fusematte.cli import main\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (int(sys.argv[1]) << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); sys.exit(main(sys.argv[2:]))"
+    )
+    output = tmp_path / "out.mp4"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(mebibytes), "run", "-q", str(clip), str(output)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode in (0, 3, 5, 7, 8, FAULT), done.stderr
+    assert "Traceback" not in done.stderr
+    assert output.exists() == (done.returncode == 0)
+    assert done.returncode == 0 or done.stderr.splitlines()[-1].startswith("fusematte: ")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("Exception from a.cpp:1:\nstd::bad_alloc\n")]
+)
+def test_no_memory_is_said(
+    error: Exception,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def starve(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fusematte.engine.commands.run.run_job", starve)
+    assert main(["run", "-q", str(clip), str(tmp_path / "out.mp4")]) == FAULT
+    assert capfd.readouterr().err == "fusematte: not enough memory; close other programs\n"
+
+
+@pytest.mark.parametrize("what", ["gone", "noise"])
+def test_a_background_that_vanishes(clip: Path, tmp_path: Path, what: str) -> None:
+    """A video's is opened again for each of its loops; the fault is not the input's."""
+    background, output = make_clip(tmp_path / "back.mp4", frames=3), tmp_path / "out.mp4"
+    original = background.read_bytes()
+
+    def vanish(frames: int, *_: object) -> None:
+        if frames == 1:
+            background.unlink()
+            if what == "noise":
+                background.write_bytes(original[::-1])
+
+    with pytest.raises(BackgroundError, match=r"back\.mp4") as caught:
+        run_job(clip, output, background=background, backend="openvino:cpu:f32", progress=vanish)
+    assert caught.value.exit_code == 6
+    assert not output.exists()
 
 
 @posix

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fusematte.cpp_ext import instruction_sets
 from fusematte.engine.backends.base import Backend, Maps
 from fusematte.engine.backends.cache import Cache, CacheKey
-from fusematte.engine.errors import BackendError, ModelError
+from fusematte.engine.errors import BackendError, ModelError, first_line
 from fusematte.engine.models import Bundle
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ class OpenVinoBackend(Backend):
         try:
             return self._core.read_model(self._file)
         except RuntimeError as error:
-            raise ModelError(f"{self._file}: OpenVINO cannot read it: {error}") from error
+            reason = first_line(error)
+            raise ModelError(f"{self._file}: OpenVINO cannot read it: {reason}") from error
 
     def _describe(self) -> dict[str, Any]:
         """The network's inputs and outputs, and whether it is int8; cached on disk."""
@@ -192,12 +193,13 @@ class OpenVinoBackend(Backend):
             try:
                 return self._core.import_model(io.BytesIO(kept), self._plugin, self._options)
             except RuntimeError as error:
-                log.warning("openvino refuses a network it compiled earlier: %s", error)
+                log.warning("openvino refuses a network it compiled earlier: %s", first_line(error))
         compiled = self._compile(shape)
         try:
             exported = compiled.export_model()
         except RuntimeError as error:  # not every device supports it
-            log.info("openvino cannot export networks compiled for %s: %s", self.device, error)
+            reason = first_line(error)
+            log.info("openvino cannot export networks compiled for %s: %s", self.device, reason)
         else:
             self._cache.store(key, exported if isinstance(exported, bytes) else exported.read())
         return compiled

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +24,8 @@ RETRIES = 3
 """How often a task is retried when its worker or machine dies."""
 GPU_BACKENDS = ("tensorrt", "torch")
 LOOPBACK = "127.0.0.1"
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable for whether machines may form clusters; in spite of its name it works on Linux."""
 CONNECT_SECONDS = 5.0
 
 
@@ -111,13 +114,39 @@ def _connect(ray: ModuleType, address: str) -> None:
             raise BackendError(
                 f"--cluster {address}: cannot be joined: {first_line(error)}"
             ) from error
-        # Ray has no passwords: anyone who reaches its ports can run code.  Its processes listen on
-        # the address of the node.
-        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
-        log.info(
-            "no Ray cluster runs here, so one was started on this machine; it cannot be reached "
-            "from others"
+        _start_here(ray, quiet)
+
+
+def _start_here(ray: ModuleType, options: dict[str, Any]) -> None:
+    """Starts a cluster that no other machine reaches: whoever does can run code on it."""
+    with _loopback_allowed(ray):
+        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **options)
+    if (found := ray.util.get_node_ip_address()) != LOOPBACK:
+        log.warning(
+            "the Ray cluster that was started here listens on %s; other machines may reach it",
+            found,
         )
+        return
+    log.info("no Ray cluster runs here, so one was started on this machine; others cannot reach it")
+
+
+@contextmanager
+def _loopback_allowed(ray: ModuleType) -> Iterator[None]:
+    """Keeps ``ray.init`` from replacing a loopback address by the machine's own.
+
+    Ray does so unless it is told that machines cannot form clusters: its processes by the variable,
+    this process, which has already read that, by the constant.
+    """
+    constants, before = ray._private.ray_constants, os.environ.get(_CLUSTERS)
+    found = constants.ENABLE_RAY_CLUSTER
+    os.environ[_CLUSTERS], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = found
+        del os.environ[_CLUSTERS]
+        if before is not None:
+            os.environ[_CLUSTERS] = before
 
 
 def _check_reachable(address: str) -> None:

@@ -29,6 +29,14 @@ from fusematte.engine.errors import (
     first_line,
 )
 
+_NO_MEMORY = (
+    "Cannot allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment",
+)
+"""What Python and libraries say that get no memory, by other exceptions than ``MemoryError``."""
+
 COMMANDS = {
     "run": ("fusematte.engine.commands.run", "replace the background of a video"),
     "batch": ("fusematte.engine.commands.batch", "replace the backgrounds of many videos"),
@@ -111,10 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of standard output is gone; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OutputError.exit_code
-    except MemoryError:
-        print("fusematte: not enough memory; close other programs", file=sys.stderr)
-        return FAULT
     except Exception as error:
+        if _lacks_memory(error):
+            print("fusematte: not enough memory; close other programs", file=sys.stderr)
+            return FAULT
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(f"fusematte: {error.filename}: the file name is too long", file=sys.stderr)
             return UsageError.exit_code
@@ -127,6 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return FAULT
     return code
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory is what an exception is about; libraries in C++ have words of their own."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _end_like_ctrl_c() -> None:

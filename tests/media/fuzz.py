@@ -33,7 +33,7 @@ from tests.media.corpus import KINDS, mutate
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.jobs.batch import find_items
-from fusematte.engine.jobs.journal import Journal
+from fusematte.engine.jobs.journal import FORMAT, Journal, Record
 from fusematte.engine.jobs.stills import read_picture
 from fusematte.engine.media import segments
 from fusematte.engine.media.reader import Reader
@@ -109,16 +109,9 @@ def seeds(folder: Path) -> list[tuple[Target, Path, str]]:
     batch.write_text('a.mp4\n# b\n{"input": "c.mov", "output": "d.mkv", "background": "blur"}\n')
     found += [(read_manifest, batch, batch.name)] * 15
     journal = folder / "journal.jsonl"
-    lines: list[dict[str, object]] = [
-        {"format": 3, "input": "0f", "options": {}, "spans": [[0, 1]]}
-    ]
-    lines += [
-        {
-            "stretch": index, "frames": 9, "busy": {"decode": 0.5}, "damaged": False,
-            "measures": [], "sizes": {"output": 100},
-        }
-        for index in range(3)
-    ]  # fmt: skip
+    header = {"format": FORMAT, "input": "0f", "options": {}, "spans": [[0, 1]]}
+    done = [Record(index, 9, {"decode": 0.5}, False, [], {"output": 100}) for index in range(3)]
+    lines = [header, *(record._asdict() for record in done)]
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found += [(read_journal, journal, journal.name)] * 15
     return found

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -118,6 +122,67 @@ def test_addresses_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[s
             (line,) = capfd.readouterr().err.splitlines()
             assert reason in line and text in line
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.slow
+def test_a_cluster_of_ones_own_listens_to_this_machine_alone(tmp_path: Path) -> None:
+    """In a process of its own: Ray starts once in each."""
+    pytest.importorskip("ray")
+    code = (
+        "import psutil; from fusematte.engine.jobs.ray_cluster import Cluster\n"
+        "with Cluster('auto') as cluster:\n"
+        "    here = psutil.Process()\n"
+        "    for process in (here, *here.children(recursive=True)):\n"
+        "        for line in process.net_connections('inet'):\n"
+        "            if line.status == 'LISTEN': print(process.name(), line.laddr.ip)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    listening = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    assert {"raylet", "gcs_server"} <= set(listening)
+    assert {address.removeprefix("::ffff:") for address in listening.values()} == {"127.0.0.1"}
+    assert "other machines may reach it" not in done.stderr
+
+
+class _Ray(ModuleType):
+    """What the engine asks of Ray before it has a cluster: none runs here, one is started."""
+
+    def __init__(self, listens_on: str) -> None:
+        super().__init__("ray")
+        self.begun: list[dict[str, Any]] = []
+        self._private = SimpleNamespace(ray_constants=SimpleNamespace(ENABLE_RAY_CLUSTER=True))
+        self.util = SimpleNamespace(get_node_ip_address=lambda: listens_on)
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:  # noqa: ANN401
+        if options.get("address") == "auto":
+            raise ConnectionError("no cluster")
+        told = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
+        self.begun.append({**options, "told": told, **vars(self._private.ray_constants)})
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("listens_on", ["127.0.0.1", "192.0.2.1"])
+def test_what_a_cluster_of_ones_own_is_started_with(
+    listens_on: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where Ray is not installed; should a version of it listen elsewhere, that is said."""
+    ray = _Ray(listens_on)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    with Cluster("auto"):
+        pass
+    (options,) = ray.begun
+    assert options["_node_ip_address"] == "127.0.0.1" and not options["include_dashboard"]
+    assert (options["told"], options["ENABLE_RAY_CLUSTER"]) == ("0", False)
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"  # as it was, for other clusters
+    assert ray._private.ray_constants.ENABLE_RAY_CLUSTER
+    assert ("other machines may reach it" in caplog.text) == (listens_on != "127.0.0.1")
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

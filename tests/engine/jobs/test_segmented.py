@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.engine.jobs.kills import SEGMENT, check, lossless, people, start
 from tests.helpers import content, cut, make_clip, run_whole
 
 from fusematte.cli import main
@@ -25,12 +23,12 @@ from fusematte.engine.media import segments
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pipeline import Statistics
 
-FRAMES, STRETCH = 30, 10
+FRAMES = 30
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "FRAMES", STRETCH)
+    monkeypatch.setattr(segments, "FRAMES", SEGMENT)
 
 
 @pytest.fixture
@@ -47,26 +45,11 @@ def interrupt_after(frames: int) -> segmented.Progress:
     return progress
 
 
-def portraits(width: int, height: int, index: int) -> NDArray[np.uint8]:
-    """A person, filmed by a moving camera; a cut to another picture of her at the first joint."""
-    portrait = pytest.importorskip("skimage.data").astronaut()
-    if index >= STRETCH:
-        portrait = 255 - portrait[100:400, 400:100:-1] // 2
-    moved = np.roll(cv2.resize(portrait, (width, height)), 2 * index, 1)
-    return np.ascontiguousarray(moved, np.uint8)
-
-
 @pytest.fixture
-def people(tmp_path: Path) -> Path:
-    options = {"g": "5", "keyint_min": "5"}
-    sizes = {"width": 128, "height": 128, "frames": FRAMES}
-    return make_clip(tmp_path / "people.mp4", **sizes, options=options, show=portraits)
-
-
-def lossless(path: Path) -> list[NDArray[np.uint8]]:
-    """What each picture shows, with its alpha."""
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgba") for frame in container.decode(video=0)]
+def filmed(tmp_path: Path) -> Path:
+    """A person; the shot ends with the first segment."""
+    pytest.importorskip("skimage")
+    return people(tmp_path / "people.mp4", FRAMES)
 
 
 def test_in_segments_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
@@ -90,22 +73,13 @@ def test_in_segments_as_in_one_piece(clip: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
-def test_the_network_follows_over_the_joints(people: Path, tmp_path: Path) -> None:
+def test_the_network_follows_over_the_joints(filmed: Path, tmp_path: Path) -> None:
     """Also where one falls on a cut, which it must notice."""
-    run(people, tmp_path / "out.mkv", background="transparent")
-    run_whole(people, tmp_path / "whole.mkv", background="transparent")
+    run(filmed, tmp_path / "out.mkv", background="transparent")
+    run_whole(filmed, tmp_path / "whole.mkv", background="transparent")
     found, whole = lossless(tmp_path / "out.mkv"), lossless(tmp_path / "whole.mkv")
     assert np.mean([picture[..., 3] for picture in whole]) > 20  # somebody is seen
     np.testing.assert_array_equal(found, whole)
-
-
-def start(*arguments: object) -> subprocess.Popen[bytes]:
-    """The command line in a process of its own, with short segments."""
-    code = (
-        "import sys; from fusematte.engine.media import segments; from fusematte.cli import main; "
-        f"segments.FRAMES = {STRETCH}; sys.exit(main(sys.argv[1:]))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)])
 
 
 def lines(output: Path) -> int:
@@ -113,13 +87,13 @@ def lines(output: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
-def test_killed_again_and_again(people: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again(filmed: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mkv"
-    run(people, tmp_path / "unbroken.mkv", background="transparent")
+    run(filmed, tmp_path / "unbroken.mkv", background="transparent")
     made = set()
     for count in (1, 2):
         resume = ["--resume"] * (count > 1)
-        process = start("run", "-q", people, output, "-b", "transparent", *resume)
+        process = start("run", "-q", filmed, output, "-b", "transparent", *resume)
         deadline = time.monotonic() + 120
         while lines(output) < 1 + count:
             assert process.poll() is None and time.monotonic() < deadline
@@ -131,24 +105,31 @@ def test_killed_again_and_again(people: Path, tmp_path: Path) -> None:
     assert len(made) == 1  # it was not done again
     seen: list[int] = []
     run(
-        people,
+        filmed,
         output,
         background="transparent",
         resume=True,
         progress=lambda frames, reader, statistics: seen.append(frames),  # noqa: ARG005
     )
-    assert seen and seen[0] > 2 * STRETCH
+    assert seen and seen[0] > 2 * SEGMENT
     assert content(output) == content(tmp_path / "unbroken.mkv")
     np.testing.assert_array_equal(lossless(output), lossless(tmp_path / "unbroken.mkv"))
     assert not segments_of(output).exists()
 
 
+@pytest.mark.slow
+def test_killed_at_random(tmp_path: Path) -> None:
+    """A few kills; the module runs many."""
+    pytest.importorskip("skimage")
+    assert check(tmp_path, kills=4, seed=16, told=print) == 1
+
+
 def test_an_interrupt_leaves_what_plays_and_what_resumes(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     with pytest.raises(KeyboardInterrupt):
-        run(clip, output, progress=interrupt_after(STRETCH + 4))
+        run(clip, output, progress=interrupt_after(SEGMENT + 4))
     part = content(tmp_path / "out.mp4.part")
-    assert STRETCH + 4 <= len(part.times) < FRAMES
+    assert SEGMENT + 4 <= len(part.times) < FRAMES
     assert part.times == content(clip).times[: len(part.times)]
     assert not output.exists()
     run(clip, output, resume=True)
@@ -170,7 +151,7 @@ def test_no_room_for_the_whole_keeps_the_segments(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from fusematte.engine.media import segments; "
         "from fusematte.cli import main; import fusematte.engine.commands.run; "
-        f"segments.FRAMES = {STRETCH}; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"segments.FRAMES = {SEGMENT}; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1)); "
         "sys.exit(main(sys.argv[2:]))"
     )
@@ -194,14 +175,14 @@ def test_a_cut_input_leaves_all_of_it(tmp_path: Path) -> None:
     clip, output = cut(whole, 0.6), tmp_path / "out.mp4"
     with pytest.raises(TruncatedInputError, match=r"cut\.mkv: .*frames could be read"):
         run(clip, output)
-    assert len(content(tmp_path / "out.mp4.part").times) >= 2 * STRETCH
+    assert len(content(tmp_path / "out.mp4.part").times) >= 2 * SEGMENT
     assert not output.exists() and not segments_of(output).exists()
 
 
 def broken_job(clip: Path, output: Path, **options: object) -> None:
     """Leaves a job behind that is done in part."""
     with pytest.raises(KeyboardInterrupt):
-        run(clip, output, progress=interrupt_after(STRETCH + 6), **options)
+        run(clip, output, progress=interrupt_after(SEGMENT + 6), **options)
     assert segments_of(output).exists()
 
 
@@ -270,7 +251,7 @@ def test_a_torn_journal_is_read_up_to_its_last_whole_line(clip: Path, tmp_path: 
 
 
 def test_short_videos_are_not_cut(tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "in.mp4", frames=STRETCH)
+    clip = make_clip(tmp_path / "in.mp4", frames=SEGMENT)
     folders: list[bool] = []
     run(
         clip,
@@ -325,7 +306,7 @@ def test_a_memory_that_a_power_cut_has_emptied(clip: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "line", ["garbage", "[]", '{"stretch": "x"}', "[" * 9000, "\x00\xff", "{}"]
+    "line", ["garbage", "[]", '{"segment": "x"}', "[" * 9000, "\x00\xff", "{}"]
 )
 def test_garbage_in_the_journal(clip: Path, tmp_path: Path, line: str) -> None:
     output = tmp_path / "out.mp4"
@@ -361,10 +342,10 @@ def test_somebody_elses_file_in_the_folder_stays(clip: Path, tmp_path: Path) -> 
 def test_two_jobs_with_one_output(clip: Path, tmp_path: Path) -> None:
     """The second is told, whether it would be cut into segments or not; the first goes on."""
     output, refused = tmp_path / "out.mp4", []
-    short = make_clip(tmp_path / "short.mp4", frames=STRETCH)
+    short = make_clip(tmp_path / "short.mp4", frames=SEGMENT)
 
     def second(done: int, reader: Reader, statistics: Statistics) -> None:  # noqa: ARG001
-        if done == STRETCH + 2:
+        if done == SEGMENT + 2:
             for other in (clip, short):
                 with pytest.raises(OutputError, match="another job") as caught:
                     run(other, output)

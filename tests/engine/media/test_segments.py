@@ -1,4 +1,4 @@
-"""Stretches of a video: where they are cut, and that joined they are the whole."""
+"""Segments of a video: where they are cut, and that joined they are the whole."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ PATIENCE = 120.0
 """Seconds that an answer may take on a machine with other things to do."""
 SPARE = 100 << 20
 """Bytes that the server may grow by, beyond its first requests."""
-TIDY = 40
+TIDY = 160
 """Requests after which the list of jobs is emptied, so that it does not refuse all others."""
-AT_ONCE = 8
-"""Connections."""
+AT_ONCE = 40
+"""Connections: many only wait, for more of a request or of a websocket."""
 WAIT = 5.0
 """Seconds until a request without an answer is ended."""
 BOUNDARY = "X-fuzz"
