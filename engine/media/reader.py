@@ -77,6 +77,9 @@ _SKEW = 10
 _DECLARING = ("mov", "matroska", "avi", "flv", "asf")
 """Containers that declare their duration; for the others libav estimates it."""
 
+_DESCRIBING = ("mov", "matroska", "flv")
+"""Containers that describe AAC once, not in each packet."""
+
 
 if TYPE_CHECKING:
     _Described = VideoInfo
@@ -282,7 +285,10 @@ class Reader(_Described):
 
     def _begin_decoding(self, *, from_start: bool) -> None:
         self._from_start, self._reached = from_start, False
-        self._clock, self._timeline = FrameClock(), Timeline(self._container)
+        self._clock, self._timeline = (
+            FrameClock(),
+            Timeline(self._container, joined=self._source.joined),
+        )
         self._deinterlacer: Deinterlacer | None = None
 
     def close(self) -> None:
@@ -325,7 +331,7 @@ class Reader(_Described):
     def _describe_stream(self) -> None:
         """Reads the container's properties; the others come with the first picture."""
         video, streams = self._video, self._container.streams
-        audio = tuple(s for s in streams.audio if s.codec_context)
+        audio = tuple(s for s in streams.audio if self._is_decodable(s))
         subtitles = tuple(s for s in streams.subtitles if s.codec_context)
         self._time_base = video.time_base or CLOCK
         self._frame_rate = _rate_of(video)
@@ -356,6 +362,12 @@ class Reader(_Described):
         }
         if self._described:  # it was reopened: templates must be those of the open container
             self.info = replace(self.info, **self._told)
+
+    def _is_decodable(self, stream: av.AudioStream) -> bool:
+        """Whether audio can be used: AAC in packets without headers needs a description."""
+        context = stream.codec_context
+        bare = self._container.format.name.startswith(_DESCRIBING)
+        return bool(context) and not (bare and context.name == "aac" and not context.extradata)
 
     def _chapters(self) -> tuple[Chapter, ...]:
         chapters = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from fusematte.engine.errors import BackendError, InputError, UsageError
+from fusematte.engine.media.joined_flv import JoinedFlv, find_joints
 from fusematte.engine.media.picture_header import is_heif
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
@@ -44,6 +45,7 @@ class MediaSource:
     name: as given by the user.
     file: the file on disk; None for other inputs.
     pictures: number of pictures of a sequence; 0 for other inputs.
+    joined: whether it consists of several files, with timestamps of their own.
     hardware: hardware decoder, used for files only.
 
     Raises:
@@ -60,7 +62,7 @@ class MediaSource:
     ) -> None:
         self.name = os.fspath(path)
         self.file: Path | None = None
-        self.pictures = 0
+        self.pictures, self.joined = 0, False
         with ExitStack() as stack:
             self.container = self._open(stack, frame_rate, hardware)
             stack.callback(self.container.close)
@@ -88,7 +90,14 @@ class MediaSource:
         if is_stdin(self.name):
             return _open_stdin(self.name)
         self.file = Path(self.name)
-        return _open_file(self.file, hardware)
+        opened = self._joined_parts(self.file, stack)
+        self.joined = opened is not None
+        return _open_file(self.file, hardware, opened)
+
+    @staticmethod
+    def _joined_parts(path: Path, stack: ExitStack) -> JoinedFlv | None:
+        joints = find_joints(path) if path.is_file() and os.access(path, os.R_OK) else ()
+        return stack.enter_context(closing(JoinedFlv(path, joints))) if joints else None
 
 
 def is_url(name: str) -> bool:
@@ -209,7 +218,7 @@ def _open_stdin(name: str) -> InputContainer:
         ) from error
 
 
-def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
+def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -> InputContainer:
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path", path=path)
     if path.is_file() and not path.stat().st_size:
@@ -221,7 +230,7 @@ def _open_file(path: Path, hardware: HWAccel | None) -> InputContainer:
             )
         # The prefix keeps libav from taking a colon in the name for a protocol.
         container = av.open(
-            f"file:{path}",
+            joined or f"file:{path}",
             metadata_errors="replace",
             hwaccel=hardware,
             # A percent sign in the name of a single picture is not a pattern.

@@ -63,13 +63,15 @@ class Timeline:
     they stay in sync.  A single packet with a wrong time gets the time of its place in the file.
     Audio that overlaps at a joint is dropped.
 
+    joined: whether it is known to consist of several files.
+
     may_jump: whether the container allows discontinuities, as broadcast formats do.
     breaks: number of discontinuities.
     damaged: whether single packets had wrong times.
     """
 
-    def __init__(self, container: av.container.InputContainer) -> None:
-        self.may_jump = bool(container.format.flags & _TS_DISCONT)
+    def __init__(self, container: av.container.InputContainer, *, joined: bool = False) -> None:
+        self.may_jump = joined or bool(container.format.flags & _TS_DISCONT)
         self._ahead = _AHEAD if self.may_jump else _AHEAD_ELSEWHERE
         self._streams: dict[int, _Stream] = {}
         self._shift = Fraction(0)

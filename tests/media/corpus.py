@@ -158,7 +158,7 @@ def _broken_times() -> None:
 
 
 def _whole(folder: Path, suffix: str, **options: Any) -> bytes:  # noqa: ANN401
-    sound = {"audio": ("mp2",) if suffix == "mpg" else True}
+    sound = {"audio": ("mp2",) if suffix in ("mpg", "vob") else True}
     path = make_clip(folder / f"part.{suffix}", frames=FRAMES, **sound, **options)
     data = path.read_bytes()
     path.unlink()
@@ -191,12 +191,61 @@ def joined_mpeg(folder: Path) -> Path:
     return path
 
 
-@kind(DONE, CUT, frames=None)
+@kind(frames=2 * FRAMES)
+def joined_vob(folder: Path) -> Path:
+    """The same of a DVD."""
+    path = folder / "in.vob"
+    path.write_bytes(_whole(folder, "vob", codec="mpeg2video") * 2)
+    return path
+
+
+@kind(frames=2 * FRAMES)
 def joined_flv(folder: Path) -> Path:
-    """libav reads the first part alone; then it is said."""
+    """Two FLV files, of which libav by itself reads the first."""
     path = folder / "in.flv"
     path.write_bytes(_whole(folder, "flv") * 2)
     return path
+
+
+@kind(frames=3 * FRAMES)
+def joined_flv_of_other_offsets(folder: Path) -> Path:
+    """The second part begins at an hour, the third at zero, with pictures of another size."""
+    path = folder / "in.flv"
+    late = _whole(folder, "flv", muxer={"output_ts_offset": "3600"})
+    other = _whole(folder, "flv", width=96, height=80)
+    path.write_bytes(_whole(folder, "flv") + late + other)
+    return path
+
+
+@kind(DONE, CUT, frames=None)
+def late_stream(folder: Path) -> Path:
+    """FLV whose sound begins after libav has ended its search for streams, at 90 seconds."""
+    path = make_clip(folder / "in.flv", frames=110, rate=1)
+    sound = [tag for tag in flv_tags(_whole(folder, "flv")) if tag[0] == 8]
+    late = [
+        tag[:4] + (100_000 + index * 23).to_bytes(3) + tag[7:] for index, tag in enumerate(sound)
+    ]
+    path.write_bytes(path.read_bytes() + b"".join(late))
+    return path
+
+
+@kind()
+def sound_without_settings(folder: Path) -> Path:
+    """FLV without the tag that describes its AAC: nobody can decode it."""
+    path, data = folder / "in.flv", _whole(folder, "flv")
+    described = [tag for tag in flv_tags(data) if not (tag[0] == 8 and tag[12] == 0)]
+    path.write_bytes(data[:13] + b"".join(described))
+    return path
+
+
+def flv_tags(data: bytes) -> list[bytes]:
+    """The tags of an FLV file, each with its size behind it."""
+    tags, at = [], 13
+    while at < len(data):
+        size = 11 + int.from_bytes(data[at + 1 : at + 4]) + 4
+        tags.append(data[at : at + size])
+        at += size
+    return tags
 
 
 @kind()

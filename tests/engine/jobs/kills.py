@@ -1,9 +1,10 @@
 """kill -9 at random moments: ``python -m tests.engine.jobs.kills --kills 50 --seed 1``.
 
-Jobs in segments are killed again and again, each time after a random share of the time that a whole
-job takes, and continued with ``--resume``.  What comes out in the end must have the pictures, times
-and sound of a job that nobody killed.  Every other job has two workers; the network of a worker does
-not go on from the segment before but is warmed up, so such jobs are compared among themselves.
+Jobs in segments are killed again and again, at a random moment within half of the time that a whole
+job takes, and continued with ``--resume``, so that every part of a job falls into that half at some
+time.  What comes out in the end must have the pictures, times and sound of a job that nobody killed.
+Every other job has two workers: their network is
+warmed up for each segment instead of going on from the last, so they are compared among themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SEGMENT = 10
 """Frames of a segment."""
 BACKEND = "openvino:cpu:f32"
 """One that is not tuned: what a machine measured would be killed, too."""
-KILLS = 5
+KILLS = 8
 """Kills of one job."""
 
 
@@ -103,7 +104,7 @@ def check(folder: Path, kills: int, seed: int, told: Callable[[str], None]) -> i
         AssertionError: a job came out otherwise than one that was not killed.
         RuntimeError: a job failed.
     """
-    generator, clip = random.Random(seed), people(folder / "people.mp4", 60)
+    generator, clip = random.Random(seed), people(folder / "people.mp4", 100)
     wholes, seconds = [folder / "whole-1.mkv", folder / "whole-2.mkv"], 0.0
 
     def command(output: Path, workers: int) -> list[object]:
@@ -120,7 +121,7 @@ def check(folder: Path, kills: int, seed: int, told: Callable[[str], None]) -> i
         output, jobs = folder / f"{jobs}.mkv", jobs + 1
         for _ in range(min(KILLS, kills - done)):
             resume = ["--resume"] * segments_of(output).exists()
-            if not kill(start(*work, *resume), generator.uniform(0, seconds)):
+            if not kill(start(*work, *resume), generator.uniform(0, seconds / 2)):
                 break
             done += 1
             assert not output.exists()

@@ -65,7 +65,7 @@ def test_every_frame_comes_out(name: str, suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts"])
-@pytest.mark.parametrize("kind", ["joined_ts", "joined_ts_of_another_offset", "joined_mpeg"])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name.startswith("joined_")])
 def test_joined_recordings_go_on_with_one_offset(kind: str, suffix: str, tmp_path: Path) -> None:
     """The second part lies as far from its sound as the first; the gap is that of the streams."""
     source, output = KINDS[kind].make(tmp_path), tmp_path / f"out{suffix}"

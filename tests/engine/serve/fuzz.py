@@ -127,7 +127,8 @@ class Fuzzer:
                 if self.server.process.poll() is not None:
                     return findings
                 if number % 500 < TIDY:
-                    told(f"{number} requests, {len(findings)} findings: {dict(self.statuses)}")
+                    memory = self.server.usage().memory >> 20
+                    told(f"{number} requests, {len(findings)} findings, {memory} MB")
         self._tidy()
         return findings
 
