@@ -68,8 +68,20 @@ def range_of(color: Color) -> int:
     return FULL if color.full_range else LIMITED
 
 
-def side_data_of(picture: av.VideoFrame) -> Mapping[Type, SideData]:
-    """A picture's side data; empty if PyAV does not know one of its kinds (EXIF)."""
+PNG = ("png", "apng")
+"""Codecs whose pictures' side data must not be looked at: PyAV frees the name of an ICC profile,
+which is still libav's, and the process crashes."""
+
+
+def side_data_of(picture: av.VideoFrame, codec: str | None = None) -> Mapping[Type, SideData]:
+    """A picture's side data; empty if PyAV does not know one of its kinds (EXIF), and for PNG.
+
+    codec: what decoded it, by libav's name; if None, any layout that PNG has counts as PNG.
+    """
+    layout = picture.format
+    like_png = len(layout.components) < 3 or not layout.is_planar
+    if like_png if codec is None else codec in PNG:
+        return {}
     try:
         side_data: Mapping[Any, Any] = picture.side_data
     except ValueError:
@@ -77,11 +89,14 @@ def side_data_of(picture: av.VideoFrame) -> Mapping[Type, SideData]:
     return side_data
 
 
-def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
+def orientation_of(picture: av.VideoFrame, codec: str | None = None) -> tuple[int, bool]:
     """How a player transforms the picture: clockwise rotation in degrees (0, 90, 180, 270), and
-    whether it is flipped vertically before that, as mirrored videos are."""
+    whether it is flipped vertically before that, as mirrored videos are.
+
+    codec: see ``side_data_of``.
+    """
     rotation = round(-picture.rotation / 90) * 90 % 360  # libav's is counterclockwise
-    matrix = side_data_of(picture).get(Type.DISPLAYMATRIX)
+    matrix = side_data_of(picture, codec).get(Type.DISPLAYMATRIX)
     if matrix is None:
         return rotation, False
     a, b, _, c, d, *_ = _MATRIX.unpack(bytes(matrix))

@@ -20,9 +20,9 @@ _COLOR_UNITS, _LUMINANCE_UNITS = 50_000, 10_000
 takes plain numbers."""
 
 
-def mastering_of(picture: av.VideoFrame) -> Mastering:
+def mastering_of(picture: av.VideoFrame, codec: str | None = None) -> Mastering:
     """The mastering metadata of a decoded picture."""
-    side_data = side_data_of(picture)
+    side_data = side_data_of(picture, codec)
     display, light = None, None
     if data := side_data.get(Type.MASTERING_DISPLAY_METADATA):
         *numbers, has_colors, has_luminance = _DISPLAY.unpack(bytes(data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -27,6 +27,7 @@ from fusematte.engine.cuda.device_pictures import DeviceFrame, is_on_device, sta
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import CLOCK, Chapter, Frame, VideoInfo
 from fusematte.engine.media.av_frames import (
+    PNG,
     color_of,
     has_alpha,
     nearest_format,
@@ -55,12 +56,32 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 _LOST = {
     Type.A53_CC: "closed captions",
-    Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
+    Type.AFD: "active format description",
+    Type.AMBIENT_VIEWING_ENVIRONMENT: "ambient viewing environment",
     Type.DOVI_METADATA: "Dolby Vision metadata",
-    Type.SPHERICAL: "spherical projection tags",
+    Type.DOVI_RPU_BUFFER: "Dolby Vision metadata",
+    Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
+    Type.DYNAMIC_HDR_VIVID: "HDR Vivid metadata",
+    Type.ICC_PROFILE: "ICC profile",
+    Type.PANSCAN: "pan and scan",
+    Type.S12M_TIMECODE: "timecodes of pictures",
+    Type.SEI_UNREGISTERED: "user data",
+    Type.SPHERICAL: "spherical projection",
     Type.STEREO3D: "stereo 3D tags",
 }
-"""Side data that is lost, because it cannot be passed to an encoder."""
+"""Side data that is lost, because it cannot be passed to an encoder.
+
+The other kinds are kept (orientation, mastering metadata), already applied (film grain), only there
+on request, or there in every file and without a meaning (the timecodes of MPEG-2's groups)."""
+
+_PROFILE, _HEAD = b"iCCP", 1 << 12
+"""The chunk of a PNG's ICC profile, and the bytes within which it begins."""
+
+_ENCODERS = (
+    bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef"),
+    bytes.fromhex("2ca2de09b51747dbbb55a4fe7fc2fc4e"),
+)
+"""User data by x264 and x265 with their own settings, by its UUID."""
 
 _SLACK = Fraction(1, 2)
 """Seconds by which a complete file may be shorter than its declared duration."""
@@ -278,6 +299,7 @@ class Reader(_Described):
         try:
             self._video = self._pick_stream()
             self._decoder = _decoder_of(self._video)
+            self._codec = self._video.codec_context.name
         except BaseException:
             self._source.close()
             raise
@@ -499,6 +521,8 @@ class Reader(_Described):
     def _decode(self, packet: Packet | None) -> Iterator[Frame]:
         if packet is not None and packet.is_corrupt:
             return  # truncated; decoding it would give a smeared picture
+        if packet is not None and self._codec in PNG and _PROFILE in bytes(packet)[:_HEAD]:
+            self._tell_of_loss({_LOST[Type.ICC_PROFILE]})
         try:
             decoded = self._decoder.decode(packet)
         except av.FFmpegError:
@@ -593,15 +617,22 @@ class Reader(_Described):
 
     def _tell_of_side_data(self, picture: av.VideoFrame) -> None:
         """Logs the kinds of side data that are lost."""
-        data = side_data_of(picture)
-        found = {name for kind, name in _LOST.items() if data.get(kind)} - self._told_of_data
+        data: Iterable[Any] = side_data_of(
+            picture, self._codec
+        )  # PyAV's mapping goes through its values
+        known = (item for item in data if not bytes(item).startswith(_ENCODERS))
+        self._tell_of_loss({_LOST[item.type] for item in known if item.type in _LOST})
+
+    def _tell_of_loss(self, found: set[str]) -> None:
+        """Logs them, unless that was done before."""
+        found -= self._told_of_data
         if found:
-            log.warning("%s: its %s are not kept", self._name, " and ".join(sorted(found)))
+            log.warning("%s: not copied: %s", self._name, ", ".join(sorted(found)))
         self._told_of_data |= found
 
     def _describe_picture(self, picture: av.VideoFrame) -> None:
         self._described = True
-        rotation, self._mirrored = orientation_of(picture)
+        rotation, self._mirrored = orientation_of(picture, self._codec)
         layout = picture.sw_format or picture.format
         self.info = VideoInfo(
             width=picture.width,
@@ -611,7 +642,7 @@ class Reader(_Described):
             has_alpha=has_alpha(layout),
             on_device=is_on_device(picture) and not self._mirrored,
             color=color_of(picture),
-            mastering=mastering_of(picture),
+            mastering=mastering_of(picture, self._codec),
             **self._told,
         )
 

@@ -1,10 +1,10 @@
 """kill -9 at random moments: ``python -m tests.engine.jobs.kills --kills 50 --seed 1``.
 
-Jobs in segments are killed again and again, at a random moment within half of the time that a whole
-job takes, and continued with ``--resume``, so that every part of a job falls into that half at some
-time.  What comes out in the end must have the pictures, times and sound of a job that nobody killed.
-Every other job has two workers: their network is
-warmed up for each segment instead of going on from the last, so they are compared among themselves.
+Jobs in segments are killed again and again, at a random moment within half of the time that a
+whole job takes, and continued with ``--resume``, so that every part of a job falls into that half
+at some time.  What comes out must have the pictures, times and sound of a job that nobody killed.
+Every other job has two workers: their network is warmed up for each segment instead of going on
+from the last, so they are compared among themselves.
 """
 
 from __future__ import annotations

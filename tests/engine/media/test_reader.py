@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import struct
 import subprocess
 import sys
+import zlib
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
-from tests.helpers import content, cut, make_clip, transcode
+from tests.helpers import content, cut, make_clip, picture, transcode
 from tests.media.corpus import KINDS
 
 from fusematte.engine.errors import InputError, TruncatedInputError
 from fusematte.engine.frame import Color, Frame
+from fusematte.engine.media.av_frames import frame_of
 from fusematte.engine.media.reader import Reader
 
 
@@ -396,15 +400,25 @@ def test_real_clips(shared_clips: Path, name: str) -> None:
     assert len(items) - len(frames) == len(expected.packets)
 
 
-CAPTIONS = b"\xb5\0\x31GA94\x03\x42\xff\xfc\x94\x20\xfc\xc8\x49\xff"
+ATSC = b"\xb5\0\x31"
+MESSAGES = {
+    "closed captions": (4, ATSC + b"GA94\x03\x42\xff\xfc\x94\x20\xfc\xc8\x49\xff"),
+    "active format description": (4, ATSC + b"DTG1\x41\xfa"),
+    "user data": (5, b"sixteen octets.." + b"where the drone was"),
+    "ambient viewing environment": (148, bytes.fromhex("0000274c3d133d13")),
+    "stereo 3D tags": (45, bytes.fromhex("818101555556")),
+}
+"""Supplemental messages of H.264: type and payload."""
 
 
-def test_captions_that_do_not_come_out_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", MESSAGES)
+def test_side_data_that_does_not_come_out_is_named(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """ATSC A/53 captions in a message before every slice."""
+    """In a message before every slice; what x264 says of itself is not worth a word."""
     clip = make_clip(tmp_path / "in.h264", options={"x264-params": "annexb=1:slices=1"})
-    message = b"\0\0\0\1\6\4" + bytes([len(CAPTIONS)]) + CAPTIONS + b"\x80"
+    kind, payload = MESSAGES[name]
+    message = b"\0\0\0\1\6" + bytes([kind, len(payload)]) + payload + b"\x80"
     units = re.split(rb"\x00\x00\x00?\x01", clip.read_bytes())[1:]
     slices = (1, 5)
     clip.write_bytes(
@@ -413,7 +427,30 @@ def test_captions_that_do_not_come_out_are_named(
         )
     )
     assert len(read(clip)) == 12
-    assert [text for text in caplog.messages if "closed captions are not kept" in text]
+    assert [text for text in caplog.messages if "not copied" in text] == [
+        f"{clip}: not copied: {name}"
+    ]
+
+
+def test_a_profile_that_does_not_come_out_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures in a folder, with an ICC profile, whose name crashed the process when both libav
+    and PyAV freed it."""
+    for index in range(2):
+        file = tmp_path / f"{index}.png"
+        cv2.imwrite(str(file), picture(64, 48, index))
+        data, profile = file.read_bytes(), b"mine\0\0" + zlib.compress(bytes(128))
+        chunk = b"iCCP" + profile
+        chunk = len(profile).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+        file.write_bytes(data[:33] + chunk + data[33:])
+    for _ in range(5):
+        assert len(read(tmp_path)) == 2
+        gc.collect()
+    assert [text for text in caplog.messages if "not copied: ICC profile" in text]
+    with av.open(str(tmp_path / "0.png")) as container:  # as a session may be given it
+        assert frame_of(next(container.decode(video=0))).width == 64
+    gc.collect()
 
 
 def test_a_rate_beyond_belief(tmp_path: Path) -> None:
