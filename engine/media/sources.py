@@ -231,6 +231,7 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
         # The prefix keeps libav from taking a colon in the name for a protocol.
         container = av.open(
             joined or f"file:{path}",
+            "r",
             metadata_errors="replace",
             hwaccel=hardware,
             # A percent sign in the name of a single picture is not a pattern.

@@ -24,6 +24,7 @@ from fusematte.cli import main
 from fusematte.engine.serve.backgrounds import Library
 from fusematte.engine.serve.errors import STATUS, Refusal
 from fusematte.engine.serve.server import BACKGROUND_LIMIT, VIDEO_LIMIT
+from fusematte.engine.serve.uploads import save
 
 Http = aiohttp.ClientSession
 
@@ -299,6 +300,16 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
         return server.files() == []
 
     asyncio.run(until(gone, "the upload to be forgotten"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_a_full_disk_refuses_an_upload(tmp_path: Path) -> None:
+    target = tmp_path / "upload"
+    target.symlink_to("/dev/full")
+    with pytest.raises(Refusal, match="the disk is full") as caught:
+        asyncio.run(save(zeros(4 << 20), 0, target, 8 << 20))
+    assert STATUS[caught.value.code] == 507
+    assert not target.is_symlink()
 
 
 def test_a_full_list_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
