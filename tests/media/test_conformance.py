@@ -7,7 +7,10 @@ damage is named; what lies under the final name plays to its end; nothing grows 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +25,9 @@ from fusematte.engine.media.files import part_of
 from fusematte.engine.models import SHIPPED
 
 MEMORY = 512 << 20
-"""Bytes that one small input may add to the process."""
+"""Bytes that one small input may add to the process, which has others behind it."""
+WHOLE = 1 << 30
+"""Bytes that a process may take that does one of them alone."""
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,21 @@ def test_no_input_breaks_a_job(
     assert len(said.splitlines()) < 40
     if code == CUT and part_of(output).exists():
         assert content(part_of(output)).times
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="POSIX")
+@pytest.mark.parametrize(
+    "name", ["mp4-libsvtav1", "mov-prores_ks-yuv422p10le", "interlaced", "changing_size", "alpha"]
+)
+def test_a_job_takes_less_than_a_gigabyte(name: str, small_model: Path, tmp_path: Path) -> None:
+    """In a process of its own, with all that it loads: decoders, network, encoder."""
+    source, output = KINDS[name].make(tmp_path), tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "fusematte", "run", "-q", source, output]
+    model = ["--model", small_model, "--threads", "1", "--backend", "openvino:cpu:f32"]
+    process = subprocess.Popen([*map(str, [*command, *model])])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == DONE
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert used.ru_maxrss * unit < WHOLE
