@@ -47,7 +47,7 @@ class Pointed(NamedTuple):
 
 
 def point(view: View, prompts: Iterable[Prompt], kept: Mask, thing: Map) -> Pointed:
-    """Follows prompts, which start from what is kept already: [h, w], [h, w].
+    """Applies prompts, in order, to what is kept already: people and things, [h, w] each.
 
     Where some point at one part of the people to keep it and others to drop it, two touch there:
     the line between them is found along the edges of the picture.
@@ -117,9 +117,11 @@ def person_at(view: View, prompt: Prompt) -> Mask:
         if inside:
             return np.asarray(np.any(inside, axis=0))
         return view.people & place & (covered > _IN_BOX)
+    nobody = np.zeros_like(view.people)
     if covered < _ON_SOMEBODY:
-        return np.zeros_like(view.people)
-    return max(_people(view), key=lambda one: int((one & place).sum()))
+        return nobody
+    there = [one for one in _people(view) if (one & place).any()]
+    return max(there, key=lambda one: int((one & place).sum()), default=nobody)
 
 
 def thing_at(view: View, prompt: Prompt) -> Map:

@@ -201,6 +201,16 @@ def test_a_click_on_nothing_is_left_out(caplog: pytest.LogCaptureFixture) -> Non
     assert "nothing was found there" in caplog.text
 
 
+def test_a_speck_under_a_click_is_not_taken_for_somebody_else() -> None:
+    image = np.full((1, 3, H, W), 0.5, np.float32)
+    image[0, 0, 30:90, 90:114] = 0.9
+    everybody = np.zeros((H, W), np.float32)
+    everybody[30:90, 90:114] = 1
+    everybody[58, 20:24] = 1
+    prompt = [click("keep", 22 / W, 58 / H)]
+    assert Choice().alpha(image, everybody, prompt, follows=False) is None
+
+
 def test_everybody_is_kept_again() -> None:
     video = Video()
     video.see(LEFT, RIGHT, prompts=(KEEP_LEFT,))
