@@ -84,6 +84,14 @@ def test_percent_signs(clip: Path, tmp_path: Path, name: str) -> None:
     assert len(content(folder / name).times) == 12
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_names_that_are_not_utf_8(clip: Path, tmp_path: Path) -> None:
+    source = clip.rename(tmp_path / os.fsdecode(b"in\xff.mp4"))
+    output = tmp_path / os.fsdecode(b"out\xff.mp4")
+    transcode(source, output)
+    assert len(content(output.rename(tmp_path / "out.mp4")).times) == 12
+
+
 def test_percent_signs_around_a_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "t%d%%"
     folder.mkdir()

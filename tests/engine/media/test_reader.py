@@ -453,6 +453,14 @@ def test_a_profile_that_does_not_come_out_is_named(
     gc.collect()
 
 
+def test_sound_does_not_change_the_rate(tmp_path: Path) -> None:
+    """MP3 in AVI."""
+    clip = make_clip(tmp_path / "in.avi", codec="mpeg4", audio=("mp3",))
+    with Reader(clip) as reader:
+        assert reader.frame_rate == 25
+        assert len(list(reader)) == 12
+
+
 def test_a_rate_beyond_belief(tmp_path: Path) -> None:
     """The demuxer of DV counts units of its clock for pictures."""
     clip = make_clip(
