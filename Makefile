@@ -15,8 +15,8 @@ PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext
 demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
 
-test: $(VENV)/.develop  ## the test suite, on two processors; the slow tests have a target of their own
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/.develop  ## the test suite, in parallel; the slow tests have a target of their own
+	$(BIN)/pytest -n 4 --dist loadfile
 
 test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, every instruction set
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

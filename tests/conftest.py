@@ -51,5 +51,8 @@ def shared_clips() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What tests compile and measure is nobody else's, and what others did is not theirs."""
-    os.environ["FUSEMATTE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """What tests compile and measure is nobody else's, and what others did is not theirs; the
+    processes of a run in parallel share it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["FUSEMATTE_CACHE"] = str(shared / "cache")

@@ -479,6 +479,7 @@ def test_training_starts_with_what_the_front_replaces(
 # --- several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates(data: Path, tmp_path: Path) -> None:
     """The same samples in the same batches: the same weights, but for sums in another order."""
     toml = tmp_path / "two.toml"

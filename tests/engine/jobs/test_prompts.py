@@ -139,6 +139,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_in_segments_and_resumed_as_in_one_piece(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

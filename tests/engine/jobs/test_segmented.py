@@ -87,6 +87,7 @@ def lines(output: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(filmed: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mkv"
     run(filmed, tmp_path / "unbroken.mkv", background="transparent")
@@ -146,6 +147,7 @@ def test_an_interrupt_at_once_leaves_nothing(clip: Path, tmp_path: Path) -> None
         assert content(tmp_path / "out.mp4.part").times
 
 
+@pytest.mark.slow
 def test_no_room_for_the_whole_keeps_the_segments(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=320, height=240, frames=FRAMES, options={"g": "5"})
     code = (

@@ -351,6 +351,7 @@ mount -t tmpfs -o size="$1" none "$2" && "$3" -c "$4" "$5" "$6"; code=$?; cp "$2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_full_disk_leaves_what_plays(tmp_path: Path, suffix: str) -> None:
     """On a real one, of memory: one needs its index at the end, the other holds much back."""
