@@ -33,11 +33,13 @@ def signals_on_the_normal_stack() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_is_heard() -> None:
-    """Shells start what runs in the background deaf to Ctrl-C, and its children with it; of a
-    process that has a handler they hear it."""
+def signals_are_heard() -> None:
+    """Shells start what runs in the background deaf to Ctrl-C, nohup to a closed terminal, and
+    their children with it; of a process that listens they hear it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

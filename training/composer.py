@@ -26,6 +26,8 @@ CUT = 0.08
 """A body is cut off at an edge of its picture when it takes up a larger share of that edge."""
 GO_ON = 0.25
 """How far a body that was cut off goes on, as a share of the picture's side."""
+COVERED = 0.3
+"""Share of plain walls that are nearly black: a covered lens, a fade."""
 
 
 class Composer:
@@ -174,7 +176,8 @@ class Composer:
 
 def plain_wall(rng: Generator) -> Picture:
     """One colour, a gradient or a colour pattern, as a painted wall, a screen, a covered lens."""
-    cells = rng.integers(0, 256, (*rng.integers(1, 5, 2), 3)).astype(np.uint8)
+    brightest = 16 if rng.random() < COVERED else 256
+    cells = rng.integers(0, brightest, (*rng.integers(1, 5, 2), 3)).astype(np.uint8)
     smooth = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(cells, (256, 192), interpolation=smooth), np.uint8)
 

@@ -55,11 +55,13 @@ def test_there_are_as_many_people_as_drawn() -> None:
 
 def test_a_plain_wall_has_few_colours_and_nobody_in_front() -> None:
     draw = composer(people=(1.0,), plain=1.0, moving=0.0)
-    colours = set()
+    colours, brightest = set(), []
     for seed in range(20):
         view = draw.scene(np.random.default_rng(seed), HEIGHT, WIDTH).view()
         assert view.alpha.max() == 0
         colours.add(len(np.unique(view.image.reshape(-1, 3), axis=0)))
+        brightest.append(int(view.image.max()))
+    assert min(brightest) < 32 and max(brightest) > 200  # covered lenses, and walls
     assert min(colours) == 1  # one colour all over
     assert max(colours) > 16  # gradients
 
