@@ -414,7 +414,9 @@ def flicker_line(results: dict[str, Any]) -> str:
 def main() -> None:
     """Rewrites the generated parts."""
     _replace(ROOT / "docs" / "tasks" / "choose.md", selection_table(_load("selection")))
-    measured = job_table(_load("job")) + kernel_table(_load("kernels"))
+    classes = sorted(path.stem for path in _path("").parent.glob("job*.json"))
+    measured = "\n".join(job_table(_load(name)) for name in classes)
+    measured += kernel_table(_load("kernels"))
     if (ROOT / "benchmarks" / "results" / "latency.json").exists():
         measured += latency_line(_load("latency"))
     if (ROOT / "benchmarks" / "results" / "live.json").exists():
