@@ -21,6 +21,21 @@ SHOWN = 3
 """Files in progress that are named."""
 
 
+class _Pace:
+    """Says when the next update is due: ``interval`` seconds after the last one."""
+
+    def __init__(self, interval: float, last: float) -> None:
+        self._interval, self._last = interval, last
+
+    def is_due(self) -> bool:
+        """Whether it is; then it counts as made."""
+        now = time.perf_counter()
+        due = now - self._last >= self._interval
+        if due:
+            self._last = now
+        return due
+
+
 class ProgressReport:
     """A ``Progress`` callback that writes to a stream, stderr by default.
 
@@ -31,8 +46,8 @@ class ProgressReport:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
-        self._interval = BAR_INTERVAL if self._terminal else LINE_INTERVAL
-        self._begun = self._last = time.perf_counter()
+        self._begun = time.perf_counter()
+        self._pace = _Pace(BAR_INTERVAL if self._terminal else LINE_INTERVAL, self._begun)
         self.files, self._finished = 1, 0
         self._shares: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -41,7 +56,7 @@ class ProgressReport:
         with self._lock:
             total = reader.frame_count
             self._shares[reader.name] = min(1.0, frames / total) if total else 0.0
-            if not self._is_due():
+            if not self._pace.is_due():
                 return
             if self.files > 1:
                 self._show(self._finished + sum(self._shares.values()), self.files, self._all())
@@ -51,7 +66,7 @@ class ProgressReport:
 
     def count(self, done: int, total: int | None, unit: str) -> None:
         """Reports other work than a video's: ``done`` of ``total`` things, called ``unit``."""
-        if self._is_due():
+        if self._pace.is_due():
             of = f"/{total}" if total else ""
             self._show(done, total, f"{done}{of} {unit}{self._left(done, total)}")
 
@@ -66,13 +81,6 @@ class ProgressReport:
         if self._terminal:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
-
-    def _is_due(self) -> bool:
-        now = time.perf_counter()
-        due = now - self._last >= self._interval
-        if due:
-            self._last = now
-        return due
 
     def _all(self) -> str:
         """``3/12 files, 4:10 left: talk.mp4 40 %, walk.mp4 12 %``."""
@@ -105,10 +113,10 @@ class JsonProgress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._begun = time.perf_counter()
-        self._last = -JSON_INTERVAL
+        self._pace = _Pace(JSON_INTERVAL, self._begun - JSON_INTERVAL)  # the first one at once
 
     def __call__(self, frames: int, reader: Reader, statistics: Statistics) -> None:
-        if not self._is_due():
+        if not self._pace.is_due():
             return
         total = reader.frame_count
         rate = (frames - statistics.skipped) / statistics.elapsed
@@ -120,7 +128,7 @@ class JsonProgress:
 
     def count(self, done: int, total: int | None, unit: str, **facts: object) -> None:
         """Reports other work than a video's, as ``ProgressReport`` does; ``facts`` are added."""
-        if self._is_due():
+        if self._pace.is_due():
             left = seconds_left(self._begun, done, total)
             left = None if left is None else round(left, 1)
             self.tell("progress", done=done, total=total, unit=unit, seconds_left=left, **facts)
@@ -131,13 +139,6 @@ class JsonProgress:
 
     def clear(self) -> None:
         """Does nothing: there is no bar."""
-
-    def _is_due(self) -> bool:
-        now = time.perf_counter()
-        due = now - self._last >= JSON_INTERVAL
-        if due:
-            self._last = now
-        return due
 
 
 def describe(frames: int, total: int | None, rate: float) -> str:

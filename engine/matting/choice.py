@@ -113,6 +113,8 @@ class Choice:
             self.known = UNKNOWN
             last = max(i for i, prompt in enumerate(prompts) if prompt.kind == "everybody")
             prompts = prompts[last + 1 :]
+        if not (prompts or self.known.holds or self.known.can_be_found):
+            return None
         view = View.of(image, everybody)
         if self.known.can_be_found and not follows:
             self._find_after_cut(view)
@@ -147,7 +149,7 @@ class Choice:
         """Whoever looks most like the chosen; None if nobody does."""
         if not self.known.can_be_found:
             return None
-        candidates = [(likeness(view, part, self.known.kept), part) for part in view.parts()]
+        candidates = [(likeness(view, part, self.known.kept)[0], part) for part in view.parts()]
         candidates.sort(key=lambda candidate: candidate[0], reverse=True)
         if not candidates or candidates[0][0] < ALIKE:
             return None

@@ -186,10 +186,14 @@ class View:
         """The number of each pixel's connected part of the people, 0 where nobody is: [h, w]."""
         return np.asarray(cv2.connectedComponents(self.people.astype(np.uint8))[1])
 
+    @cached_property
+    def areas(self) -> NDArray[np.intp]:
+        """Pixels of each number."""
+        return np.bincount(self.numbers.ravel())
+
     def parts(self, least: float = LEAST) -> Iterator[Mask]:
         """The connected parts of the people that take up at least this share of the picture."""
-        areas = np.bincount(self.numbers.ravel())
-        for number in np.flatnonzero(areas >= least * self.people.size):
+        for number in np.flatnonzero(self.areas >= least * self.people.size):
             if number > 0:
                 yield self.numbers == number
 
@@ -199,8 +203,7 @@ def begin(view: View, kept: Mask, thing: Map, before: Followed) -> Followed:
 
     How they look is learnt anew, or is what was known before where they touch.
     """
-    labels = np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
-    started = Followed(True, labels, thing, view.luma, UNSEEN, UNSEEN)
+    started = Followed(True, _labels(view, kept), thing, view.luma, UNSEEN, UNSEEN)
     learnt = _learnt(started, view, favour=None)
     if learnt is started:
         return started._replace(kept=before.kept, others=before.others)
@@ -209,8 +212,7 @@ def begin(view: View, kept: Mask, thing: Map, before: Followed) -> Followed:
 
 def find(before: Followed, view: View, kept: Mask) -> Followed:
     """Goes on with ``kept`` of the people, who are the chosen; things are gone."""
-    labels = np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
-    nothing = np.zeros(view.size, np.float32)
+    labels, nothing = _labels(view, kept), np.zeros(view.size, np.float32)
     return before._replace(holds=True, labels=labels, thing=nothing, luma=view.luma)
 
 
@@ -256,14 +258,18 @@ def spread(view: View, kept: Mask, others: Mask) -> Plane:
     if lines.any():
         nearer = distance_to(markers == KEPT) <= distance_to(markers == OTHER)
         markers[lines] = np.where(nearer, KEPT, OTHER)[lines]
-    keeps = _with_share(view, kept, least=0)
-    labels = np.where(keeps & (markers == KEPT), KEPT, OTHER)
-    return np.where(view.people, labels, NOBODY).astype(np.uint8)
+    return _labels(view, _with_share(view, kept, least=0) & (markers == KEPT))
 
 
-def likeness(view: View, part: Mask, appearance: Appearance) -> float:
-    """How much the colours of a part are somebody's, 0..1 (Bhattacharyya's coefficient)."""
-    return float(np.sqrt(_colors(view.bins, part) * appearance.colors).sum())
+def likeness(view: View, part: Mask, *appearances: Appearance) -> tuple[float, ...]:
+    """How much the colours of a part are each one's, 0..1 (Bhattacharyya's coefficient)."""
+    colors = _colors(view.bins, part)
+    return tuple(float(np.sqrt(colors * one.colors).sum()) for one in appearances)
+
+
+def _labels(view: View, kept: Mask) -> Plane:
+    """Labels of all people, of whom these are kept."""
+    return np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
 
 
 _CROSS = np.ones((3, 3), np.uint8)
@@ -329,8 +335,8 @@ def _favour(before: Followed, view: View) -> Map:
 
 def _with_share(view: View, mask: Mask, least: float = _PRESENT) -> Mask:
     """The connected parts of the people of which more than this share is in a mask."""
-    areas = np.bincount(view.numbers.ravel())
-    share = np.bincount(view.numbers[mask], minlength=len(areas)) / np.maximum(areas, 1)
+    inside = np.bincount(view.numbers[mask], minlength=len(view.areas))
+    share = inside / np.maximum(view.areas, 1)
     share[0] = 0
     return np.asarray(share > least)[view.numbers]
 
@@ -339,7 +345,7 @@ def _mend(labels: Plane, before: Followed, view: View, favour: Map) -> None:
     """Gives parts that are one's alone to him as a whole."""
     for part in view.parts(10 * LEAST):
         share = float((labels[part] == KEPT).mean())
-        kept, others = (likeness(view, part, one) for one in (before.kept, before.others))
+        kept, others = likeness(view, part, before.kept, before.others)
         vote = 0.4 * (share - 0.5) + 1.5 * (kept - others)
         his, sign = (before.kept, 1) if vote > 0 else (before.others, -1)
         foreign = float((sign * favour[part] < -0.5).mean())

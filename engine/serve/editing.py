@@ -13,6 +13,7 @@ import numpy as np
 
 from fusematte.engine.errors import InputError
 from fusematte.engine.frame import Frame, Map, displayed_size
+from fusematte.engine.matting.following import LEAST
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Selection, check
 from fusematte.engine.media.files import jpeg
@@ -21,8 +22,6 @@ from fusematte.engine.pixels.fit import thumbnail
 
 WIDTH = 960
 """Of a frame's picture, in pixels, at most."""
-LEAST = 0.0005
-"""Smallest area that gets an outline, as a fraction of the picture."""
 
 Outline = list[list[list[float]]]
 """Polygons of points [x, y], in shares of the picture."""
