@@ -116,7 +116,7 @@ class Choice:
         if not (prompts or self.known.holds or self.known.can_be_found):
             return None
         view = View.of(image, everybody)
-        if self.known.can_be_found and not follows:
+        if not follows:
             self._find_after_cut(view)
         elif self.known.holds:
             self._follow(view)

@@ -185,6 +185,14 @@ def test_after_a_cut_the_chosen_is_found_or_everybody_is_kept_and_it_is_told() -
     assert columns(video.see(LEFT, RIGHT, cut=True)) == {0}  # back at a later cut
 
 
+def test_after_a_cut_a_thing_is_gone_and_it_is_told() -> None:
+    video = Video()
+    video.see((10, GREEN), RIGHT, prompts=(KEEP_LEFT,))
+    assert columns(video.see((10, GREEN), RIGHT)) == {0}
+    assert video.see((10, GREEN), RIGHT, cut=True) is None
+    assert video.choice.doubt == module.NOT_AGAIN and not video.choice.known.holds
+
+
 def test_two_that_look_alike_are_doubted() -> None:
     video = Video()
     video.see(LEFT, prompts=(KEEP_LEFT,))
