@@ -19,6 +19,7 @@ wrong, what to do.
 from __future__ import annotations
 
 from os import PathLike, fspath
+from typing import Self
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, SIGTERM and SIGHUP."""
@@ -47,6 +48,18 @@ class FuseMatteError(Exception):
         super().__init__(message if remedy is None else f"{message}; {remedy}")
         self.path = None if path is None else fspath(path)
         self.option, self.remedy = option, remedy
+
+    @classmethod
+    def at(
+        cls,
+        path: str | PathLike[str],
+        message: str,
+        *,
+        option: str | None = None,
+        remedy: str | None = None,
+    ) -> Self:
+        """The error whose message begins with the path at fault."""
+        return cls(f"{fspath(path)}: {message}", path=path, option=option, remedy=remedy)
 
     def fields(self) -> dict[str, str | int | None]:
         """The error for programs, as JSON can hold it; ``--json`` prints these."""

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -95,7 +95,7 @@ class Request:
         """Inputs for calibration: every other frame, without and with a previous alpha."""
         if not self.frames:
             raise UsageError(
-                "int8 is calibrated on real frames; add --frames VIDEO...", option="frames"
+                "int8 is calibrated on real frames", remedy="add --frames VIDEO...", option="frames"
             )
         cases = self._answers(self.samples[0::2]).cases
         return [
@@ -156,8 +156,8 @@ def export(request: Request, folder: Path, tell: Callable[[str], None] = _ignore
         UsageError, OutputError, InputError: the folder or the frames cannot be used.
     """
     if folder.exists() and not (folder / "manifest.json").exists() and any(folder.iterdir()):
-        raise UsageError(
-            f"{folder}: contains files other than an export; choose another folder", path=folder
+        raise UsageError.at(
+            folder, "contains files other than an export", remedy="choose another folder"
         )
     partial = part_of(folder)
     try:
@@ -167,7 +167,7 @@ def export(request: Request, folder: Path, tell: Callable[[str], None] = _ignore
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise OutputError.at(folder, f"cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
@@ -324,7 +324,9 @@ def _write_program(request: Request, folder: Path) -> Artifact:
             "torch-tensorrt exports must be fp32 or fp16, not int8", option="precision"
         )
     if request.sizes is not None or request.guided_filter != "external":
-        raise UsageError("torch-tensorrt exports take one --size and no --guided-filter")
+        raise UsageError(
+            "torch-tensorrt exports take one --size and no --guided-filter", option="size"
+        )
     sizes = request.engine_sizes()
     version = write_program(
         load_network(request.bundle),
@@ -359,7 +361,7 @@ def open_source(model: str) -> Bundle:
     if not model.endswith(".safetensors"):
         bundle = load_bundle(model)
         if "export" in bundle.manifest:
-            raise UsageError(f"{model}: is an export; use the model it was made from", path=model)
+            raise UsageError.at(model, "is an export", remedy="use the model it was made from")
         return bundle
     network, training = load_averaged_network(Path(model))
     temporary = tempfile.TemporaryDirectory(prefix="fusematte-")
@@ -389,30 +391,3 @@ def _sha256(file: Path) -> str:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=2) + "\n"
     (folder / "manifest.json").write_text(text, "utf-8")
-
-
-def parse_size(text: str, multiple: int) -> tuple[int, int]:
-    """Parses ``WxH``; returns (height, width).
-
-    Raises:
-        UsageError: it is not a size, or not a multiple of the network's.
-    """
-    sides: Sequence[str] = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise UsageError(f"{text!r} is not a size; write WIDTHxHEIGHT, as in 512x288")
-    width, height = map(int, sides)
-    if width % multiple or height % multiple:
-        raise UsageError(f"{text}: width and height must be multiples of {multiple}")
-    return height, width
-
-
-def parse_sizes(least: str, most: str, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Parses the two ends of a range of sizes.
-
-    Raises:
-        UsageError: one is not a size, or the first is larger.
-    """
-    low, high = parse_size(least, multiple), parse_size(most, multiple)
-    if low[0] > high[0] or low[1] > high[1]:
-        raise UsageError(f"{least}..{most}: the first is larger than the second")
-    return low, high

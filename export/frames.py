@@ -56,7 +56,7 @@ def load_samples(
         for frame in _spread(list(_frames(source)), share)
     ]
     if not samples:
-        raise InputError(f"{sources[0]}: has no frame", path=sources[0])
+        raise InputError.at(sources[0], "has no frame")
     return samples
 
 
@@ -85,9 +85,7 @@ def _labelled(shard: Path) -> Iterator[tuple[Frame, Map | None]]:
             truth = decode_gray(fields["alpha.png"], name)
             yield frame, np.asarray(truth / 255, np.float32)
     except (OSError, KeyError, DataError) as error:
-        raise InputError(
-            f"{shard}: is not a shard with .webp and .alpha.png: {error}", path=shard
-        ) from error
+        raise InputError.at(shard, f"is not a shard with .webp and .alpha.png: {error}") from error
 
 
 def _sample(

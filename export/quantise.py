@@ -60,5 +60,5 @@ def _import_nncf() -> Any:  # noqa: ANN401
     try:
         import nncf
     except ImportError as error:
-        raise ExportError("int8 needs NNCF; pip install 'fusematte[export]'") from error
+        raise ExportError("int8 needs NNCF", remedy="pip install 'fusematte[export]'") from error
     return nncf

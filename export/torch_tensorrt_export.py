@@ -23,14 +23,14 @@ def write_program(
     """
     if not torch.cuda.is_available():
         raise ExportError(
-            "torch-tensorrt compiles on the GPU that will run the export, and PyTorch finds none; "
-            "export on that machine, with a CUDA build of PyTorch"
+            "torch-tensorrt compiles on the GPU that will run the export, and PyTorch finds none",
+            remedy="export on that machine, with a CUDA build of PyTorch",
         )
     try:
         import torch_tensorrt
     except (ImportError, OSError) as error:
         raise ExportError(
-            f"torch-tensorrt cannot be loaded: {error}; pip install torch-tensorrt"
+            f"torch-tensorrt cannot be loaded: {error}", remedy="pip install torch-tensorrt"
         ) from error
     channels = (3, 1) if network.config.previous_alpha else (3,)
     inputs = tuple(torch.rand(1, count, *size, device="cuda") for count in channels)

@@ -115,5 +115,6 @@ def check(accuracy: Accuracy, precision: str) -> None:
         raise ExportError(
             f"{precision}: alpha is off by {accuracy.mean:.5f} on average over {accuracy.frames} "
             f"frames ({accuracy.band_mean:.5f} in the transition band), more than {bound}, so it "
-            "is not kept; export in a higher precision"
+            "is not kept",
+            remedy="export in a higher precision",
         )

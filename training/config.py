@@ -238,13 +238,15 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         table = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(
-            f"no configuration {name!r}: name a shipped one ({', '.join(shipped)}) or a TOML file"
+            f"no configuration {name!r}: name a shipped one ({', '.join(shipped)}) or a TOML file",
+            path=name,
+            option="config",
         ) from error
     except ValueError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
+        raise UsageError.at(path, f"not TOML: {error}") from error
     base = table.pop("base", None)
     if base is not None and (base not in shipped or base == name):
-        raise UsageError(f"{path}: base: {base!r} is none of {', '.join(shipped)}")
+        raise UsageError.at(path, f"base: {base!r} is none of {', '.join(shipped)}", option="base")
     return (_read(base)[0] | table if base else table), str(path)
 
 
@@ -257,11 +259,13 @@ def from_table(kind: type[Config], table: Mapping[str, Any], where: str) -> Conf
     hints = get_type_hints(kind)
     unknown = [key for key in table if key not in hints]
     if unknown:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; there are: {', '.join(hints)}")
+        raise UsageError(
+            f"{where}: unknown key {unknown[0]!r}; there are: {', '.join(hints)}", option=unknown[0]
+        )
     for entry in fields(kind):  # type: ignore[arg-type]
         needed = entry.default is MISSING and entry.default_factory is MISSING
         if needed and entry.name not in table:
-            raise UsageError(f"{where}: {entry.name} is missing")
+            raise UsageError(f"{where}: {entry.name} is missing", option=entry.name)
     values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in table.items()}
     try:
         return kind(**values)
@@ -283,7 +287,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401
         return float(value)
     if origin is None and not isinstance(hint, UnionType) and type(value) is hint:
         return value
-    raise UsageError(f"{where}: {value!r} should be {getattr(hint, '__name__', hint)}")
+    raise UsageError(
+        f"{where}: {value!r} should be {getattr(hint, '__name__', hint)}", option=where
+    )
 
 
 def differences(ours: TrainConfig, theirs: Mapping[str, Any]) -> list[str]:

@@ -95,12 +95,12 @@ def make_case(name: str, fields: Fields, source: str) -> Case:
     """
     image, photograph = decode_picture(fields, name)
     if "alpha.png" not in fields:
-        raise DataError(f"{name}: no alpha.png")
+        raise DataError.at(name, "no alpha.png")
     alpha = decode_gray(fields["alpha.png"], name)
     mask = decode_gray(fields["mask.png"], name) if "mask.png" in fields else None
     for part, shape in (("alpha", alpha.shape), ("mask", getattr(mask, "shape", None))):
         if shape not in (None, image.shape[:2]):
-            raise DataError(f"{name}: picture {image.shape[:2]} and {part} {shape} differ in size")
+            raise DataError.at(name, f"picture {image.shape[:2]} and {part} {shape} differ in size")
     origin = str(describe(fields, name).get("source", source))
     foreground = foreground_colour(image, alpha) if photograph else image
     return Case(name, origin, image if photograph else None, foreground, alpha, mask)
@@ -269,8 +269,8 @@ class Evaluation:
         image = case.image
         if image is None:
             if room is None:
-                raise DataError(
-                    f"{case.name}: cut-outs need pictures of rooms; add --backgrounds DIR"
+                raise DataError.at(
+                    case.name, "cut-outs need pictures of rooms", remedy="add --backgrounds DIR"
                 )
             image = compose.still(case.foreground, case.alpha, room)
         self._score_image(case, image)

@@ -85,7 +85,7 @@ def find_sources(folder: Path, *, frame_step: int = FRAME_STEP) -> list[Source]:
         DataError: there is no such folder, or its layout is unknown.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such data folder", path=folder)
+        raise DataError.at(folder, "no such data folder")
     found = shard_sources(folder)
     for name, parts in LAYOUTS.items():
         for root in (
@@ -104,10 +104,10 @@ def find_sources(folder: Path, *, frame_step: int = FRAME_STEP) -> list[Source]:
                 if (root / part.pictures).is_dir() and (root / part.alphas).is_dir()
             ]
     if not found:
-        raise DataError(
-            f"{folder}: has neither shards (train-*.tar, ...) nor the folders of "
-            f"{', '.join(LAYOUTS)}; for pictures without people use --backgrounds",
-            path=folder,
+        raise DataError.at(
+            folder,
+            f"has neither shards (train-*.tar, ...) nor the folders of {', '.join(LAYOUTS)}",
+            remedy="for pictures without people use --backgrounds",
         )
     return found
 
@@ -119,9 +119,9 @@ def background_source(folder: Path) -> Source:
         DataError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such data folder")
+        raise DataError.at(folder, "no such data folder")
     if next(_pictures(folder), None) is None:
-        raise DataError(f"{folder}: contains no picture ({', '.join(PICTURES)})", path=folder)
+        raise DataError.at(folder, f"contains no picture ({', '.join(PICTURES)})")
     return Source(folder.name, "backgrounds", "train", partial(_read_backgrounds, folder))
 
 

@@ -86,7 +86,7 @@ def prepare(
         for stem, members in stems.items():
             _write_shards(stem, members, output, storage, prepared, count)
     except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+        raise OutputError.at(output, f"cannot be written: {error.strerror or error}") from error
     if not prepared.samples:
         raise DataError(
             f"none of {len(prepared.skipped)} samples could be used: {prepared.skipped[0]}"
@@ -119,7 +119,9 @@ def pack(
         for path in prepared.shards:
             path.unlink()
         long_side = min(long_side - 16, int(long_side * (megabytes / size) ** 0.6))
-    raise DataError(f"{output}: pictures of {SMALLEST_PACKED} px do not fit in {megabytes:g} MB")
+    raise DataError.at(
+        output, f"pictures of {SMALLEST_PACKED} px do not fit in {megabytes:g} MB", option="pack"
+    )
 
 
 def _stem(source: Source) -> str:
@@ -205,7 +207,7 @@ def _clean_people(name: str, fields: Fields, storage: Storage) -> Fields:
     cleaned = {"webp" if photograph else "fg.webp": _webp(image, storage)}
     trusted = decode_alpha(fields, name)
     if trusted.max() < 128:
-        raise DataError(f"{name}: its alpha is empty")
+        raise DataError.at(name, "its alpha is empty")
     # Training does not need a mask that equals the alpha.
     masked = "mask.png" in fields and not np.array_equal(
         trusted, decode_gray(fields["alpha.png"], name)
@@ -214,8 +216,8 @@ def _clean_people(name: str, fields: Fields, storage: Storage) -> Fields:
     for part in (part for part in parts if part in fields):
         matte = decode_gray(fields[part], name)
         if matte.shape != image.shape[:2]:
-            raise DataError(
-                f"{name}: picture {image.shape[:2]} and {part} {matte.shape} differ in size"
+            raise DataError.at(
+                name, f"picture {image.shape[:2]} and {part} {matte.shape} differ in size"
             )
         cleaned[part] = _png(shrink(matte, storage.long_side))
     return cleaned | ({"json": fields["json"]} if "json" in fields else {})

@@ -118,8 +118,8 @@ def read_shard(path: Path) -> Iterator[Sample]:
                 key = name
                 fields[suffix] = stream.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(
-            f"{path}: the tar cannot be read after {key or 'its start'!r}: {error}", path=path
+        raise DataError.at(
+            path, f"the tar cannot be read after {key or 'its start'!r}: {error}"
         ) from error
     if fields:
         yield key, fields
@@ -153,7 +153,7 @@ def shard_sources(folder: Path) -> list[Source]:
 def _decode(data: bytes, flags: int, where: str) -> Picture:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if picture is None:
-        raise DataError(f"{where}: not a picture")
+        raise DataError.at(where, "not a picture")
     return np.asarray(picture, np.uint8)
 
 
@@ -195,7 +195,7 @@ def decode_picture(fields: Fields, where: str) -> tuple[Picture, bool]:
         for suffix in PICTURES:
             if prefix + suffix in fields:
                 return decode_image(fields[prefix + suffix], where), photograph
-    raise DataError(f"{where}: no picture ({', '.join(PICTURES)})")
+    raise DataError.at(where, f"no picture ({', '.join(PICTURES)})")
 
 
 def decode_alpha(fields: Fields, where: str) -> Picture:
@@ -208,7 +208,7 @@ def decode_alpha(fields: Fields, where: str) -> Picture:
     trusted = agreement is None or agreement >= MINIMUM_TEACHER_AGREEMENT
     name = "alpha.png" if trusted or "mask.png" not in fields else "mask.png"
     if name not in fields:
-        raise DataError(f"{where}: no {name}")
+        raise DataError.at(where, f"no {name}")
     return decode_gray(fields[name], where)
 
 
@@ -217,9 +217,9 @@ def describe(fields: Fields, where: str) -> dict[str, float | None]:
     try:
         described = json.loads(fields.get("json", b"{}"))
     except ValueError as error:
-        raise DataError(f"{where}: its json is damaged: {error}") from error
+        raise DataError.at(where, f"its json is damaged: {error}") from error
     if not isinstance(described, dict):
-        raise DataError(f"{where}: its json is damaged: not an object")
+        raise DataError.at(where, "its json is damaged: not an object")
     return described
 
 
@@ -234,7 +234,7 @@ def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
     previous = decode_gray(fields["prev.png"], name) if "prev.png" in fields else None
     for part, shape in (("alpha", alpha.shape), ("prev.png", getattr(previous, "shape", None))):
         if shape not in (None, image.shape[:2]):
-            raise DataError(f"{name}: picture {image.shape[:2]} and {part} {shape} differ in size")
+            raise DataError.at(name, f"picture {image.shape[:2]} and {part} {shape} differ in size")
     image, alpha = shrink(image, long_side), shrink(alpha, long_side)
     if previous is not None:
         previous = shrink(previous, long_side)
@@ -262,7 +262,7 @@ def make_object(name: str, fields: Fields, long_side: int) -> CutOut:
     data = next((fields[suffix] for suffix in PICTURES if suffix in fields), b"")
     picture = shrink(_decode(data, cv2.IMREAD_UNCHANGED, name), long_side)
     if picture.ndim != 3 or picture.shape[2] != 4:
-        raise DataError(f"{name}: is not a cut-out: it has no alpha channel")
+        raise DataError.at(name, "is not a cut-out: it has no alpha channel")
     rgba = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA), np.uint8)
     return CutOut(rgba[..., :3].copy(), rgba[..., 3].copy())
 

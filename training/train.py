@@ -330,7 +330,7 @@ class Run:
             partial.replace(path)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
-            raise OutputError(f"{path}: the checkpoint cannot be written: {error}") from error
+            raise OutputError.at(path, f"the checkpoint cannot be written: {error}") from error
 
     def load(self, path: Path) -> None:
         """Continues from a checkpoint of the same configuration.
@@ -341,14 +341,15 @@ class Run:
         header, tensors = read_checkpoint(path)
         if changed := differences(self.config, header["config"]):
             theirs = header["config"].get(changed[0])
-            raise CheckpointError(
-                f"{path}: made with another configuration ({changed[0]}: {theirs!r:.60}); "
-                "continue with that one, or start a new run from its weights with --init"
+            raise CheckpointError.at(
+                path,
+                f"made with another configuration ({changed[0]}: {theirs!r:.60})",
+                remedy="continue with that one, or start a new run from its weights with --init",
             )
         if header["processes"] != self.world.size:
-            raise CheckpointError(
-                f"{path}: made by {header['processes']} processes, not {self.world.size}: "
-                "start as many"
+            raise CheckpointError.at(
+                path,
+                f"made by {header['processes']} processes, not {self.world.size}: start as many",
             )
         self.network.load_state_dict(below("network.", tensors))
         self.average = {
@@ -420,9 +421,10 @@ def train(
     if resume:
         run.load(checkpoint)
     elif checkpoint.exists():
-        raise UsageError(
-            f"{checkpoint}: exists already; continue it with --resume, or choose another folder",
-            path=checkpoint,
+        raise UsageError.at(
+            checkpoint,
+            "exists already",
+            remedy="continue it with --resume, or choose another folder",
         )
     else:
         teacher = _start(run, init, encoder_weights)

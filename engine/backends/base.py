@@ -112,9 +112,11 @@ class Backend(ABC):
         """
         wanted = {"image", "previous"} if self.bundle.takes_previous else {"image"}
         if inputs != wanted or not outputs.issuperset(Maps._fields):
-            raise ModelError(
-                f"{self.bundle.file}: has inputs {sorted(inputs)} and outputs {sorted(outputs)} "
-                f"instead of {sorted(wanted)} and {sorted(Maps._fields)}; export the model again"
+            raise ModelError.at(
+                self.bundle.file,
+                f"has inputs {sorted(inputs)} and outputs {sorted(outputs)} "
+                f"instead of {sorted(wanted)} and {sorted(Maps._fields)}",
+                remedy="export the model again",
             )
 
     @staticmethod
@@ -128,8 +130,9 @@ class Backend(ABC):
             return bundle.file
         if bundle.int8 is None:
             raise BackendError(
-                f"model {bundle.name} has no int8 network; leave out --precision, or add one with "
-                "fusematte export --precision int8"
+                f"model {bundle.name} has no int8 network",
+                option="backend",
+                remedy="leave out --precision, or add one with fusematte export --precision int8",
             )
         return bundle.int8
 

@@ -85,7 +85,8 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"the installed ONNX Runtime has no {PROVIDERS[DEVICES[device]]}, only "
                 f"{', '.join(PROVIDERS[name] for name in installed if name in PROVIDERS)}: "
-                f"{REMEDIES.get(device, 'install a build that has it')}"
+                f"{REMEDIES.get(device, 'install a build that has it')}",
+                option="backend",
             )
         reason = "no known execution provider is installed"
         for provider in filter(installed.__contains__, wanted):

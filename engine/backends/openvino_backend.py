@@ -117,7 +117,9 @@ class OpenVinoBackend(Backend):
         self._file = self.network_file(self.bundle, precision=self.precision)
         if self.precision not in known:
             raise BackendError(
-                f"openvino has no {precision} on {self.device}; use {', '.join(known)}"
+                f"openvino has no {precision} on {self.device}",
+                option="backend",
+                remedy=f"use {', '.join(known)}",
             )
         self._options = self._compile_options(threads)
         self._cache = Cache()
@@ -136,7 +138,8 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             raise BackendError(
                 f"openvino finds no {self._plugin} here; it needs an Intel {self._plugin} and its "
-                "driver"
+                "driver",
+                option="backend",
             ) from error
 
     def _compile_options(self, threads: int | None) -> dict[str, Any]:
@@ -156,7 +159,7 @@ class OpenVinoBackend(Backend):
             return self._core.read_model(self._file)
         except RuntimeError as error:
             reason = first_line(error)
-            raise ModelError(f"{self._file}: OpenVINO cannot read it: {reason}") from error
+            raise ModelError.at(self._file, f"OpenVINO cannot read it: {reason}") from error
 
     def _describe(self) -> dict[str, Any]:
         """The network's inputs and outputs, and whether it is int8; cached on disk."""

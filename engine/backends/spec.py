@@ -33,7 +33,8 @@ class Spec(NamedTuple):
             if part not in (*DEVICES, *PRECISIONS) or kind in parts:
                 raise BackendError(
                     f"backend {text!r} is not NAME[:DEVICE][:PRECISION]; devices are "
-                    f"{', '.join(DEVICES)}, precisions {', '.join(PRECISIONS)}"
+                    f"{', '.join(DEVICES)}, precisions {', '.join(PRECISIONS)}",
+                    option="backend",
                 )
             parts[kind] = part
         return cls(name, **parts)

@@ -40,7 +40,8 @@ class TorchBackend(Backend):
         self._on_gpu = device != "cpu" and torch.cuda.is_available()
         if device == "gpu" and not self._on_gpu:
             raise BackendError(
-                "PyTorch finds no GPU; install a CUDA build of PyTorch and an NVIDIA driver"
+                "PyTorch finds no GPU",
+                remedy="install a CUDA build of PyTorch and an NVIDIA driver",
             )
         self._device = torch.device("cuda" if self._on_gpu else "cpu")
         self.device = torch.cuda.get_device_name() if self._on_gpu else "CPU, PyTorch"
@@ -76,14 +77,15 @@ class TorchBackend(Backend):
                 )
             if importlib.util.find_spec("torch_tensorrt") is None:
                 raise BackendError(
-                    "a torch-tensorrt export needs torch-tensorrt; pip install torch-tensorrt"
+                    "a torch-tensorrt export needs torch-tensorrt",
+                    remedy="pip install torch-tensorrt",
                 )
             importlib.import_module("torch_tensorrt")  # registers its operators
         try:
             return torch.export.load(self.bundle.file).module()
         except Exception as error:  # torch raises exceptions of any kind here
             reason = first_line(error)
-            raise ModelError(f"{self.bundle.file}: PyTorch cannot read it: {reason}") from error
+            raise ModelError.at(self.bundle.file, f"PyTorch cannot read it: {reason}") from error
 
     def _run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         import torch

@@ -8,6 +8,7 @@ from fusematte.engine.commands.options import (
     add_json_option,
     add_model_options,
     backend_of,
+    parse_size,
     talking,
 )
 from fusematte.engine.diagnostics.bench import bench, described
@@ -34,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
         if options.frames < 3:
             raise UsageError("--frames must be at least 3", option="frames")
         result = bench(
-            [_size(text) for text in options.sizes],
+            [parse_size(text, least=16, multiple=2) for text in options.sizes],
             model=options.model,
             backend=backend_of(options),
             threads=options.threads,
@@ -46,14 +47,3 @@ def main(options: argparse.Namespace) -> int:
     else:
         print("\n".join(described(result)))
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Parses ``WxH``, both even, as H.264 requires; returns (height, width)."""
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 16 for side in sides):
-        raise UsageError(f"{text!r} is not a size; write WIDTHxHEIGHT, as in 1280x720")
-    width, height = map(int, sides)
-    if width % 2 or height % 2:
-        raise UsageError(f"{text}: width and height must be even")
-    return height, width

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from fusematte.engine.commands.options import (
     add_model_options,
     backend_of,
     mask_of,
+    parse_size,
     talking,
     text_of,
 )
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="mirror the picture horizontally")
     parser.add_argument(
-        "--size", type=_size, metavar="WxH", help="frame size requested from a camera"
+        "--size", type=text_of(parse_size), metavar="WxH", help="frame size requested from a camera"
     )
     parser.add_argument(
         "--fps",
@@ -101,8 +101,9 @@ def main(options: argparse.Namespace) -> int:
 def _live(options: argparse.Namespace) -> None:
     if not (options.output or options.preview or options.virtual_camera is not None):
         raise UsageError(
-            "there is no output; use --virtual-camera for meetings, --preview for a window, or "
-            "--output for a file or a stream"
+            "there is no output",
+            remedy="use --virtual-camera for meetings, --preview for a window, or "
+            "--output for a file or a stream",
         )
     backgrounds = options.background or ["blur"]
     with ExitStack() as stack:
@@ -175,10 +176,3 @@ class StatisticsLine:
         elif time.monotonic() - self._last >= LINE_INTERVAL:
             self._last = time.monotonic()
             print(statistics, file=sys.stderr, flush=True)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WxH")
-    return int(match[1]), int(match[2])

@@ -40,7 +40,7 @@ def selection_of(options: argparse.Namespace) -> Selection:
     told, _ = JobOptions(**{name: getattr(options, name) for name in SELECTION}).selection
     for prompt in told:
         if prompt.time is not None:
-            raise UsageError(f"{prompt}: a picture has no times")
+            raise UsageError(f"{prompt}: a picture has no times", option=prompt.kind)
     return told
 
 
@@ -78,6 +78,23 @@ class _Gather(argparse.Action):
         option_string: str | None = None,  # noqa: ARG002
     ) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
+
+
+def parse_size(text: str, *, least: int = 1, multiple: int = 1) -> tuple[int, int]:
+    """Parses ``WIDTHxHEIGHT``; returns (height, width).
+
+    Raises:
+        UsageError: it is not a size, or a side is too small or not a multiple.
+    """
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"{text!r} is not a size", remedy="write WIDTHxHEIGHT, as in 1280x720")
+    width, height = map(int, sides)
+    if min(width, height) < least:
+        raise UsageError(f"{text}: width and height must be {least} or more")
+    if width % multiple or height % multiple:
+        raise UsageError(f"{text}: width and height must be multiples of {multiple}")
+    return height, width
 
 
 def text_of(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -41,7 +41,8 @@ def main(options: argparse.Namespace) -> int:
         from fusematte.engine.serve.server import BUDGET_MS, serve
     except ImportError as error:
         raise UsageError(
-            f"serve needs {error.name}, which is not installed; pip install 'fusematte[serve]'"
+            f"serve needs {error.name}, which is not installed",
+            remedy="pip install 'fusematte[serve]'",
         ) from error
     serve(
         options.port,

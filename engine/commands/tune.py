@@ -33,7 +33,9 @@ def main(options: argparse.Namespace) -> int:
                 print(row, flush=True)
 
         if options.threads is not None:
-            raise UsageError("tune tries every number of threads; leave out --threads")
+            raise UsageError(
+                "tune tries every number of threads", option="threads", remedy="leave out --threads"
+            )
         wish = Spec.parse(backend_of(options))
         if lines is None and not options.quiet:
             print(HEADER, flush=True)

@@ -159,7 +159,9 @@ class VideoBackground(Background):
         try:
             self._reader = Reader(self._path)
         except InputError as error:
-            raise BackgroundError(f"background {error}") from error
+            raise BackgroundError(
+                f"background {error}", path=self._path, option="background"
+            ) from error
         self._frames = iter(self._reader)
 
     def _rewind(self) -> None:

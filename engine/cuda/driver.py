@@ -94,7 +94,7 @@ class CudaDriver:
             yield
         except self._cuda.MemoryError as error:
             raise BackendError(
-                f"{self.name} is out of memory; close other programs or use a smaller size"
+                f"{self.name} is out of memory", remedy="close other programs or use a smaller size"
             ) from error
         except self._cuda.Error as error:
             raise BackendError(f"{self.name} failed: {error}") from error

@@ -68,7 +68,9 @@ def load_pictures() -> tuple[Picture, Picture]:
     try:
         from skimage import data
     except ImportError as error:
-        raise UsageError("the demo needs scikit-image; pip install 'fusematte[demo]'") from error
+        raise UsageError(
+            "the demo needs scikit-image", remedy="pip install 'fusematte[demo]'"
+        ) from error
     return data.astronaut(), data.hubble_deep_field()
 
 
@@ -96,7 +98,7 @@ def _write_clip(path: Path, pictures: Iterator[Picture]) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
             container.mux(stream.encode(None))
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error
 
 
 def contact_sheet(videos: list[Path]) -> Picture:

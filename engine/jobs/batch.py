@@ -80,16 +80,16 @@ def find_items(source: Path, folder: Path, extension: str = ".mp4") -> list[Item
         UsageError: a line of the manifest is invalid, or two files would have the same output.
     """
     if not source.exists():
-        raise InputError(f"{source}: no such folder or manifest; check the path")
+        raise InputError.at(source, "no such folder or manifest", remedy="check the path")
     if source.is_dir():
         items = find_in_folder(source, folder, extension)
     else:
         items = list(_in_manifest(source, folder, extension))
     if not items:
-        raise InputError(f"{source}: contains no video")
+        raise InputError.at(source, "contains no video")
     twice = [path for path, count in Counter(item.output for item in items).items() if count > 1]
     if twice:
-        raise UsageError(f"{twice[0]}: two inputs would be written there; rename one")
+        raise UsageError.at(twice[0], "two inputs would be written there", remedy="rename one")
     return items
 
 
@@ -109,7 +109,7 @@ def _in_manifest(source: Path, folder: Path, extension: str) -> Iterator[Item]:
     try:
         lines = source.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: is not a manifest (a text file of paths): {error}") from error
+        raise InputError.at(source, f"is not a manifest (a text file of paths): {error}") from error
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -129,7 +129,7 @@ def _parse(where: str, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{where}: is neither a path nor a JSON object: {error}") from error
     if not isinstance(options.get("input"), str):
-        raise UsageError(f"{where}: has no input; write a path, or JSON with 'input'")
+        raise UsageError(f"{where}: has no input", remedy="write a path, or JSON with 'input'")
     check_known(options, where, "input", "output")
     return dict(options)
 
@@ -180,7 +180,7 @@ def run_batch(
     missing = [item for item in items if str(item.input) not in kept]
     do = partial(_do, options=options, resume=resume, progress=progress)
     if cluster is not None and jobs != 1:
-        raise UsageError(BOTH)
+        raise UsageError(BOTH, option="jobs")
     if cluster is None and jobs == 1:
         for item in missing:
             note(do(item))

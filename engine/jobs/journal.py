@@ -76,7 +76,7 @@ class Journal:
             self._hold()
             self._clear()
         except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be created: {error.strerror}") from error
+            raise OutputError.at(self._folder, f"cannot be created: {error.strerror}") from error
         self._append(header)
 
     def read(self) -> tuple[Header, list[Record]] | None:
@@ -100,7 +100,9 @@ class Journal:
             return None
         header = _parse_line(first)
         if not isinstance(header, dict) or not isinstance(header.get("options"), dict):
-            raise UsageError(f"{self._path}: is damaged; run without --resume to start over")
+            raise UsageError.at(
+                self._path, "is damaged", remedy="run without --resume to start over"
+            )
         records, kept = [], [first]
         for line in others:
             try:
@@ -146,7 +148,7 @@ class Journal:
                 os.fsync(file.fileno())
             sync_folder(self._folder)
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise OutputError.at(self._path, f"cannot be written: {error.strerror}") from error
 
 
 _OURS = re.compile(r"journal\.jsonl|\d{6}-\w*output\.\w+(\.part)?")

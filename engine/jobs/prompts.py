@@ -34,20 +34,20 @@ KINDS: tuple[Kind, ...] = ("keep", "drop", "box", "everybody")
 
 
 def parse_prompt(kind: Kind, text: str, parse_time: Callable[[str], Fraction]) -> Prompt:
-    """A prompt as the command line has it: ``X,Y[@TIME]``, or ``X,Y,W,H[@TIME]`` for a box.
+    """Parses a prompt of the command line: ``X,Y[@TIME]``, or ``X,Y,W,H[@TIME]`` for a box.
 
     Raises:
-        UsageError: it is none, or lies outside any picture.
+        UsageError: the text is not a prompt, or it lies outside any picture.
     """
     place, _, time = text.partition("@")
-    form = "X,Y,W,H[@TIME]" if kind == "box" else "X,Y[@TIME]"
     try:
         numbers = tuple(float(part) for part in place.split(","))
+        if len(numbers) != (4 if kind == "box" else 2):
+            raise ValueError
         when = parse_time(time) if "@" in text else None
     except ValueError as error:
-        raise UsageError(f"{kind} {text!r} cannot be: write {form}") from error
-    if len(numbers) != (4 if kind == "box" else 2):
-        raise UsageError(f"{kind} {text!r} cannot be: write {form}")
+        form = "X,Y,W,H[@TIME]" if kind == "box" else "X,Y[@TIME]"
+        raise UsageError(f"{kind} {text!r} is not a prompt", remedy=f"write {form}") from error
     return Prompt(kind=kind, place=numbers, time=when)
 
 
@@ -65,12 +65,12 @@ def read_prompts(path: StrPath) -> tuple[Selection, Path | None]:
     try:
         told = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+        raise InputError.at(path, f"cannot be read as JSON: {error}") from error
     if not isinstance(told, dict) or not set(told) <= {"prompts", "mask"}:
-        raise UsageError(f'{path}: must be {{"prompts": [...]}}, perhaps with a "mask"')
+        raise UsageError.at(path, 'must be {"prompts": [...]}, perhaps with a "mask"')
     mask = told.get("mask")
     if mask is not None and not isinstance(mask, str):
-        raise UsageError(f"{path}: mask must be the name of a picture")
+        raise UsageError.at(path, "mask must be the name of a picture")
     prompts = parse_prompts(told.get("prompts", []), f"{path}: ")
     return prompts, None if mask is None else Path(path).parent / mask
 
@@ -121,12 +121,14 @@ def read_mask(path: StrPath, height: int, width: int) -> Prompt:
     picture = read_picture(path)
     if picture.shape[:2] != (height, width):
         rows, columns = picture.shape[:2]
-        raise UsageError(
-            f"{path}: is {columns}x{rows}, but the picture that it is a mask of {width}x{height}"
+        raise UsageError.at(
+            path,
+            f"is {columns}x{rows}, but the picture that it is a mask of {width}x{height}",
+            option="mask",
         )
     mask = as_float(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) / np.float32(255))
     if mask.max() < 0.5:
-        raise UsageError(f"{path}: nothing in it is white: nothing would be kept")
+        raise UsageError.at(path, "nothing in it is white: nothing would be kept", option="mask")
     return Prompt(kind="mask", mask=mask)
 
 

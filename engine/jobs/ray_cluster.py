@@ -89,7 +89,9 @@ class Cluster:
         if not any(all(node.get(k, 0) >= v for k, v in needs.items()) for node in nodes):
             wanted = ", ".join(f"{value:g} {name}" for name, value in needs.items())
             raise BackendError(
-                f"no machine of the Ray cluster has {wanted}; lower --threads or change --backend"
+                f"no machine of the Ray cluster has {wanted}",
+                option="cluster",
+                remedy="lower --threads or change --backend",
             )
         return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0.0)}
 
@@ -99,7 +101,9 @@ def _load() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise BackendError("--cluster needs Ray; pip install 'fusematte[cluster]'") from error
+        raise BackendError(
+            "--cluster needs Ray", option="cluster", remedy="pip install 'fusematte[cluster]'"
+        ) from error
     return ray
 
 
@@ -112,7 +116,7 @@ def _connect(ray: ModuleType, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address != "auto":
             raise BackendError(
-                f"--cluster {address}: cannot be joined: {first_line(error)}"
+                f"--cluster {address}: cannot be joined: {first_line(error)}", option="cluster"
             ) from error
         _start_here(ray, quiet)
 
@@ -154,13 +158,17 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         raise BackendError(
-            f"--cluster {address}: is not an address; write auto, HOST:PORT or ray://HOST:PORT"
+            f"--cluster {address}: is not an address",
+            option="cluster",
+            remedy="write auto, HOST:PORT or ray://HOST:PORT",
         )
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise BackendError(
-            f"--cluster {address}: no answer ({error}); check that the cluster is running"
+            f"--cluster {address}: no answer ({error})",
+            option="cluster",
+            remedy="check that the cluster is running",
         ) from error
 
 

@@ -141,7 +141,9 @@ def check_folder(path: str | PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"{folder}: the report cannot be written: {error.strerror}") from error
+        raise OutputError.at(
+            folder, f"the report cannot be written: {error.strerror}", option="report"
+        ) from error
     return folder
 
 

@@ -138,10 +138,12 @@ def run_job(
     workers: who does the segments; a string is the address of a cluster.
     """
     if jobs != 1 and workers is not None:
-        raise UsageError(BOTH)
+        raise UsageError(BOTH, option="jobs")
     if report is not None and fspath(input).startswith(("-", "pipe:")):
         raise UsageError(
-            f"--report reads the input twice, which {input} does not allow; use a file",
+            f"--report reads the input twice, which {input} does not allow",
+            path=fspath(input),
+            remedy="use a file",
             option="report",
         )
     # Invalid options are reported before anything is opened.
@@ -177,7 +179,8 @@ def _run(
             if resume:
                 job.open().close()  # an unreadable input is the more important error
                 raise UsageError(
-                    f"--resume cannot be used here: {job.whole_because}; leave it out",
+                    f"--resume cannot be used here: {job.whole_because}",
+                    remedy="leave it out",
                     option="resume",
                 )
             if workers is not None:

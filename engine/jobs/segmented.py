@@ -259,9 +259,10 @@ class SegmentedJob:
         smooths = self.options.stages().smoothing
         memory = None if smooths else _load_memory(self._memory(index - 1))
         if memory is None and self.options.selects and index > 0:
-            raise OutputError(
-                f"{self._memory(index - 1)}: is missing or damaged, so nobody knows any more who "
-                "was kept; run without --resume to start anew"
+            raise OutputError.at(
+                self._memory(index - 1),
+                "is missing or damaged, so nobody knows any more who was kept",
+                remedy="run without --resume to start anew",
             )
         tools.matter.memory = memory
         if memory is None:
@@ -277,8 +278,8 @@ class SegmentedJob:
         self.measures = [measure for record in records for measure in record.measures]
         reason = None
         if any(record.damaged for record in records):
-            reason = TruncatedInputError(
-                f"{self.input}: is truncated or damaged: {frames} frames could be read"
+            reason = TruncatedInputError.at(
+                self.input, f"is truncated or damaged: {frames} frames could be read"
             )
         self._join(range(len(records)), reason, frames)
         return Report(frames=frames, seconds=meter.seconds, busy=_total(records))
@@ -365,7 +366,7 @@ def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:
         return {}
     for file in files.values():
         if (found := segments.count_frames(file)) < frames:
-            raise OutputError(f"{file}: contains only {found} of {frames} frames")
+            raise OutputError.at(file, f"contains only {found} of {frames} frames")
         sync_file(file)
     sync_folder(next(iter(files.values())).parent)
     return {name: file.stat().st_size for name, file in files.items()}
@@ -426,25 +427,23 @@ def _check_same(folder: Path, input: StrPath, old: Header, new: Header) -> None:
     """Raises UsageError if the interrupted job differs from the one to be resumed."""
     remedy = "run without --resume to start over"
     if (old.get("format"), old.get("fusematte")) != (new["format"], new["fusematte"]):
-        raise UsageError(
-            f"{folder}: was started by another version of fusematte", path=folder, remedy=remedy
-        )
+        raise UsageError.at(folder, "was started by another version of fusematte", remedy=remedy)
     if old.get("input") != new["input"]:
-        raise UsageError(
-            f"{input}: is not the video that {folder} was started with", path=input, remedy=remedy
+        raise UsageError.at(
+            input, f"is not the video that {folder} was started with", remedy=remedy
         )
     before, now = old["options"], new["options"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            raise UsageError(
-                f"{folder}: was started with {name} {before.get(name, 'by default')}, "
+            raise UsageError.at(
+                folder,
+                f"was started with {name} {before.get(name, 'by default')}, "
                 f"not {now.get(name, 'by default')}",
-                path=folder,
                 option=name,
                 remedy=remedy,
             )
     if old.get("spans") != new["spans"]:
-        raise UsageError(f"{folder}: was split differently", path=folder, remedy=remedy)
+        raise UsageError.at(folder, "was split differently", remedy=remedy)
 
 
 class _Meter:

@@ -190,7 +190,7 @@ class Outputs(NamedTuple):
         writers = [writer for writer in self if writer is not None]
         for writer in writers:
             if not isinstance(writer, Writer):
-                raise UsageError(f"{writer.path}: a sequence cannot be joined from segments")
+                raise UsageError.at(writer.path, "a sequence cannot be joined from segments")
         return [writer for writer in writers if isinstance(writer, Writer)]
 
     def stages(self) -> Iterator[Stage]:
@@ -225,7 +225,8 @@ def open_outputs(
     transparent = fspath(options.background) == "transparent"
     if options.alpha_mode is not None and not transparent and options.rgba_output is None:
         raise UsageError(
-            "--alpha-mode: no output has an alpha; use --background transparent or --rgba-output",
+            "--alpha-mode: no output has an alpha",
+            remedy="use --background transparent or --rgba-output",
             option="alpha_mode",
         )
     open_one = partial(open_output, like=info)
@@ -324,7 +325,7 @@ def _segment(reader: Reader, span: Span, lookahead: int) -> Iterator[Frame]:
         if opens or frame.pts >= span.warm_from:
             yield frame
     if reader.damaged:
-        raise TruncatedInputError(f"{reader.name}: is damaged from {span.begin} to {span.end}")
+        raise TruncatedInputError.at(reader.name, f"is damaged from {span.begin} to {span.end}")
 
 
 def check_paths(input: StrPath, output: StrPath, options: JobOptions) -> None:
@@ -337,16 +338,16 @@ def check_paths(input: StrPath, output: StrPath, options: JobOptions) -> None:
     for path in (name for name in names if not is_stdout(name)):
         for source in (input, options.background):
             if _same_file(source, path) or _within(source, path):
-                raise UsageError(
-                    f"{path}: would overwrite its own input; choose another output", path=path
+                raise UsageError.at(
+                    path, "would overwrite its own input", remedy="choose another output"
                 )
     if sum(is_stdout(path) for path in names) > 1:
-        raise UsageError("standard output can take one output only; name files for the others")
+        raise UsageError(
+            "standard output can take one output only", remedy="name files for the others"
+        )
     for number, path in enumerate(names):
         if any(_same_file(path, other) for other in names[:number]):
-            raise UsageError(
-                f"{path}: is the name of two outputs; give each its own name", path=path
-            )
+            raise UsageError.at(path, "is the name of two outputs", remedy="give each its own name")
 
 
 def _same_file(a: StrPath, b: StrPath) -> bool:

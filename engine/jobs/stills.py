@@ -25,7 +25,7 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     try:
         return read_image(path)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError.at(path, f"{error.strerror or error}") from error
 
 
 def read_frame(path: str | PathLike[str]) -> Frame:
@@ -46,8 +46,10 @@ def output_paths(images: Sequence[str], folder: Path) -> list[Path]:
     paths = [folder / f"{Path(image).stem}.png" for image in images]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
-        raise UsageError(f"{twice[0]}: two pictures would be written there; rename one")
+        raise UsageError.at(twice[0], "two pictures would be written there", remedy="rename one")
     for image, path in zip(images, paths, strict=True):
         if path.exists() and Path(image).exists() and path.samefile(image):
-            raise UsageError(f"{path}: would overwrite its own input; choose another folder")
+            raise UsageError.at(
+                path, "would overwrite its own input", remedy="choose another folder"
+            )
     return paths

@@ -61,7 +61,7 @@ class Processes:
 
     def __init__(self, count: int) -> None:
         if not 1 <= count <= MOST:
-            raise UsageError(f"--jobs {count}: must be from 1 to {MOST}")
+            raise UsageError(f"--jobs {count}: must be from 1 to {MOST}", option="jobs")
         self.threads = max(1, processors() // count)
         context = get_context("spawn")
         # Nothing is ever sent: the end that the workers hold tells them when ours is closed.
@@ -91,8 +91,8 @@ class Processes:
                 yield future.result()
         except BrokenProcessPool as error:
             raise BackendError(
-                "a worker process died, perhaps for want of memory; --resume goes on, "
-                "with fewer --jobs if it happens again"
+                "a worker process died, perhaps for want of memory",
+                remedy="--resume goes on, with fewer --jobs if it happens again",
             ) from error
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):

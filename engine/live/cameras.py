@@ -97,7 +97,7 @@ def open_camera(
     """Opens a camera by number or device name, a stream by URL, or a file.
 
     Args:
-        size: (width, height) requested from a camera; rate: frames per second requested.
+        size: (height, width) requested from a camera; rate: frames per second requested.
 
     Raises:
         InputError: it is missing, busy, or delivers no picture.
@@ -106,11 +106,9 @@ def open_camera(
     path = Path(name)
     if is_url(name) or path.is_file():
         if size or rate:
-            raise UsageError(
-                f"{name}: has its own size and rate; --size and --fps are for cameras", path=name
-            )
+            raise UsageError.at(name, "has its own size and rate; --size and --fps are for cameras")
         return LiveContainer(name) if is_url(name) else PacedFile(path)
-    options = {"video_size": f"{size[0]}x{size[1]}"} if size else {}
+    options = {"video_size": f"{size[1]}x{size[0]}"} if size else {}
     if rate:
         options["framerate"] = str(rate)
     return LiveContainer(name, driver=_driver(), options=options)
@@ -168,7 +166,7 @@ class LiveContainer(Camera):
             self._first = next(self._pictures)
         except (av.FFmpegError, StopIteration) as error:
             self._container.close()
-            raise InputError(f"{name}: delivers no picture: {_reason(error)}", path=name) from error
+            raise InputError.at(name, f"delivers no picture: {_reason(error)}") from error
         self.like = _upright(frame_of(self._first, self._scaler))
         self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
 
@@ -225,28 +223,30 @@ class LiveContainer(Camera):
                 first = first or error
         else:
             assert first is not None
-            raise InputError(self._why_not(first)) from first
+            raise self._refusal(first) from first
         if not container.streams.video:
             container.close()
-            raise InputError(f"{self.name}: has no video", path=self.name)
+            raise InputError.at(self.name, "has no video")
         return container, iter(container.decode(video=0))
 
-    def _why_not(self, error: Exception) -> str:
+    def _refusal(self, error: Exception) -> InputError:
         if isinstance(error, av.error.ProtocolNotFoundError):
-            return f"{self.name}: this build of PyAV does not support the protocol"
+            return InputError.at(self.name, "this build of PyAV does not support the protocol")
         if self._driver is None:
-            return f"{self.name}: cannot be reached: {_reason(error)}; check the URL"
+            return InputError.at(
+                self.name, f"cannot be reached: {_reason(error)}", remedy="check the URL"
+            )
         known = ", ".join(device.name for device in list_cameras())
         hint = "check --size and --fps; " if self._options else ""
-        if not known:
-            return f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}{NO_CAMERA}"
-        if isinstance(error, PermissionError):
+        if known and isinstance(error, PermissionError):
             hint = f"{PERMISSIONS.get(sys.platform, '')}; "
-        elif getattr(error, "errno", None) == errno.EBUSY:
+        elif known and getattr(error, "errno", None) == errno.EBUSY:
             hint = "close the program that uses it; "
-        return (
-            f"camera {self.name!r} cannot be opened: {_reason(error)}; {hint}"
-            f"available cameras: {known} (see --camera list)"
+        found = f"available cameras: {known} (see --camera list)" if known else NO_CAMERA
+        return InputError(
+            f"camera {self.name!r} cannot be opened: {_reason(error)}",
+            path=self.name,
+            remedy=hint + found,
         )
 
     def _conform(self, frame: Frame) -> Frame:

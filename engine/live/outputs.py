@@ -34,7 +34,7 @@ class Outlet(ABC):
 def check_even(name: str, like: Frame) -> None:
     """Raises OutputError for odd sizes, whose chroma cannot be subsampled."""
     if like.width % 2 or like.height % 2:
-        raise OutputError(f"{name}: needs an even size, not {like.width}x{like.height}")
+        raise OutputError.at(name, f"needs an even size, not {like.width}x{like.height}")
 
 
 class Sender:

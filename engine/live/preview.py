@@ -39,15 +39,23 @@ class Preview(Outlet):
         self._clicks: list[Click] = []
         if "GUI:                           NONE" in cv2.getBuildInformation():
             raise OutputError(
-                "--preview: this build of OpenCV has no windows; pip uninstall "
-                "opencv-python-headless, then pip install --force-reinstall opencv-python"
+                "--preview: this build of OpenCV has no windows",
+                option="preview",
+                remedy="pip uninstall "
+                "opencv-python-headless, then pip install --force-reinstall opencv-python",
             )
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-            raise OutputError("--preview: there is no display; set DISPLAY or leave out --preview")
+            raise OutputError(
+                "--preview: there is no display",
+                option="preview",
+                remedy="set DISPLAY or leave out --preview",
+            )
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise OutputError(f"--preview: no window can be opened: {error}") from error
+            raise OutputError(
+                f"--preview: no window can be opened: {error}", option="preview"
+            ) from error
         cv2.setMouseCallback(title, self._on_mouse)
 
     def show(self, frame: Frame) -> None:

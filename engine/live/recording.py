@@ -30,7 +30,9 @@ class Recording(Outlet):
         self._part = part_of(path)
         formats = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".flv": "flv"}
         if path.suffix.lower() not in formats:
-            raise UsageError(f"{path}: unknown kind of video file; use one of {', '.join(formats)}")
+            raise UsageError.at(
+                path, "unknown kind of video file", remedy=f"use one of {', '.join(formats)}"
+            )
         options = {"preset": "veryfast", "crf": "20"}
         with self._failing():
             self._encoder = LiveEncoder(
@@ -57,4 +59,6 @@ class Recording(Outlet):
             yield
         except (av.FFmpegError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"{self.name}: cannot be written: {reason}") from error
+            raise OutputError(
+                f"{self.name}: cannot be written: {reason}", path=self._path
+            ) from error

@@ -538,7 +538,7 @@ def _as_rgb(pushed: Any) -> NDArray[np.uint8]:  # noqa: ANN401
             pushed = np.from_dlpack(pushed)
         except (BufferError, RuntimeError, TypeError) as error:
             raise UsageError(
-                f"the tensor cannot be read: {error}; copy it to the CPU first"
+                f"the tensor cannot be read: {error}", remedy="copy it to the CPU first"
             ) from error
     if pushed.dtype != np.uint8 or pushed.ndim != 3 or pushed.shape[2] != 3 or not pushed.size:
         raise UsageError(

@@ -45,7 +45,7 @@ class Stream(Outlet):
         self.name, self._clock = url, clock
         scheme = url.partition(":")[0].lower()
         if scheme not in _FORMATS:
-            raise UsageError(f"{url}: unknown protocol; use one of {', '.join(_FORMATS)}")
+            raise UsageError.at(url, "unknown protocol", remedy=f"use one of {', '.join(_FORMATS)}")
         options = {"preset": "veryfast", "tune": "zerolatency", "crf": "23",
                    "maxrate": "6M", "bufsize": "6M"}  # fmt: skip
         protocol = dict(SCHEME_OPTIONS.get(scheme, {}))
@@ -86,9 +86,10 @@ class Stream(Outlet):
 
     def _lose(self, error: LinkError) -> None:
         if error.is_unknown:
-            raise OutputError(
-                f"{self.name}: this build of PyAV does not support the protocol; use rtmp, or pipe "
-                "to ffmpeg"
+            raise OutputError.at(
+                self.name,
+                "this build of PyAV does not support the protocol",
+                remedy="use rtmp, or pipe to ffmpeg",
             ) from error
         self._is_open = False
         self._waits.failed(self._clock())

@@ -22,7 +22,9 @@ def view_of(result: Result, view: str) -> Frame:
         UsageError: there is no such view.
     """
     if view not in VIEWS:
-        raise UsageError(f"there is no view {view!r}; use one of {', '.join(VIEWS)}", option="view")
+        raise UsageError(
+            f"there is no view {view!r}", remedy=f"use one of {', '.join(VIEWS)}", option="view"
+        )
     if view == "composite":
         return result.composite
     frame = result.source

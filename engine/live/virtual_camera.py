@@ -37,7 +37,9 @@ class VirtualCamera(Outlet):
             import pyvirtualcam
         except ImportError as error:
             raise OutputError(
-                f"{self.name}: needs pyvirtualcam; pip install 'fusematte[live]'"
+                f"{self.name}: needs pyvirtualcam",
+                option="virtual_camera",
+                remedy="pip install 'fusematte[live]'",
             ) from error
         check_even(self.name, like)
         try:
@@ -48,7 +50,9 @@ class VirtualCamera(Outlet):
         except (RuntimeError, ValueError) as error:
             hint = HINTS.get(sys.platform, "see the documentation of pyvirtualcam")
             raise OutputError(
-                f"{self.name}: not available ({first_line(error)}); {hint}"
+                f"{self.name}: not available ({first_line(error)})",
+                option="virtual_camera",
+                remedy=hint,
             ) from error
         self._scaler = VideoReformatter()
         log.info("%s: %s", self.name, self._camera.device)
@@ -63,7 +67,9 @@ class VirtualCamera(Outlet):
         try:
             self._camera.send(np.ascontiguousarray(picture.to_ndarray()).reshape(-1))
         except (RuntimeError, OSError) as error:
-            raise OutputError(f"{self.name}: was removed: {error}") from error
+            raise OutputError(
+                f"{self.name}: was removed: {error}", option="virtual_camera"
+            ) from error
 
     def close(self) -> None:
         self._camera.close()

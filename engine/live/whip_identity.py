@@ -46,7 +46,7 @@ def _make() -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as error:
         raise OutputError(
-            "streaming by WHIP needs cryptography; pip install 'fusematte[live]'"
+            "streaming by WHIP needs cryptography", remedy="pip install 'fusematte[live]'"
         ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "FuseMatte")])

@@ -126,7 +126,7 @@ class Matter:
         work: Work = "file",
     ) -> None:
         if threads is not None and threads < 1:
-            raise UsageError(f"threads must be 1 or more, not {threads}")
+            raise UsageError(f"threads must be 1 or more, not {threads}", option="threads")
         self.bundle = load_bundle(model)
         self.scale = 1.0
         self._lease = Lease(backend, self.bundle, threads=threads, work=work)

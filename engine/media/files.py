@@ -110,8 +110,8 @@ def check_name(path: Path) -> None:
         OutputError: it is too long.
     """
     if len(os.fsencode(path.name)) > LONGEST_NAME:
-        raise OutputError(
-            f"{path}: the file name is too long; use at most {LONGEST_NAME} bytes", path=path
+        raise OutputError.at(
+            path, "the file name is too long", remedy=f"use at most {LONGEST_NAME} bytes"
         )
 
 
@@ -124,7 +124,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be created: {error.strerror}", path=path) from error
+        raise OutputError.at(path, f"cannot be created: {error.strerror}") from error
     return path
 
 
@@ -172,7 +172,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

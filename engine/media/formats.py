@@ -164,10 +164,11 @@ def container_of(name: str, suffix: str) -> Container:
     try:
         return CONTAINERS[suffix.lower()]
     except KeyError:
-        raise UsageError(
-            f"{name}: unknown kind of video file; use one of {', '.join(CONTAINERS)}, "
+        raise UsageError.at(
+            name,
+            "unknown kind of video file",
+            remedy=f"use one of {', '.join(CONTAINERS)}, "
             "or a sequence of pictures: out_%05d.png, .tiff or .exr",
-            path=name,
         ) from None
 
 
@@ -179,14 +180,15 @@ def codec_of(name: str, kind: Container, content: Content, encoding: Encoding) -
     """
     chosen = encoding.codec or (kind.alpha_codec if content == "rgba" else kind.codec)
     if chosen is None:
-        raise UsageError(
-            f"{name}: {Path(name).suffix} cannot hold transparency; {ALPHA_CHOICES}", path=name
+        raise UsageError.at(
+            name, f"{Path(name).suffix} cannot hold transparency", remedy=ALPHA_CHOICES
         )
     codec = find_codec(chosen)
     if content == "rgba" and kind.name not in ALPHA_CONTAINERS.get(codec.name, ()):
-        raise UsageError(
-            f"{name}: {codec.name} in {Path(name).suffix or kind.name} cannot hold transparency; "
-            f"{ALPHA_CHOICES}"
+        raise UsageError.at(
+            name,
+            f"{codec.name} in {Path(name).suffix or kind.name} cannot hold transparency",
+            remedy=ALPHA_CHOICES,
         )
     return codec
 
@@ -203,7 +205,9 @@ def find_codec(name: str) -> av.Codec:
         codec = None
     if codec is None or codec.type != "video":
         raise UsageError(
-            f"unknown video codec {name!r}; use one of {', '.join(CODECS)}", option="codec"
+            f"unknown video codec {name!r}",
+            remedy=f"use one of {', '.join(CODECS)}",
+            option="codec",
         )
     return codec
 
@@ -233,7 +237,9 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
     options = dict(_DEFAULTS.get(codec.name, {}))
     for name, value in (("crf", encoding.crf), ("preset", encoding.preset)):
         if value is not None and name not in known:
-            raise UsageError(f"codec {codec.name} has no {name}; leave out --{name}", option=name)
+            raise UsageError(
+                f"codec {codec.name} has no {name}", remedy=f"leave out --{name}", option=name
+            )
     _check_bitrate(codec, encoding)
     crf = _crf(codec, encoding) if "crf" in known else None
     if crf is not None:
@@ -242,8 +248,8 @@ def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
         able = _presets(codec.name, known["preset"])
         if encoding.preset not in able:
             raise UsageError(
-                f"codec {codec.name} has no preset {encoding.preset!r}; "
-                f"use one of {', '.join(able)}",
+                f"codec {codec.name} has no preset {encoding.preset!r}",
+                remedy=f"use one of {', '.join(able)}",
                 option="preset",
             )
         options["preset"] = encoding.preset
@@ -277,10 +283,12 @@ def _check_bitrate(codec: av.Codec, encoding: Encoding) -> None:
     if encoding.bitrate is None:
         return
     if encoding.crf is not None:
-        raise UsageError("crf and bitrate exclude each other; leave out one", option="bitrate")
+        raise UsageError(
+            "crf and bitrate exclude each other", remedy="leave out one", option="bitrate"
+        )
     if codec.canonical_name in _NO_BITRATE:
         raise UsageError(
-            f"codec {codec.name} takes no bitrate; leave out --bitrate", option="bitrate"
+            f"codec {codec.name} takes no bitrate", remedy="leave out --bitrate", option="bitrate"
         )
     if encoding.bitrate not in BITRATES:
         raise UsageError(
@@ -307,10 +315,10 @@ def pixel_format_of(
     """
     able = _able(codec, picture, content)
     if wanted is not None and wanted not in able:
-        raise UsageError(
-            f"{name}: {codec.name} cannot encode {_WHAT[content]} as {wanted!r}; "
-            f"use one of {', '.join(able)}",
-            path=name,
+        raise UsageError.at(
+            name,
+            f"{codec.name} cannot encode {_WHAT[content]} as {wanted!r}",
+            remedy=f"use one of {', '.join(able)}",
             option="pixel_format",
         )
     chosen = wanted or _nearest(codec, able, picture, content)
@@ -363,9 +371,11 @@ def _check_reduction(
     name: str, codec: av.Codec, chosen: str, picture: Picture, content: Content, *, asked: bool
 ) -> None:
     if picture.color.is_hdr and content != "gray":
-        raise UsageError(
-            f"{name}: {chosen} of {codec.name} has too few bits for HDR video; "
-            "write .mp4, .mov or .mkv in 10 bits"
+        raise UsageError.at(
+            name,
+            f"{chosen} of {codec.name} has too few bits for HDR video",
+            option="pixel_format",
+            remedy="write .mp4, .mov or .mkv in 10 bits",
         )
     if not asked:
         log.warning(

@@ -171,10 +171,10 @@ class SequenceWriter(Unfinished):
     @staticmethod
     def _check_name(path: Path) -> None:
         if len(PATTERN.findall(path.name)) != 1 or path.name.count("%") != 1:
-            raise UsageError(
-                f"{path}: a sequence needs a pattern for its numbers; write "
-                f"{path.stem.replace('%', '')}_%05d{path.suffix}",
-                path=path,
+            raise UsageError.at(
+                path,
+                "a sequence needs a pattern for its numbers",
+                remedy=f"write {path.stem.replace('%', '')}_%05d{path.suffix}",
             )
         make_folder(path.parent)
 
@@ -186,7 +186,7 @@ class SequenceWriter(Unfinished):
         except OSError as error:
             raise self._failure(error) from error
         if any(self.part.iterdir()):
-            raise OutputError(f"{self.part}: contains other files; move them away", path=self.part)
+            raise OutputError.at(self.part, "contains other files", remedy="move them away")
         self._open = True
 
     def _clear(self) -> None:
@@ -214,7 +214,7 @@ class SequenceWriter(Unfinished):
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
-        return OutputError(f"{self.path}: cannot be written: {reason}")
+        return OutputError.at(self.path, f"cannot be written: {reason}")
 
 
 def is_picture_sequence(path: str | os.PathLike[str]) -> bool:
@@ -234,15 +234,15 @@ def _bits_of(path: Path, content: Content, encoding: Encoding, bits: int) -> int
     names: tuple[str, ...] = () if path.suffix.lower() == ".exr" else _PIXEL_FORMATS[content]
     impossible = [name for name in encoding.named if name != "--pixel-format"]
     if impossible:
-        raise UsageError(
-            f"{path}: pictures have no video codec; leave out {', '.join(impossible)}", path=path
+        raise UsageError.at(
+            path, "pictures have no video codec", remedy=f"leave out {', '.join(impossible)}"
         )
     wanted = encoding.pixel_format
     if wanted is None:
         return 8 if bits == 8 else 16
     if wanted.removesuffix("le") not in names:
         able = f"use one of {', '.join(names)}" if names else "it always has half floats"
-        raise UsageError(f"{path}: cannot be {wanted!r}; {able}", path=path, option="pixel_format")
+        raise UsageError.at(path, f"cannot be {wanted!r}", remedy=able, option="pixel_format")
     return 8 if wanted in names[:1] else 16
 
 
@@ -267,7 +267,7 @@ def _library(name: str, suffix: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"{suffix} needs {name}; pip install 'fusematte[sequences]', or write .png"
+            f"{suffix} needs {name}", remedy="pip install 'fusematte[sequences]', or write .png"
         ) from error
 
 

@@ -69,9 +69,7 @@ def sync_file(path: Path) -> None:
 
 def _lock(path: Path, flags: int) -> int:
     if path.is_symlink():
-        raise OutputError(
-            f"{path}: is a symbolic link, which is not followed; remove it", path=path
-        )
+        raise OutputError.at(path, "is a symbolic link, which is not followed", remedy="remove it")
     while True:
         descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -90,8 +88,8 @@ def _take(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OutputError(
-            f"{path}: another job is writing this; wait for it or choose another name", path=path
+        raise OutputError.at(
+            path, "another job is writing this", remedy="wait for it or choose another name"
         ) from error
     except OSError:  # a file system without locks
         return

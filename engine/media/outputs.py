@@ -53,10 +53,10 @@ def open_output(
             log.warning("%s: pictures cannot hold audio; it is left out", fspath(path))
         return sequence
     if alpha_mode == "premultiplied":
-        raise UsageError(
-            f"{fspath(path)}: only sequences of .png, .tiff or .exr can be premultiplied; "
+        raise UsageError.at(
+            path,
+            "only sequences of .png, .tiff or .exr can be premultiplied; "
             "players expect straight alpha in video",
-            path=path,
             option="alpha_mode",
         )
     return Writer(

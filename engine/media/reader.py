@@ -290,7 +290,7 @@ class Reader(_Described):
         try:
             self._container.seek(pts, stream=self._video)
         except av.FFmpegError as error:
-            raise InputError(f"{self._name}: does not support seeking: {error}") from error
+            raise InputError.at(self._name, f"does not support seeking: {error}") from error
         self._decoder.flush_buffers()
 
     def _open(self) -> None:
@@ -329,14 +329,16 @@ class Reader(_Described):
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams.video
         if not streams:
-            raise InputError(f"{self._name}: has no video stream; give a video file")
+            raise InputError.at(self._name, "has no video stream", remedy="give a video file")
         video = self._container.streams.best("video") or streams[0]
         if not isinstance(video, av.VideoStream) or video.codec_context is None:
-            raise InputError(f"{self._name}: its video codec is unknown; convert the file first")
+            raise InputError.at(
+                self._name, "its video codec is unknown", remedy="convert the file first"
+            )
         try:
             check_size(video.width, video.height)
         except OSError as error:
-            raise InputError(f"{self._name}: {error}") from error
+            raise InputError.at(self._name, str(error)) from error
         video.thread_type = "AUTO"
         return video
 
@@ -419,9 +421,12 @@ class Reader(_Described):
         if last <= first and self._timeline.may_jump:
             return None  # the duration is an estimate, and wrong for joined files
         if last <= first:
-            raise UsageError(
-                f"{self._name}: is {float(whole):.3f} s long, so nothing is left from "
-                f"{float(first - self._begin):.3f} s on; start earlier"
+            raise UsageError.at(
+                self._name,
+                f"is {float(whole):.3f} s long, so nothing is left from "
+                f"{float(first - self._begin):.3f} s on",
+                option="start",
+                remedy="start earlier",
             )
         return last - first
 
@@ -662,16 +667,20 @@ class Reader(_Described):
 
     def _check_end(self) -> None:
         if not self._frames_read and self._described and not self.damaged:
-            raise UsageError(f"{self._name}: has no frame between start and end; change them")
+            raise UsageError.at(
+                self._name,
+                "has no frame between start and end",
+                option="start",
+                remedy="change them",
+            )
         if not self._frames_read:
             advice = "download it first" if is_url(self._name) else "check that it is complete"
-            raise InputError(f"{self._name}: has no decodable picture; {advice}")
+            raise InputError.at(self._name, "has no decodable picture", remedy=advice)
         if not (self.damaged or self._is_cut()):
             return
         total = f" of {self._frame_count}" if (self._frame_count or 0) > self._frames_read else ""
-        raise TruncatedInputError(
-            f"{self._name}: is truncated or damaged: "
-            f"{self._frames_read}{total} frames could be read"
+        raise TruncatedInputError.at(
+            self._name, f"is truncated or damaged: {self._frames_read}{total} frames could be read"
         )
 
     def _is_cut(self) -> bool:

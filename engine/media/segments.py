@@ -91,7 +91,7 @@ def plan(reader: Reader, frames: int | None = None) -> SegmentPlan:
         if packet.is_keyframe:
             keys.append(pts)
     if told and not times:
-        raise InputError(f"{reader.name}: has no picture that can be decoded; is it complete?")
+        raise InputError.at(reader.name, "has no picture that can be decoded; is it complete?")
     ordered = sorted(times) or [0]
     told = told and not reader.jumps and all(a < b for a, b in pairwise(ordered))
     cuts = _cuts(ordered, sorted(keys), frames or FRAMES) if told else [0]
@@ -127,10 +127,10 @@ def join(reader: Reader, writers: Sequence[Writer], parts: FinishedSegments, *, 
         sound = reader.copies() if audio and writer is writers[0] else iter(())
         frames = _join(writer, files, sound, whole=parts.reason is None)
         if parts.frames is not None and frames < parts.frames:
-            raise OutputError(
-                f"{writer.path}: only {frames} of {parts.frames} frames were joined; run it again "
-                "with --resume",
-                path=writer.path,
+            raise OutputError.at(
+                writer.path,
+                f"only {frames} of {parts.frames} frames were joined",
+                remedy="run it again with --resume",
             )
     if parts.reason is not None:
         raise parts.reason

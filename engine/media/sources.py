@@ -80,9 +80,9 @@ class MediaSource:
             self.pictures = len(files)
             return _open_pictures(self.name, files, frame_rate or DEFAULT_RATE, stack)
         if frame_rate is not None:
-            raise UsageError(
-                f"{self.name}: has its own frame rate; --frame-rate is for picture sequences",
-                path=self.name,
+            raise UsageError.at(
+                self.name,
+                "has its own frame rate; --frame-rate is for picture sequences",
                 option="frame_rate",
             )
         if is_url(self.name):
@@ -130,12 +130,12 @@ def _in_folder(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES]
     kinds = sorted({file.suffix.lower() for file in files})
     if not files:
-        raise InputError(f"{folder}: is a folder without pictures; give a video file", path=folder)
+        raise InputError.at(folder, "is a folder without pictures", remedy="give a video file")
     if len(kinds) > 1:
-        raise InputError(
-            f"{folder}: has pictures of several kinds ({', '.join(kinds)}); "
-            f"choose one with a pattern such as {folder / ('%04d' + kinds[0])}",
-            path=folder,
+        raise InputError.at(
+            folder,
+            f"has pictures of several kinds ({', '.join(kinds)})",
+            remedy=f"choose one with a pattern such as {folder / ('%04d' + kinds[0])}",
         )
     return sorted(files, key=_natural)
 
@@ -151,9 +151,8 @@ def _split(name: str) -> list[str]:
 
 def _by_pattern(path: Path) -> list[Path]:
     if path.suffix.lower() not in PICTURES:
-        raise InputError(
-            f"{path}: a sequence consists of pictures ({', '.join(PICTURES)}), not {path.suffix!r}",
-            path=path,
+        raise InputError.at(
+            path, f"a sequence consists of pictures ({', '.join(PICTURES)}), not {path.suffix!r}"
         )
     place = PATTERN.search(path.name)
     assert place is not None
@@ -163,14 +162,14 @@ def _by_pattern(path: Path) -> list[Path]:
     entries = path.parent.iterdir() if path.parent.is_dir() else ()
     found = {int(match[1]): file for file in entries if (match := fits.fullmatch(file.name))}
     if not found:
-        raise InputError(f"{path}: no file matches; check the pattern", path=path)
+        raise InputError.at(path, "no file matches", remedy="check the pattern")
     first, last = min(found), max(found)
     missing = next((number for number in range(first, last) if number not in found), None)
     if missing is not None:
-        raise InputError(
-            f"{path}: number {missing} is missing between {first} and {last}; "
+        raise InputError.at(
+            path,
+            f"number {missing} is missing between {first} and {last}; "
             "a sequence must not have gaps",
-            path=path,
         )
     return [found[number] for number in sorted(found)]
 
@@ -188,7 +187,7 @@ def _open_pictures(
         place = str(folder).replace("%", "%%")
         return av.open(f"file:{place}/%08d{suffix}", format="image2", options=options)
     except (av.FFmpegError, ValueError) as error:
-        raise InputError(f"{name}: {files[0].name} is not a readable picture", path=name) from error
+        raise InputError.at(name, f"{files[0].name} is not a readable picture") from error
 
 
 def _open_url(name: str) -> InputContainer:
@@ -196,16 +195,17 @@ def _open_url(name: str) -> InputContainer:
         return av.open(name, metadata_errors="replace", timeout=_PATIENCE)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be opened: {reason}; check the URL", path=name) from error
+        raise InputError.at(name, f"cannot be opened: {reason}", remedy="check the URL") from error
 
 
 def _open_stdin(name: str) -> InputContainer:
     """Standard input: Y4M, NUT, Matroska and others, or raw video."""
     raw = RAW.fullmatch(name)
     if name != "-" and raw is None:
-        raise InputError(
-            f"{name}: is not a description of raw video; write it like pipe:1280x720:yuv420p:30",
-            path=name,
+        raise InputError.at(
+            name,
+            "is not a description of raw video",
+            remedy="write it like pipe:1280x720:yuv420p:30",
         )
     options = {"format_whitelist": _PIPED}
     if raw:
@@ -213,21 +213,19 @@ def _open_stdin(name: str) -> InputContainer:
     try:
         return av.open("pipe:0", format="rawvideo" if raw else None, options=options)
     except (av.FFmpegError, ValueError) as error:
-        raise InputError(
-            f"{name}: standard input is not a readable video; pipe Y4M, NUT or Matroska", path=name
+        raise InputError.at(
+            name, "standard input is not a readable video", remedy="pipe Y4M, NUT or Matroska"
         ) from error
 
 
 def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -> InputContainer:
     if not path.exists():
-        raise InputError(f"{path}: no such file; check the path", path=path)
+        raise InputError.at(path, "no such file", remedy="check the path")
     if path.is_file() and not path.stat().st_size:
-        raise InputError(f"{path}: is empty; give a video file", path=path)
+        raise InputError.at(path, "is empty", remedy="give a video file")
     try:
         if path.is_file() and is_heif(_beginning(path)):
-            raise InputError(
-                f"{path}: HEIC photos cannot be read; save it as JPEG or PNG", path=path
-            )
+            raise InputError.at(path, "HEIC photos cannot be read", remedy="save it as JPEG or PNG")
         # The prefix keeps libav from taking a colon in the name for a protocol.
         container = av.open(
             joined or f"file:{path}",
@@ -239,12 +237,18 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
         )
     except (av.FFmpegError, ValueError, OSError) as error:
         if hardware is not None:
-            raise BackendError(f"{path}: the GPU's decoder cannot be opened: {error}") from error
+            raise BackendError.at(path, f"the GPU's decoder cannot be opened: {error}") from error
         if isinstance(error, PermissionError):
-            raise InputError(
-                f"{path}: permission denied; check its permissions", path=path
+            raise InputError.at(
+                path, "permission denied", remedy="check its permissions"
             ) from error
-        raise InputError(_why_not_video(path), path=path) from error
+        if _beginning(path)[4:8] == b"ftyp":
+            raise InputError.at(
+                path,
+                "this MP4 has no index (moov) and cannot be read",
+                remedy="record or copy it again",
+            ) from error
+        raise InputError.at(path, "is not a readable video", remedy="give a video file") from error
     container.flags &= ~_GEN_PTS  # it makes the pts in AVI files one frame too late
     return container
 
@@ -252,9 +256,3 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(12)
-
-
-def _why_not_video(path: Path) -> str:
-    if _beginning(path)[4:8] == b"ftyp":
-        return f"{path}: this MP4 has no index (moov) and cannot be read; record or copy it again"
-    return f"{path}: is not a readable video; give a video file"

@@ -281,10 +281,10 @@ class Writer(Unfinished):
         if self._file is not None and self._kind.name in _HIDING:
             count = min(count, _shown(self.part))
         if count < self._frames:
-            raise OutputError(
-                f"{self.name}: contains only {count} of {self._frames} frames and is left as "
-                f"{self.part.name}; choose another codec or container",
-                path=self.name,
+            raise OutputError.at(
+                self.name,
+                f"contains only {count} of {self._frames} frames and is left as {self.part.name}",
+                remedy="choose another codec or container",
             )
 
     def _suffix(self) -> str:
@@ -334,14 +334,14 @@ class Writer(Unfinished):
         if self._file is None:
             if not self._kind.streams:
                 able = ", ".join(f"{PIPE}{k[1:]}" for k, kind in CONTAINERS.items() if kind.streams)
-                raise UsageError(f"{self.name}: cannot be written to a pipe; use one of {able}")
+                raise UsageError.at(
+                    self.name, "cannot be written to a pipe", remedy=f"use one of {able}"
+                )
             return "pipe:1" if self._to_stdout else f"file:{self.path}"
         if self.path.is_dir():
-            raise OutputError(f"{self.path}: is a folder; give a file name", path=self.path)
+            raise OutputError.at(self.path, "is a folder", remedy="give a file name")
         if not self.path.parent.is_dir():
-            raise OutputError(
-                f"{self.path}: its folder does not exist; create it first", path=self.path
-            )
+            raise OutputError.at(self.path, "its folder does not exist", remedy="create it first")
         return self._file
 
     def _muxer_options(self) -> dict[str, str]:
@@ -371,9 +371,11 @@ class Writer(Unfinished):
                 self._codec.name, like.frame_rate, options, hwaccel=self._hardware
             )
         except av.FFmpegError as error:
-            raise OutputError(
-                f"{self.name}: {self._codec.name} cannot be used here ({error.strerror}); "
-                "choose another codec"
+            raise OutputError.at(
+                self.name,
+                f"{self._codec.name} cannot be used here ({error.strerror})",
+                option="codec",
+                remedy="choose another codec",
             ) from error
         assert isinstance(stream, av.VideoStream)
         stream.time_base = self._time_base
@@ -396,25 +398,30 @@ class Writer(Unfinished):
         able = codecs_of(self._container)
         if self._codec.canonical_name not in able:
             names = [name for name in CODECS if find_codec(name).canonical_name in able]
-            raise UsageError(
-                f"{self.name}: {self._suffix()} cannot store {self._codec.name}; "
-                f"choose one of {', '.join(names)} or another file extension"
+            raise UsageError.at(
+                self.name,
+                f"{self._suffix()} cannot store {self._codec.name}",
+                option="codec",
+                remedy=f"choose one of {', '.join(names)} or another file extension",
             )
 
     def _set_shape(self, stream: av.VideoStream) -> None:
         kind, codec, like = self._kind.name, self._codec.canonical_name, self._like
         if like.aspect != 1 and kind not in ("mp4", "mov") and codec not in _TELLING_ASPECT:
-            raise UsageError(
-                f"{self.name}: {self._suffix()} with {self._codec.name} cannot store the pixel "
-                f"aspect {like.aspect} of this video; write .mov"
+            raise UsageError.at(
+                self.name,
+                f"{self._suffix()} with {self._codec.name} cannot store the pixel "
+                f"aspect {like.aspect} of this video",
+                remedy="write .mov",
             )
         stream.codec_context.sample_aspect_ratio = like.aspect
         if not like.rotation:
             return
         if not self._kind.rotates:
-            raise UsageError(
-                f"{self.name}: {self._suffix()} cannot store the rotation of this video; "
-                "write .mp4, .mov or .mkv"
+            raise UsageError.at(
+                self.name,
+                f"{self._suffix()} cannot store the rotation of this video",
+                remedy="write .mp4, .mov or .mkv",
             )
         stream.set_display_rotation(-like.rotation)  # libav's is counterclockwise
 
@@ -493,9 +500,11 @@ class Writer(Unfinished):
 
     def _no_audio(self, *templates: av.AudioStream) -> UsageError:
         names = " and ".join(stream.codec_context.codec.canonical_name for stream in templates)
-        return UsageError(
-            f"{self.name}: {self._suffix()} cannot store {names} audio; "
-            "write .mkv, convert it (--audio convert) or leave it out (--audio none)"
+        return UsageError.at(
+            self.name,
+            f"{self._suffix()} cannot store {names} audio",
+            option="audio",
+            remedy="write .mkv, convert it (--audio convert) or leave it out (--audio none)",
         )
 
     def _start(self) -> None:
@@ -507,15 +516,18 @@ class Writer(Unfinished):
                 self._video.codec_context.open()
         except av.FFmpegError as error:
             if self._codec.name == "libx265" and self._content == "rgba":
-                raise OutputError(
-                    f"{self.name}: libx265 in this build of av has no alpha (one made with "
-                    "ENABLE_ALPHA has); write .mov with prores_ks",
-                    path=self.name,
+                raise OutputError.at(
+                    self.name,
+                    "libx265 in this build of av has no alpha (one made with ENABLE_ALPHA has)",
+                    remedy="write .mov with prores_ks",
                     option="codec",
                 ) from error
-            raise OutputError(
-                f"{self.name}: {self._codec.name} cannot encode {like.width}x{like.height} "
-                f"{self._format} ({error.strerror}); choose another codec"
+            raise OutputError.at(
+                self.name,
+                f"{self._codec.name} cannot encode {like.width}x{like.height} "
+                f"{self._format} ({error.strerror})",
+                option="codec",
+                remedy="choose another codec",
             ) from error
         try:
             self._container.start_encoding()
@@ -532,9 +544,10 @@ class Writer(Unfinished):
     ) -> av.VideoFrame:
         height, width = planes[0].shape
         if (width, height) != (self._like.width, self._like.height):
-            raise UsageError(
-                f"{self.name}: got a frame of {width}x{height}, "
-                f"but the video is {self._like.width}x{self._like.height}"
+            raise UsageError.at(
+                self.name,
+                f"got a frame of {width}x{height}, "
+                f"but the video is {self._like.width}x{self._like.height}",
             )
         picture, target = new_picture(planes, format), target or self._format
         if (format, color.full_range) == (target, self._color.full_range):
@@ -616,7 +629,7 @@ class Writer(Unfinished):
 
     def _failure(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or error
-        return OutputError(f"{self.name}: cannot be written: {reason}", path=self.name)
+        return OutputError.at(self.name, f"cannot be written: {reason}")
 
 
 def _shown(path: Path) -> int:

@@ -104,24 +104,26 @@ def load_bundle(model: str | PathLike[str] = DEFAULT_MODEL) -> Bundle:
     if not folder.is_dir():
         names = ", ".join(shipped_models()) or "none"
         raise ModelError(
-            f"model {str(model)!r} does not exist; name a shipped one ({names}) or a bundle folder"
+            f"model {str(model)!r} does not exist",
+            path=model,
+            remedy=f"name a shipped one ({names}) or a bundle folder",
         )
     manifest = _read_manifest(folder / "manifest.json")
     try:
         return _bundle(folder, manifest)
     except KeyError as error:
-        raise ModelError(f"{folder / 'manifest.json'}: {error} is missing") from error
+        raise ModelError.at(folder / "manifest.json", f"{error} is missing") from error
     except ValueError as error:
-        raise ModelError(f"{folder / 'manifest.json'}: {error}") from error
+        raise ModelError.at(folder / "manifest.json", str(error)) from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: the model's manifest cannot be read: {error}") from error
+        raise ModelError.at(path, f"the model's manifest cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(f"{path}: is not a model manifest of format {FORMAT}")
+        raise ModelError.at(path, f"is not a model manifest of format {FORMAT}")
     return manifest
 
 
@@ -192,8 +194,12 @@ def _check_profile(manifest: dict[str, Any]) -> None:
 
 def _check_hash(file: Path, sha256: str) -> None:
     if not file.is_file():
-        raise ModelError(f"{file}: the model file is missing; reinstall or export the model again")
+        raise ModelError.at(
+            file, "the model file is missing", remedy="reinstall or export the model again"
+        )
     if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise ModelError(
-            f"{file}: its SHA-256 differs from the manifest; reinstall or export the model again"
+        raise ModelError.at(
+            file,
+            "its SHA-256 differs from the manifest",
+            remedy="reinstall or export the model again",
         )

@@ -202,8 +202,9 @@ def convert_light(rgb: Map, source: Color, target: Color) -> Map:
     """
     if source.is_hdr and source.transfer != target.transfer:
         raise BackgroundError(
-            "the background is HDR (PQ or HLG) and the video has another transfer function; "
-            "convert the background to the video's first"
+            "the background is HDR (PQ or HLG) and the video has another transfer function",
+            option="background",
+            remedy="convert the background to the video's first",
         )
     light = to_light(rgb, source.transfer)
     wide, wanted = (color.primaries == _BT2020_PRIMARIES for color in (source, target))

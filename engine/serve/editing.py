@@ -76,5 +76,5 @@ def _frame_at(path: Path, time: Fraction) -> tuple[Frame, tuple[int, int]]:
             if last.time >= at:
                 break
     if last is None:
-        raise InputError(f"{path}: has no frame at {float(time):g} s")
+        raise InputError.at(path, f"has no frame at {float(time):g} s")
     return last, size

@@ -181,7 +181,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "is in use" if in_use else f"cannot be listened on ({error})"
         raise UsageError(
-            f"port {port} {reason}; choose another one with --port", option="port"
+            f"port {port} {reason}", remedy="choose another one with --port", option="port"
         ) from error
     return int(runner.addresses[0][1])
 

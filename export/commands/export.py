@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fusematte.engine.commands.options import add_json_option, talking
+from fusematte.engine.commands.options import add_json_option, parse_size, talking
 from fusematte.engine.errors import UsageError
 
 TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch-tensorrt")
@@ -68,38 +68,48 @@ def main(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
     """Exports; returns the manifest."""
     try:
-        from fusematte.export.exporter import (
-            Request,
-            export,
-            open_source,
-            parse_size,
-            parse_sizes,
-        )
+        from fusematte.export.exporter import Request, export, open_source
     except ImportError as error:
-        raise UsageError(f"export needs {error.name}; pip install 'fusematte[export]'") from error
+        raise UsageError(
+            f"export needs {error.name}", remedy="pip install 'fusematte[export]'"
+        ) from error
     if "tensorrt" not in options.to and (
         options.size or options.sizes or options.guided_filter != "external"
     ):
         raise UsageError(
-            f"--size, --sizes and --guided-filter are for TensorRT; {options.to} takes any size"
+            f"--size, --sizes and --guided-filter are for TensorRT; {options.to} takes any size",
+            option="to",
         )
     bundle = open_source(options.model)
-    low, dots, high = (options.sizes or "").partition("..")
-    if options.sizes and not dots:
-        raise UsageError(
-            f"{options.sizes!r} is not a range of sizes; write WxH..WxH, as in 256x160..1024x576",
-            option="sizes",
-        )
     request = Request(
         bundle=bundle,
-        size=parse_size(options.size, bundle.multiple) if options.size else None,
-        sizes=parse_sizes(low, high, bundle.multiple) if options.sizes else None,
+        size=parse_size(options.size, multiple=bundle.multiple) if options.size else None,
+        sizes=_sizes(options.sizes, bundle.multiple) if options.sizes else None,
         guided_filter=options.guided_filter,
         target=options.to,
         precision=options.precision,
         frames=tuple(options.frames),
     )
     return export(request, options.output_dir, tell)
+
+
+def _sizes(text: str, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Parses a range of sizes, ``WxH..WxH``.
+
+    Raises:
+        UsageError: it is none, or the first size is larger than the second.
+    """
+    least, dots, most = text.partition("..")
+    if not dots:
+        raise UsageError(
+            f"{text!r} is not a range of sizes",
+            option="sizes",
+            remedy="write WxH..WxH, as in 256x160..1024x576",
+        )
+    low, high = (parse_size(size, multiple=multiple) for size in (least, most))
+    if low[0] > high[0] or low[1] > high[1]:
+        raise UsageError(f"{text}: the first is larger than the second", option="sizes")
+    return low, high
 
 
 def _summary(export: dict[str, Any]) -> str:

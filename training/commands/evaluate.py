@@ -118,7 +118,7 @@ def _explain(options: argparse.Namespace, matter: Matter, talk: Talk) -> None:
         try:
             picture = read_image(image)
         except OSError as error:
-            raise InputError(f"{image}: {error.strerror or error}") from error
+            raise InputError.at(image, f"{error.strerror or error}") from error
         write_png(path, explain(picture, matter))
         if talk.lines is not None:
             talk.lines.tell("done", input=image, output=str(path))
@@ -139,10 +139,10 @@ def _score(
     people = [source for source in tested if source.kind == "people"]
     scenes = TrueAlpha.load(sources, rooms)
     if not people and scenes is None:
-        raise DataError(
-            f"{options.data}: contains no test pictures; give val-*.tar, val-cutouts-*.tar and "
-            "rooms, or the test part of a data set",
-            path=options.data,
+        raise DataError.at(
+            options.data,
+            "contains no test pictures",
+            remedy="give val-*.tar, val-cutouts-*.tar and rooms, or the test part of a data set",
         )
     results: dict[str, Any] = {}
     if people:
@@ -185,7 +185,7 @@ def _score_people(
     for reason in skipped:
         print(f"fusematte: skipped: {reason}", file=sys.stderr)
     if not evaluation.counts:
-        raise DataError(f"{options.data}: none of its pictures is usable", path=options.data)
+        raise DataError.at(options.data, "none of its pictures is usable")
     if options.sheet is not None:
         write_png(options.sheet, contact_sheet(evaluation.best, evaluation.worst))
     return evaluation.results | {"skipped": len(skipped)}
@@ -195,4 +195,4 @@ def _write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error

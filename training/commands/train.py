@@ -109,7 +109,9 @@ def main(options: argparse.Namespace) -> int:
     work = _prepare if options.action == "prepare" else _train
     with talking(options) as talk:
         if not (options.data or (options.action and options.backgrounds)) or not options.output:
-            raise UsageError("--data DIR and --output DIR for the result are required")
+            raise UsageError(
+                "--data DIR and --output DIR for the result are required", option="data"
+            )
         result, text = work(options, talk)
     if talk.lines is not None:
         talk.lines.tell("done", **result)
@@ -126,7 +128,7 @@ def _prepare(options: argparse.Namespace, talk: Talk) -> Result:
     if options.long_side < 32 or options.frame_step < 1:
         raise UsageError("--long-side must be 32 or more, --frame-step 1 or more")
     if options.pack is not None and options.pack <= 0:
-        raise UsageError("--pack must be more than 0 megabytes")
+        raise UsageError("--pack must be more than 0 megabytes", option="pack")
     sources = _sources(options, frame_step=options.frame_step)
     sources += [object_source(folder) for folder in options.objects]
 
@@ -147,10 +149,12 @@ def _prepare(options: argparse.Namespace, talk: Talk) -> Result:
 
 def _train(options: argparse.Namespace, talk: Talk) -> Result:
     if options.workers is not None and options.workers < 0:
-        raise UsageError("--workers must be 0 or more")
+        raise UsageError("--workers must be 0 or more", option="workers")
     if options.resume and (options.init or options.encoder_weights):
         raise UsageError(
-            "--resume continues from its own checkpoint; leave out --init and --encoder-weights"
+            "--resume continues from its own checkpoint",
+            option="resume",
+            remedy="leave out --init and --encoder-weights",
         )
     config = load_config(options.config)
     if options.minutes is not None:
@@ -161,14 +165,20 @@ def _train(options: argparse.Namespace, talk: Talk) -> Result:
     kinds = {source.kind for source in sources}
     for kind, what in (("people", "people to train on"), ("backgrounds", "rooms (--backgrounds)")):
         if kind not in kinds:
-            raise UsageError(f"no {what} in {', '.join(map(str, options.data))}")
+            raise UsageError(
+                f"no {what} in {', '.join(map(str, options.data))}",
+                path=options.data[0],
+                option="data",
+            )
     sources += [object_source(folder) for folder in options.objects]
     try:
         from fusematte.training.train import Step, train
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in NEEDS:
             raise
-        raise UsageError(f"training needs {error.name}; pip install 'fusematte[train]'") from error
+        raise UsageError(
+            f"training needs {error.name}", remedy="pip install 'fusematte[train]'"
+        ) from error
 
     def tell(step: Step) -> None:
         if talk.lines is not None:

@@ -179,7 +179,8 @@ class EngineRunner:
         if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
             raise BackendError(
                 f"{width}x{height} is not one of the engine's sizes, {least[1]}x{least[0]} to "
-                f"{most[1]}x{most[0]}; export it again with --sizes"
+                f"{most[1]}x{most[0]}",
+                remedy="export it again with --sizes",
             )
         context = self._context()
         for name in self.inputs:
@@ -201,8 +202,8 @@ class EngineRunner:
         context = self._engine.create_execution_context(self._config)
         if context is None:
             raise BackendError(
-                "the GPU has too little memory for the engine; close other programs or use a "
-                "smaller size"
+                "the GPU has too little memory for the engine",
+                remedy="close other programs or use a smaller size",
             )
         return context
 
@@ -306,7 +307,9 @@ class TensorRtBackend(Backend):
         if engine is None:
             reason = f"{flavour} cannot load the engine ({self._logger.errors()})"
             if exported:
-                raise ModelError(f"{self.bundle.file}: {reason}; export it again on this machine")
+                raise ModelError.at(
+                    self.bundle.file, reason, remedy="export it again on this machine"
+                )
             raise BackendError(f"{self.device}: {reason}")
         jit_kernels = self._cache.load(self._jit_key())
         self._runner = EngineRunner(library, engine, self._driver, jit_kernels)
@@ -319,8 +322,9 @@ class TensorRtBackend(Backend):
         if plan is None:
             if find_spec("onnxscript") is None:
                 raise BackendError(
-                    "building an engine needs the exporter; pip install 'fusematte[export]', or "
-                    "run a model exported with --to tensorrt"
+                    "building an engine needs the exporter",
+                    remedy="pip install 'fusematte[export]', or "
+                    "run a model exported with --to tensorrt",
                 )
             from fusematte.export.build_engine import build_for_bundle
 
@@ -366,6 +370,8 @@ def check_compatible(bundle: Bundle, flavour: str, version: str) -> None:
     made = bundle.manifest["export"]["engine"]["version"]
     same = made.split(".")[:2] == version.split(".")[:2]
     if not same:
-        raise ModelError(
-            f"{bundle.file}: built by {flavour} {made}, but {version} is installed; export it again"
+        raise ModelError.at(
+            bundle.file,
+            f"built by {flavour} {made}, but {version} is installed",
+            remedy="export it again",
         )

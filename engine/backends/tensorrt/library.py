@@ -35,8 +35,8 @@ def load_library(flavour: str) -> Any:  # noqa: ANN401
             return import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
             raise BackendError(
-                f"{name} is installed but cannot be loaded: {error}; reinstall it with its "
-                f"libraries: {REMEDIES[flavour]}"
+                f"{name} is installed but cannot be loaded: {error}",
+                remedy=f"reinstall it with its libraries: {REMEDIES[flavour]}",
             ) from error
     raise BackendError(f"{flavour} is not installed: {REMEDIES[flavour]}")
 

@@ -72,7 +72,7 @@ def test_no_such_stream_and_size_of_a_file(tmp_path: Path) -> None:
         open_camera("rtsp://127.0.0.1:9/none")
     clip = make_clip(tmp_path / "in.mp4")
     with pytest.raises(UsageError, match="its own size"):
-        open_camera(str(clip), size=(640, 480))
+        open_camera(str(clip), size=(480, 640))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError):
         open_camera(str(tmp_path / "text.mp4"))
