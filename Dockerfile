@@ -20,7 +20,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/fusematte
 COPY . /src
-RUN /opt/fusematte/bin/pip install --no-cache-dir "/src[serve,sequences]"
+RUN /opt/fusematte/bin/pip install --no-cache-dir "/src[serve,sequences,heic]"
 
 # NVIDIA's compiler comes as a package.  PyCUDA is linked with a stand-in for the driver, which
 # belongs to the machine that the container runs on.
@@ -34,7 +34,7 @@ RUN tools=$(/opt/fusematte/bin/python -c "import nvidia; print(*nvidia.__path__)
  && PATH=$tools:$PATH LIBRARY_PATH=/stand-in FUSEMATTE_CUDA=1 \
     /opt/fusematte/bin/pip install --no-cache-dir --force-reinstall --no-deps "/src" \
  && PATH=$tools:$PATH LIBRARY_PATH=/stand-in \
-    /opt/fusematte/bin/pip install --no-cache-dir "/src[serve,sequences,tensorrt]" \
+    /opt/fusematte/bin/pip install --no-cache-dir "/src[serve,sequences,heic,tensorrt]" \
  && /opt/fusematte/bin/pip uninstall --yes nvidia-cuda-nvcc nvidia-cuda-profiler-api
 
 FROM python AS serve

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMPILED = 12
-"""Input sizes that stay compiled: those of four cameras with different aspect ratios, at three
-scales each.  Every one holds its own threads and memory."""
+COMPILED = 6
+"""Input sizes that stay compiled: those of two cameras with different aspect ratios, at three
+scales each.  Every one holds its own threads and 40 to 80 MB; others come from the disk's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from fusematte.engine.frame import Frame, Map, Matte, Planes
 from fusematte.engine.media.files import (
     is_animated,
     is_known_picture,
+    is_played_as_video,
     read_animation,
     read_image,
 )
@@ -303,6 +304,8 @@ def _open_file(path: str) -> Background:
             option="background",
         )
     try:
+        if is_played_as_video(path):
+            return _open_video(path)
         if is_animated(path):
             return AnimatedBackground(path)
         return ImageBackground(read_image(path, opaque=True))

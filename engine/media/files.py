@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.errors import OutputError
-from fusematte.engine.media.picture_header import check_size, is_heif, read_header
+from fusematte.engine.media.heif import decode_heic, is_animation, is_heif, read_photo_header
+from fusematte.engine.media.picture_header import check_size, read_header
+
+MOST_BYTES = 1 << 28
+"""Larger files are no pictures, but videos."""
 
 
 def read_image(path: str | PathLike[str], *, opaque: bool = False) -> NDArray[np.uint8]:
@@ -36,19 +40,42 @@ def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
     Raises:
         OSError: as ``read_image``.
     """
-    if is_heif(encoded):
-        raise OSError("HEIC photos cannot be read; save it as JPEG or PNG")
     header = read_header(encoded)
     check_size(header.width, header.height)
+    if is_heif(encoded):
+        return _decode_photo(encoded, opaque=opaque)
     unmixed = header.alpha and opaque
-    flags = cv2.IMREAD_UNCHANGED if unmixed else cv2.IMREAD_COLOR_RGB
+    picture = _decode(encoded, cv2.IMREAD_UNCHANGED if unmixed else cv2.IMREAD_COLOR_RGB)
+    return _rgb(picture) if unmixed else np.asarray(picture, np.uint8)
+
+
+def _decode_photo(encoded: bytes, *, opaque: bool) -> NDArray[np.uint8]:
+    photo = read_photo_header(encoded)
+    if not photo.width:
+        raise OSError("not a readable photo: its boxes are damaged")
+    if not photo.bits:
+        return _rgb(decode_heic(encoded, opaque=opaque))
+    if photo.alpha and opaque:
+        unscaled = _decode(encoded, cv2.IMREAD_UNCHANGED)
+        picture = _rgb(np.asarray(unscaled >> (photo.bits - 8), np.uint8))
+    else:
+        picture = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return photo.upright(picture)
+
+
+def _decode(encoded: bytes, flags: int) -> NDArray[Any]:
+    """Decodes a picture with OpenCV.
+
+    Raises:
+        OSError: as ``read_image``.
+    """
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except (cv2.error, MemoryError) as error:
         raise OSError("not a readable picture, or too large") from error
     if picture is None:
         raise OSError("not a picture in a supported format")
-    return _rgb(picture) if unmixed else np.asarray(picture, np.uint8)
+    return picture
 
 
 def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], list[int]]:
@@ -74,6 +101,12 @@ def read_animation(path: str | PathLike[str]) -> tuple[list[NDArray[np.uint8]], 
 def is_animated(path: str | PathLike[str]) -> bool:
     """Whether a file is a GIF, APNG or WebP with more than one picture."""
     return read_header(Path(path).read_bytes()).frames > 1
+
+
+def is_played_as_video(path: str | PathLike[str]) -> bool:
+    """Whether libav should read it: a file too large to be read whole, or an animated AVIF."""
+    with Path(path).open("rb") as file:
+        return Path(path).stat().st_size > MOST_BYTES or is_animation(file.read(12))
 
 
 def is_known_picture(path: str | PathLike[str]) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from fusematte.engine.media.heif import is_heif, read_photo_header
+
 MAX_SIDE = 32_767
 """Pixels: the limit of OpenCV's and libav's scalers."""
 MAX_PIXELS = 1 << 27
 """Pixels of a whole picture: 134 million, 400 MB in RGB."""
 
-_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _JPEG_ALONE = (0x01, *range(0xD0, 0xD9))
 _JPEG_SIZES = tuple(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC})
 
@@ -31,13 +32,12 @@ class Header(NamedTuple):
     alpha: bool = False
 
 
-def is_heif(data: bytes) -> bool:
-    """Whether it is a HEIC photo: it consists of HEVC tiles, which libav does not join."""
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF
-
-
 def read_header(data: bytes) -> Header:
-    """The header of a PNG, GIF, WebP, JPEG or BMP; an empty one for other or damaged files."""
+    """The header of a PNG, GIF, WebP, JPEG, BMP, HEIC or AVIF; an empty one for other or damaged
+    files."""
+    if is_heif(data):
+        photo = read_photo_header(data)
+        return Header(photo.width, photo.height, alpha=photo.alpha)
     readers = {b"\x89P": _png, b"GI": _gif, b"RI": _webp, b"\xff\xd8": _jpeg, b"BM": _bmp}
     try:
         return readers.get(data[:2], lambda _: Header())(data)

@@ -37,6 +37,7 @@ from fusematte.engine.media.av_frames import (
     upside_down,
 )
 from fusematte.engine.media.hdr_metadata import mastering_of
+from fusematte.engine.media.heif import SEQUENCES
 from fusematte.engine.media.notices import OnlyNews
 from fusematte.engine.media.picture_header import check_size
 from fusematte.engine.media.sources import MediaSource, is_url
@@ -331,6 +332,8 @@ class Reader(_Described):
         if not streams:
             raise InputError.at(self._name, "has no video stream", remedy="give a video file")
         video = self._container.streams.best("video") or streams[0]
+        if self._container.metadata.get("major_brand", "").encode() in SEQUENCES:
+            video = max(streams, key=lambda stream: stream.frames)  # the first is a still picture
         if not isinstance(video, av.VideoStream) or video.codec_context is None:
             raise InputError.at(
                 self._name, "its video codec is unknown", remedy="convert the file first"

@@ -15,8 +15,8 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from fusematte.engine.errors import BackendError, InputError, UsageError
+from fusematte.engine.media.heif import is_animation, is_heif, read_photo_header
 from fusematte.engine.media.joined_flv import JoinedFlv, find_joints
-from fusematte.engine.media.picture_header import is_heif
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp", ".dpx", ".tga")
 """Suffixes of pictures in a sequence."""
@@ -224,8 +224,12 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
     if path.is_file() and not path.stat().st_size:
         raise InputError.at(path, "is empty", remedy="give a video file")
     try:
-        if path.is_file() and is_heif(_beginning(path)):
-            raise InputError.at(path, "HEIC photos cannot be read", remedy="save it as JPEG or PNG")
+        if path.is_file() and _is_tiled(path):
+            raise InputError.at(
+                path,
+                "is a photo in tiles, which is not read as a video",
+                remedy="cut it out with 'fusematte matte', or save it as JPEG or PNG",
+            )
         # The prefix keeps libav from taking a colon in the name for a protocol.
         container = av.open(
             joined or f"file:{path}",
@@ -256,3 +260,10 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(12)
+
+
+def _is_tiled(path: Path) -> bool:
+    """Whether it is a photo of which libav would read one tile."""
+    begin = _beginning(path)
+    is_photo = is_heif(begin) and not is_animation(begin)
+    return is_photo and read_photo_header(path.read_bytes()).tiles

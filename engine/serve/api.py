@@ -38,6 +38,7 @@ from fusematte.engine.matting.mask import WHOLE, Mask
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import decode_image, encode_image
+from fusematte.engine.media.picture_header import read_header
 from fusematte.engine.serve.backgrounds import BLUR, BackgroundChoice
 from fusematte.engine.serve.errors import Refusal
 from fusematte.engine.serve.jobs import Job, Jobs, check_prompts
@@ -360,7 +361,9 @@ async def _text(part: BodyPartReader) -> str:
 def _decode(name: str, data: bytes, size: int | None) -> Picture:
     """Decodes a picture, and scales its longer side down to ``size`` if it is longer."""
     try:
-        width, height = imagesize.get(io.BytesIO(data))
+        width, height = read_header(data)[:2]
+        if not width:
+            width, height = imagesize.get(io.BytesIO(data))
         if width * height > PIXEL_LIMIT:
             most = f"{PIXEL_LIMIT // 10**6} million pixels"
             raise Refusal("too_large", f"{name}: {width}x{height} is over the limit, {most}")

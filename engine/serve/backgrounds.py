@@ -109,9 +109,9 @@ class Library:
             frame = _first_frame(path)
         except (FuseMatteError, OSError, StopIteration, MemoryError) as error:
             path.unlink(missing_ok=True)
-            reason = str(error).rpartition("cannot be read: ")[2] if "pixels" in str(error) else ""
+            _, known, reason = str(error).rpartition("cannot be read: ")
             raise Refusal(
-                "unreadable", f"{name}: {reason or 'is not a readable picture or video'}"
+                "unreadable", f"{name}: {reason if known else 'is not a readable picture or video'}"
             ) from error
         return self._keep(id, name, str(path), frame)
 

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 from tests.helpers import cut, make_clip, picture
+from tests.media.heif import photo
 
 FRAMES = 12
 DONE, CUT, REFUSED = 0, 4, 3
@@ -427,6 +428,32 @@ def with_orientation(jpeg: bytes, orientation: int) -> bytes:
 _containers()
 _broken_times()
 _damaged()
+
+
+@kind(frames=1)
+def avif_photo(folder: Path) -> Path:
+    """Turned by its container."""
+    path = folder / "in.avif"
+    path.write_bytes(photo(picture(192, 128, 0), "avif", quarter_turns=1))
+    return path
+
+
+@kind(REFUSED, frames=None)
+def heic_photo_in_tiles(folder: Path) -> Path:
+    """As phones take it: libav would read one tile."""
+    path = folder / "in.heic"
+    path.write_bytes(photo(picture(192, 128, 0), "heic", tile=(64, 64)))
+    return path
+
+
+@kind()
+def avif_animation(folder: Path) -> Path:
+    """Its first stream is a still picture."""
+    animation = cv2.Animation()
+    animation.frames = [picture(64, 48, index) for index in range(FRAMES)]
+    animation.durations = np.full(FRAMES, 40, np.int32)
+    cv2.imwriteanimation(str(folder / "in.avif"), animation)
+    return folder / "in.avif"
 
 
 @kind(DONE, CUT, REFUSED, frames=None)

@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 from tests.helpers import picture
 from tests.media.corpus import KINDS, mutate
+from tests.media.heif import ENCODERS, photo
 
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.errors import FuseMatteError
@@ -101,6 +102,10 @@ def seeds(folder: Path) -> list[tuple[Target, Path, str]]:
     for suffix in (".png", ".jpg", ".webp", ".bmp", ".tiff"):
         path = folder / f"still{suffix}"
         cv2.imwrite(str(path), picture(64, 48, 0))
+        found += [(read_still, path, path.name), (read_background, path, path.name)] * 5
+    for brand in ENCODERS:
+        path = folder / f"still.{brand}"
+        path.write_bytes(photo(picture(128, 64, 0), brand, tile=(64, 64), quarter_turns=1))
         found += [(read_still, path, path.name), (read_background, path, path.name)] * 5
     bundle = folder / "bundle"
     shutil.copytree(SHIPPED / "edge", bundle)

@@ -158,6 +158,19 @@ def test_openvino_lets_go_of_the_size_not_used_for_longest(
     made.close()
 
 
+@pytest.mark.slow
+def test_pictures_of_many_shapes_take_bounded_memory() -> None:
+    """As a server gets them: each shape is a network of its own."""
+    widths = {96: 384, 128: 288, 160: 224, 192: 192, 224: 160, 256: 128, 288: 128, 384: 96}
+    shapes = [*widths.items(), (96, 352), (128, 256), (160, 256), (256, 160)]
+    made, used = create_backend("openvino:cpu:f32", load_bundle("edge")), []
+    for shape in shapes:
+        made.infer(*inputs(*shape))
+        used.append(psutil.Process().memory_info().rss)
+    made.close()
+    assert used[-1] - used[openvino_backend.COMPILED - 1] < 100 << 20
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_file_of_another_format_is_refused(name: str, bundle: Bundle) -> None:
     with pytest.raises(BackendError, match=r"it reads .*\.onnx.*, not model\.xyz"):

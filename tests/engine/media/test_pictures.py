@@ -1,8 +1,9 @@
-"""Pictures of strangers: too large, animated, with a palette, of kinds that cannot be read."""
+"""Pictures of strangers: too large, animated, with a palette, in tiles, turned."""
 
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from tests.helpers import matte_of, picture
 from tests.media.corpus import with_orientation
+from tests.media.heif import photo
 
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.errors import BackgroundError, InputError
 from fusematte.engine.frame import Frame
 from fusematte.engine.jobs.stills import read_picture
-from fusematte.engine.media.files import is_animated, read_image
+from fusematte.engine.media.files import is_animated, is_played_as_video, read_image
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.color import frame_from_rgb
 
@@ -61,14 +64,76 @@ def test_a_tall_background_is_cropped_before_it_is_scaled(tmp_path: Path) -> Non
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
 
-def test_heic_is_refused_in_words(tmp_path: Path) -> None:
+def quarters() -> NDArray[np.uint8]:
+    """Red, green, blue and white quarters, 128 high and 192 wide."""
+    corners = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]], np.uint8)
+    return corners.repeat(64, axis=0).repeat(96, axis=1)
+
+
+TURNS = [(0, None), (1, None), (3, None), (0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize(("quarter_turns", "mirror"), TURNS)
+@pytest.mark.parametrize("brand", ["heic", "avif"])
+def test_photos_are_whole_and_upright(
+    brand: str,
+    quarter_turns: int,
+    mirror: int | None,
+    tile: tuple[int, int] | None,
+    tmp_path: Path,
+) -> None:
+    if brand == "heic":
+        pytest.importorskip("pillow_heif")
+    path = tmp_path / f"photo.{brand}"
+    path.write_bytes(
+        photo(quarters(), brand, tile=tile, quarter_turns=quarter_turns, mirror=mirror)
+    )
+    shown = np.rot90(quarters(), quarter_turns)
+    shown = shown if mirror is None else np.flip(shown, mirror)
+    for read in (read_picture(path), read_image(path, opaque=True)):
+        assert read.shape == shown.shape
+        # The sharp corners of colour are smeared by half of the chroma's resolution.
+        assert np.median(np.abs(read.astype(int) - shown)) <= 2
+    open_background(path).close()
+    if tile is None:
+        with Reader(path) as reader:
+            (frame,) = reader
+        assert frame.rotation == -90 * quarter_turns % 360
+    else:  # libav would read one of its tiles
+        with pytest.raises(InputError, match="is a photo in tiles"):
+            Reader(path)
+
+
+def test_heic_without_its_extra_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "photo.heic"
-    path.write_bytes(struct.pack(">I4s4sI", 16, b"ftyp", b"heic", 0) + bytes(100))
-    for read, error in (
-        (read_picture, InputError), (open_background, BackgroundError), (Reader, InputError)
-    ):  # fmt: skip
-        with pytest.raises(error, match="HEIC photos cannot be read"):
+    path.write_bytes(photo(quarters(), "heic"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for read, error in ((read_picture, InputError), (open_background, BackgroundError)):
+        with pytest.raises(error, match=r"pip install 'fusematte\[heic\]'; or save it as JPEG"):
             read(path)
+
+
+@pytest.mark.parametrize("brand", ["heic", "avif"])
+def test_photos_that_are_too_large_or_damaged(tmp_path: Path, brand: str) -> None:
+    path = tmp_path / f"photo.{brand}"
+    whole = photo(quarters(), brand, tile=(64, 64), claims=(60_000, 60_000))
+    for data, reason in ((whole, "pixels are too many"), (whole[:300], "boxes are damaged")):
+        path.write_bytes(data)
+        for read, error in ((read_picture, InputError), (open_background, BackgroundError)):
+            with pytest.raises(error, match=reason):
+                read(path)
+
+
+def test_a_transparent_avif_of_ten_bits(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.avif", np.full((32, 32, 4), 1023, np.uint16)
+    pixels[16:, :, 3] = 0
+    cv2.imwrite(str(path), pixels, [cv2.IMWRITE_AVIF_DEPTH, 10])
+    assert read_image(path).min() >= 250
+    over_black = read_image(path, opaque=True)
+    assert over_black[:16].min() >= 250 and over_black[16:].max() <= 4
 
 
 def animation(path: Path, seconds: float = 0.2) -> Path:
@@ -80,10 +145,10 @@ def animation(path: Path, seconds: float = 0.2) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif"])
 def test_an_animated_background_moves_and_loops(tmp_path: Path, suffix: str) -> None:
     path = animation(tmp_path / f"a{suffix}")
-    assert is_animated(path)
+    assert is_animated(path) or is_played_as_video(path)
     background = open_background(path)
     seen = []
     for index in range(12):
