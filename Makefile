@@ -49,8 +49,9 @@ gpu-emulated: $(VENV)/.pycuda cpp_ext/kernels.fatbin  ## the GPU tests on an emu
 	$(BIN)/python -m tests.emulator
 	FUSEMATTE_EMULATED=tensorrt $(BIN)/python -m tests.emulator tests/engine -k "not exported"
 
-fuzz: $(VENV)/.develop  ## damaged media, pictures, bundles, manifests and journals for SECONDS (600)
+fuzz: $(VENV)/.develop  ## damaged media, pictures, bundles, journals for SECONDS (600), then REQUESTS (1000)
 	nice -n 19 $(BIN)/python -m tests.media.fuzz --seconds $(or $(SECONDS),600)
+	nice -n 19 $(BIN)/python -m tests.engine.serve.fuzz --requests $(or $(REQUESTS),1000)
 
 sanitize: $(VENV)/.develop  ## the kernels' tests under the address, undefined and thread sanitizers
 	PYTHON=$(BIN)/python cpp_ext/sanitize.sh address -q

@@ -82,3 +82,13 @@ def test_the_reference_has_every_command() -> None:
     for name in COMMANDS:
         assert f"## fusematte {name}\n" in filled
     assert "--light-wrap" in filled and "--feather" in filled
+
+
+def test_the_tests_of_the_guarantees_exist() -> None:
+    sources = {path: path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    named = re.findall(r"`(?:([\w/]+\.py)(?:::(\w+))?|(test_\w+))`", page)
+    assert len(named) > 60
+    for file, test, bare in named:
+        places = [text for path, text in sources.items() if path.as_posix().endswith(file)]
+        assert any(f"def {test or bare}(" in text for text in places) if test or bare else places

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +149,19 @@ def test_unreadable_picture(matter: Matter, tmp_path: Path, content: bytes | Non
 def test_a_folder_is_no_picture(matter: Matter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=tmp_path.name):
         matte_picture(read_picture(tmp_path), matter)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="POSIX")
+def test_a_large_photo_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
+    photo = tmp_path / "large.jpg"
+    cv2.imwrite(str(photo), np.full((9000, 12000, 3), 90, np.uint8))
+    command = [sys.executable, "-m", "fusematte", "matte", "-q", str(photo), "-o", str(tmp_path)]
+    process = subprocess.Popen([*command, "--threads", "1", "--backend", "openvino:cpu:f32"])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 1 << 30
 
 
 def test_output_paths_take_the_stems(tmp_path: Path) -> None:
