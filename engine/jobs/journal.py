@@ -17,7 +17,7 @@ from fusematte.engine.media.locks import FolderLock, sync_folder
 log = logging.getLogger(__name__)
 Header = dict[str, Any]
 """Identifies the job: version, input, spans, options."""
-FORMAT = 4
+FORMAT = 5
 """Version of the journal format."""
 
 

@@ -173,6 +173,15 @@ class JobOptions:
             "smooth with the next N frames as well, 0 to 30 (0)", metavar="N", parse=int
         ),
     )
+    network_every: int = field(
+        default=4,
+        metadata=_argument(
+            "on a CPU, let up to N - 1 frames between two that the network mattes follow the "
+            "motion, 1 to 8; 1: none (4)",
+            metavar="N",
+            parse=int,
+        ),
+    )
     alpha_output: StrPath | None = field(
         default=None, metadata=_argument("also write the alpha as grayscale video", metavar="PATH")
     )
@@ -348,6 +357,7 @@ class JobOptions:
             with_foreground=self.foreground_output is not None or self.rgba_output is not None,
             smoothing=self.smoothing or self.lookahead > 0,
             lookahead=self.lookahead,
+            network_every=self.network_every,
             with_mattes=observed,
             selects=self.selects,
         )

@@ -45,6 +45,7 @@ def run(
     prompts: StrPath | None = None,
     smoothing: bool = False,
     lookahead: int = 0,
+    network_every: int = 4,
     alpha_output: StrPath | None = None,
     foreground_output: StrPath | None = None,
     rgba_output: StrPath | None = None,
@@ -86,6 +87,8 @@ def run(
         keep_mask: a picture that is white where the first frame is to be kept.
         prompts: a JSON file with all of these, see ``engine.jobs.prompts.read_prompts``.
         smoothing, lookahead: reduce flicker; lookahead uses so many following frames, 0 to 30.
+        network_every: on a CPU, the network mattes one of so many frames, at most; the frames
+            between follow the motion where both sides agree.  1: the network mattes every frame.
         alpha_output, foreground_output, rgba_output: further outputs: the alpha as grayscale, the
             foreground colours without alpha, the foreground colours with alpha.
         codec, pixel_format, crf, bitrate, preset: encoding of ``output``; None: chosen by

@@ -1,7 +1,7 @@
 """Follows who and what is kept from frame to frame, by motion, colour and the matte of everybody.
 
 The matte says where people are; labels say which of them are kept.  Labels move with the optical
-flow (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).  Where people
+flow (``matting.motion``).  Where people
 touch, each pixel goes to whom its label and its colours speak for, spread along the edges of the
 picture (Meyer's watershed, 1992).  A part of the matte that stands alone and looks like only one
 of them is his as a whole: so labels that got mixed up while people crossed are mended afterwards.
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Map, Plane
+from fusematte.engine.matting.motion import Motion
 from fusematte.engine.pixels.color import as_float, enlarge
 
 Mask = NDArray[np.bool_]
@@ -282,22 +283,14 @@ class _Motion:
     """
 
     def __init__(self, before: Plane, now: Plane) -> None:
-        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        flow.setFinestScale(1)  # the preset's 2 lets small things drift
-        height, width = now.shape
-        self._at = np.dstack(np.meshgrid(*map(np.arange, (width, height)))).astype(np.float32)
-        still = np.zeros((height, width, 2), np.float32)
-        back = as_float(flow.calc(now, before, still.copy()))
-        self._forth = as_float(flow.calc(before, now, still))
-        self._at += back
+        self._back, forth = Motion(now, before), Motion(before, now)
+        self._forth, back = forth.flow, self._back.flow
         astray = np.linalg.norm(back + self(self._forth), axis=2)
         self.sure: Mask = astray <= 0.5 + 0.05 * np.linalg.norm(back, axis=2)
 
     def __call__(self, plane: Map) -> Map:
         """A plane of the picture before, moved to where it is now."""
-        columns, rows = self._at[..., 0], self._at[..., 1]
-        border = cv2.BORDER_REPLICATE
-        return as_float(cv2.remap(plane, columns, rows, cv2.INTER_LINEAR, borderMode=border))
+        return self._back(plane)
 
     def things(self, things: Map) -> Map:
         """The mask of things, moved: as rigid bodies where they are."""

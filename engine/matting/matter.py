@@ -94,6 +94,20 @@ class Memory(NamedTuple):
     choice: Followed = UNKNOWN
 
 
+class Seen(NamedTuple):
+    """A frame as the network sees it.
+
+    image: [1, 3, h, w], RGB, 0..1, in display orientation; color: Y'CbCr, [3, h, w], in the frame's
+    own orientation, of the same area.
+    anew: whether it does not continue from the previous frame.
+    """
+
+    frame: Frame
+    image: Map
+    color: Map
+    anew: bool
+
+
 class Matter:
     """Makes the mattes of one video's frames; call it with each frame, in order.
 
@@ -158,9 +172,12 @@ class Matter:
             self._choice.known = memory.choice
             self._choice.skip(memory.time)
 
-    def keep(self, alpha: Map) -> None:
-        """Stores the alpha of a last frame that was matted elsewhere, by the GPU frame path."""
-        self._previous = alpha
+    def keep(self, alpha: Map, rotation: int = 0) -> None:
+        """Stores the network's alpha of the last frame, [h, w], in that frame's orientation.
+
+        rotation: the frame's.
+        """
+        self._previous = np.rot90(alpha, -(rotation // 90)).copy()
 
     def choose(self, prompts: Iterable[Prompt], begin: Fraction = Fraction(0)) -> None:
         """Follows these prompts, and no others, through the frames to come; without any, everybody
@@ -200,10 +217,28 @@ class Matter:
         Raises:
             BackendError: the network's output is not finite; the temporal state is unchanged.
         """
-        turns = frame.rotation // 90
+        return self.matte(self.see(frame))
+
+    def see(self, frame: Frame) -> Seen:
+        """Registers the next frame, without matting it."""
         image, color = network_input(frame, *self.size_for(frame))
-        if self.starts_anew(frame, color[0]):
+        return Seen(frame, image, color, self.starts_anew(frame, color[0]))
+
+    def matte(self, seen: Seen, previous: Map | None = None) -> Matte:
+        """Mattes a frame that was seen.
+
+        previous: what the network starts from instead of the last frame's alpha, [h, w], in the
+        frame's orientation.
+
+        Raises:
+            BackendError: the network's output is not finite; the temporal state is unchanged.
+        """
+        frame, image = seen.frame, seen.image
+        turns = frame.rotation // 90
+        if seen.anew:
             self._previous = None
+        if previous is not None:
+            self.keep(previous, frame.rotation)
         prompts = self._choice.due(frame.time)
         follows = self._previous is not None
         # What a prompt changes must be seen at once: nothing is smoothed over it.
@@ -221,7 +256,7 @@ class Matter:
             foreground=foreground,
             background=background,
             beta=beta,
-            color=color,
+            color=seen.color,
             pts=frame.pts,
             time_base=frame.time_base,
             doubt=self._choice.doubt,

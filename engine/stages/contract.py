@@ -20,6 +20,9 @@ from fusematte.engine.matting.matter import Matter
 MAX_LOOKAHEAD = 30
 """Frames."""
 
+MAX_NETWORK_EVERY = 8
+"""Frames."""
+
 Observe = Callable[[Matte], None]
 """Called with each frame's matte as the network made it, in order."""
 
@@ -32,12 +35,14 @@ class StageOptions:
     with_alpha, with_foreground: results carry the alpha plane; the estimated foreground colours.
     smoothing: reduce flicker of the alpha.
     lookahead: number of frames held back so that smoothing can use the following ones.
+    network_every: at most so many frames from one that the network mattes to the next, 1 to 8; see
+        ``matting.key_frames``.  On a GPU the network mattes every frame.
     selects: only some people or things are kept.
     with_mattes: download mattes to host memory, for an observer.
     threads: CPU threads of the compositing kernels; other stages may use the remaining cores.
 
     Raises:
-        UsageError: lookahead is out of range.
+        UsageError: lookahead or network_every is out of range.
     """
 
     look: Look = PLAIN
@@ -45,6 +50,7 @@ class StageOptions:
     with_foreground: bool = False
     smoothing: bool = False
     lookahead: int = 0
+    network_every: int = 1
     selects: bool = False
     with_mattes: bool = False
     threads: int = 1
@@ -59,6 +65,12 @@ class StageOptions:
             raise UsageError(
                 f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {self.lookahead}",
                 option="lookahead",
+            )
+        if not 1 <= self.network_every <= MAX_NETWORK_EVERY:
+            raise UsageError(
+                f"--network-every must be 1 to {MAX_NETWORK_EVERY} frames, "
+                f"not {self.network_every}",
+                option="network_every",
             )
 
 

@@ -613,7 +613,8 @@ def test_a_whole_job(
             matter = stack.enter_context(HostMatter())
             tools = Tools(matter, open_background("blur"))
             out, alpha = tmp_path / f"{name}.mkv", tmp_path / f"{name}-alpha.mkv"
-            run_whole(clip, out, tools=tools, codec="ffv1", alpha_output=alpha)
+            looks = {"alpha_output": alpha, "network_every": 1}
+            run_whole(clip, out, tools=tools, codec="ffv1", **looks)
             assert matter.memory is not None
         return out
 

@@ -1,0 +1,174 @@
+"""The network runs on some frames of a video; the mattes between follow the motion.
+
+A key frame is matted by the network, with the matte of the key frame before moved to where things
+are now.  The frame in the middle between two key frames gets both of their mattes, moved: each
+pixel trusts the one whose picture fits better there.  Where the two contradict each other, the
+network mattes the middle as well.  Then each half is filled in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fusematte.engine.frame import Frame, Map, Matte, Plane
+from fusematte.engine.matting.matter import Matter, Seen
+from fusematte.engine.matting.motion import Motion
+from fusematte.engine.pixels.color import as_float
+
+AREA = 256 * 144
+"""Pixels in which the motion is searched, about; no more than the network's."""
+CONTRADICTION = 0.25
+"""Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
+_NEIGHBOURHOOD = 1 / 12
+"""Its side, as a share of the picture's height."""
+_FIT = 7, 7
+"""The neighbourhood in which a moved picture is compared, in pixels."""
+_NOISE = 0.01
+"""Difference of luma that says nothing about the fit."""
+
+
+class Made(NamedTuple):
+    """A frame and its matte.
+
+    follows: whether the frame continues from the previous one.
+    """
+
+    frame: Frame
+    matte: Matte
+    follows: bool
+
+
+@dataclass(eq=False)
+class _Known:
+    """A frame, as the network sees it, and its matte once there is one."""
+
+    seen: Seen
+    _matte: Matte | None = None
+
+    @property
+    def matte(self) -> Matte:
+        """Its matte."""
+        assert self._matte is not None
+        return self._matte
+
+    @matte.setter
+    def matte(self, matte: Matte) -> None:
+        self._matte = matte
+
+    @cached_property
+    def luma(self) -> Plane:
+        """In which the motion is searched: [h, w], uint8."""
+        luma = self.seen.color[0]
+        height, width = luma.shape
+        step = max(1, round(math.sqrt(height * width / AREA)))
+        size = max(1, width // step), max(1, height // step)
+        small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+        return np.asarray(np.clip(small, 0, 1) * 255, np.uint8)
+
+    @property
+    def planes(self) -> Map:
+        """Alpha, F, B and luma: [h, w, 4]."""
+        matte = self.matte
+        planes = matte.alpha, matte.foreground, matte.background, self.seen.color[0]
+        return as_float(cv2.merge(planes))
+
+
+class KeyFrames:
+    """Mattes a video's frames; call it with each frame, in order.
+
+    Args:
+        every: at most so many frames from one key frame to the next; 1: all are key frames.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._key: _Known | None = None
+        self._waiting: list[_Known] = []
+
+    def __call__(self, matter: Matter, frame: Frame) -> list[Made]:
+        """The frames that have their mattes now: none, or all up to this one.
+
+        Raises:
+            BackendError: as ``Matter``.
+        """
+        now = _Known(matter.see(frame))
+        # A choice is followed from frame to frame.
+        alone = now.seen.anew or self._key is None or matter.chooses
+        ready = self.drain(matter) if alone else []
+        self._waiting.append(now)
+        full = alone or len(self._waiting) == self._every
+        return ready + self.drain(matter) if full else ready
+
+    def drain(self, matter: Matter) -> list[Made]:
+        """The frames that wait for a next key frame, with their mattes: the last becomes one."""
+        if not self._waiting:
+            return []
+        frames, self._waiting = self._waiting, []
+        key, before, self._key = frames[-1], self._key, None
+        if before is None or len(frames) == 1:
+            key.matte = matter.matte(key.seen)
+        else:
+            moved = _motion(key, before)(before.matte.alpha)
+            key.matte = matter.matte(key.seen, moved)
+            _fill(matter, [before, *frames])
+            matter.keep(key.matte.alpha, key.seen.frame.rotation)
+        self._key = key
+        return [Made(one.seen.frame, one.matte, matter.follows) for one in frames]
+
+
+def _fill(matter: Matter, frames: list[_Known]) -> None:
+    """Mattes the frames between the first and the last."""
+    if len(frames) < 3:
+        return
+    middle = len(frames) // 2
+    first, now, last = frames[0], frames[middle], frames[-1]
+    before, after = (_motion(now, side)(side.planes) for side in (first, last))
+    if _contradict(before[..., 0], after[..., 0]):
+        now.matte = matter.matte(now.seen, before[..., 0])
+    else:
+        now.matte = _between(now.seen, first.matte, before, after)
+    _fill(matter, frames[: middle + 1])
+    _fill(matter, frames[middle:])
+
+
+def _motion(now: _Known, other: _Known) -> Motion:
+    height, width = now.seen.color.shape[1:]
+    return Motion(now.luma, other.luma, (height, width))
+
+
+def _contradict(before: Map, after: Map) -> bool:
+    side = max(3, round(before.shape[0] * _NEIGHBOURHOOD))
+    return float(cv2.blur(np.abs(before - after), (side, side)).max()) > CONTRADICTION
+
+
+def _between(seen: Seen, matte: Matte, before: Map, after: Map) -> Matte:
+    """The matte of a frame, from the planes of two others, moved.
+
+    matte: any other of the same Matter.
+    """
+    misfit, other_misfit = (
+        as_float(cv2.blur(cv2.absdiff(side[..., 3], seen.color[0]), _FIT) / _NOISE + 1)
+        for side in (before, after)
+    )
+    alpha, foreground, background, _ = cv2.split(
+        cv2.blendLinear(before, after, other_misfit, misfit)
+    )
+    # beta is what makes alpha = beta F + (1 - beta) (1 - B); where F = 1 - B it can be anything.
+    gap = foreground + background - 1
+    beta = np.divide(alpha + background - 1, gap, out=np.full_like(gap, 0.5), where=gap != 0)
+    return replace(
+        matte,
+        alpha=as_float(alpha),
+        foreground=as_float(foreground),
+        background=as_float(background),
+        beta=as_float(np.clip(beta, 0, 1)),
+        color=seen.color,
+        pts=seen.frame.pts,
+        time_base=seen.frame.time_base,
+    )
