@@ -14,7 +14,7 @@ from typing import Any
 
 from machine import machine
 
-from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.matter import AREAS, Matter
 from fusematte.training.layouts import find_sources
 from fusematte.training.samples import load_rooms
 from fusematte.training.true_alpha import (
@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=STILLS)
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--quality", choices=AREAS, default="normal")
     args = parser.parse_args()
     scenes = load_scenes(args.data)
     for name in args.models:
-        with Matter(name, threads=args.threads) as matter:
+        with Matter(name, threads=args.threads, quality=args.quality) as matter:
             scores = scenes.score(engine_model(matter), stills=args.stills, clips=args.clips)
             label = args.label or f"{matter.bundle.name} {matter.bundle.version}"
             row = {

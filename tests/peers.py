@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fusematte.engine.backends import Maps
 from fusematte.engine.frame import Frame, Map, Matte
-from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.matter import Matter, Seen
 from tests.helpers import matte_of
 
 
@@ -148,6 +148,14 @@ class EdgeMatter:
     backend = None
     """Nothing that could keep frames on a GPU."""
     follows = True
+    chooses = False
+
+    def see(self, frame: Frame) -> Seen:
+        nothing = np.zeros((3, 18, 24), np.float32)
+        return Seen(frame, nothing[None], nothing, anew=True)
+
+    def matte(self, seen: Seen) -> Matte:
+        return self(seen.frame)
 
     def __call__(self, frame: Frame) -> Matte:
         ramp = np.clip(3.5 - 6 * np.linspace(0, 1, 24), 0, 1)

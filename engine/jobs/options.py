@@ -16,6 +16,7 @@ from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
 from fusematte.engine.jobs.prompts import parse_prompt, read_prompts
 from fusematte.engine.matting.mask import Mask
+from fusematte.engine.matting.matter import AREAS, Quality
 from fusematte.engine.matting.selection import Kind, Selection
 from fusematte.engine.media.audio import AUDIO_MODES, AudioMode, audio_mode
 from fusematte.engine.media.formats import BITRATES, Encoding
@@ -171,6 +172,13 @@ class JobOptions:
         default=0,
         metadata=_argument(
             "smooth with the next N frames as well, 0 to 30 (0)", metavar="N", parse=int
+        ),
+    )
+    quality: Quality = field(
+        default="normal",
+        metadata=_argument(
+            "high: the network sees twice the detail, and takes twice as long (normal)",
+            choices=tuple(AREAS),
         ),
     )
     network_every: int = field(

@@ -16,6 +16,7 @@ from fusematte.engine.jobs.review_page import Review, check_folder
 from fusematte.engine.jobs.segmented import SegmentedJob
 from fusematte.engine.jobs.single import Progress, Report
 from fusematte.engine.jobs.workers import Processes, Workers
+from fusematte.engine.matting.matter import Quality
 from fusematte.engine.media import segments
 from fusematte.engine.media.audio import AudioMode
 from fusematte.engine.media.image_sequence import AlphaMode
@@ -45,6 +46,7 @@ def run(
     prompts: StrPath | None = None,
     smoothing: bool = False,
     lookahead: int = 0,
+    quality: Quality = "normal",
     network_every: int = 4,
     alpha_output: StrPath | None = None,
     foreground_output: StrPath | None = None,
@@ -87,6 +89,7 @@ def run(
         keep_mask: a picture that is white where the first frame is to be kept.
         prompts: a JSON file with all of these, see ``engine.jobs.prompts.read_prompts``.
         smoothing, lookahead: reduce flicker; lookahead uses so many following frames, 0 to 30.
+        quality: "high" runs the network on twice its default area, which takes twice as long.
         network_every: on a CPU, the network mattes one of so many frames, at most; the frames
             between follow the motion where both sides agree.  1: the network mattes every frame.
         alpha_output, foreground_output, rgba_output: further outputs: the alpha as grayscale, the

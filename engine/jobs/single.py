@@ -168,7 +168,12 @@ def open_tools(options: JobOptions) -> Iterator[Tools]:
     """Opens the network and the background."""
     with (
         closing(open_background(options.background)) as background,
-        Matter(options.model, backend=options.backend, threads=options.threads) as matter,
+        Matter(
+            options.model,
+            backend=options.backend,
+            threads=options.threads,
+            quality=options.quality,
+        ) as matter,
     ):
         yield Tools(matter, background)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from fusematte.engine.matting.following import UNKNOWN, Followed
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, viewable
+
+Quality = Literal["normal", "high"]
+AREAS: dict[Quality, float] = {"normal": 1.0, "high": 2.0}
+"""Factors on the model's default network area."""
 
 
 def network_size(
@@ -115,8 +119,8 @@ class Matter:
     The state is reset at a cut, after a long gap and when the frame size changes; call ``reset``
     before any other frame that does not follow the last one.
 
-    scale: factor on the model's default network area, initially 1; it may change between frames
-    without resetting the state.
+    scale: factor on the model's default network area; it may change between frames without
+    resetting the state.
     follows: whether the last frame continued from the one before it.
 
     Args:
@@ -126,8 +130,10 @@ class Matter:
         threads: CPU threads for inference; None takes the number that ``fusematte tune`` found
             best, or half of the processors if it never ran.
         work: the kind of work that runs beside inference, "file" or "live".
+        quality: "high" runs the network on twice its default area, which takes twice as long.
 
     Raises:
+        UsageError: an argument is out of range, or the model has one size only.
         ModelError, BackendError: the model or the backend cannot be used.
     """
 
@@ -138,11 +144,19 @@ class Matter:
         backend: str = "auto",
         threads: int | None = None,
         work: Work = "file",
+        quality: Quality = "normal",
     ) -> None:
+        if quality not in AREAS:
+            raise UsageError(f"quality is {' or '.join(AREAS)}, not {quality}", option="quality")
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}", option="threads")
         self.bundle = load_bundle(model)
-        self.scale = 1.0
+        if quality != "normal" and self.bundle.only_size is not None:
+            raise UsageError(
+                f"model {self.bundle.name} has one size only, so there is no quality {quality}",
+                option="quality",
+            )
+        self.scale = AREAS[quality]
         self._lease = Lease(backend, self.bundle, threads=threads, work=work)
         self._shape: tuple[object, ...] = ()
         self._previous: Map | None = None

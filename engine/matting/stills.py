@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 
 from fusematte.engine.frame import Frame, Matte, displayed_size
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
-from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.matter import AREAS, Matter
 from fusematte.engine.matting.selection import Selection, check
 from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
-
-CLOSER = 1.6
-"""Factor on the network's area: there is time to run a still picture twice, at the size used for
-video and at this larger one."""
 
 
 def matte_picture(
@@ -43,13 +39,13 @@ def still_alpha(
 
 
 def matte_still(frame: Frame, matter: Matter, selection: Selection = ()) -> Matte:
-    """The matte of a single frame: the mean of the network's alphas at its default size and at a
-    larger one, where the model accepts that size."""
+    """The matte of a single frame: the mean of the network's alphas at its default size and at that
+    of high quality, where the model accepts it."""
     selection = check(selection, displayed_size(frame))
     matter.reset()
     matter.choose(selection)
     matte = matter(frame)
-    with matter.at_scale(matter.scale * CLOSER):
+    with matter.at_scale(matter.scale * AREAS["high"]):
         size = matter.size_for(frame)
         if size != matte.alpha.shape and matter.bundle.takes(*size):
             matter.reset()

@@ -49,6 +49,7 @@ def test_the_command_line_parses_into_the_options() -> None:
         "1:15",
     ]
     line += ["--bitrate", "8M", "--lookahead", "3", "--frame-rate", "30000/1001"]
+    line += ["--quality", "high", "--network-every", "2"]
     assert JobOptions.of(vars(build_parser(line).parse_args(line))) == JobOptions(
         background="blur",
         audio="none",
@@ -57,6 +58,8 @@ def test_the_command_line_parses_into_the_options() -> None:
         bitrate=8_000_000,
         lookahead=3,
         frame_rate=Fraction(30000, 1001),
+        quality="high",
+        network_every=2,
     )
 
 
@@ -80,7 +83,16 @@ def test_a_manifest_may_write_options_as_the_command_line_does() -> None:
         check_known({"color": 3}, "line 1")
 
 
-@pytest.mark.parametrize("wrong", [{"lookahead": 31}, {"lookahead": -1}, {"despill": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lookahead": 31},
+        {"lookahead": -1},
+        {"despill": 2.0},
+        {"network_every": 0},
+        {"network_every": 9},
+    ],
+)
 def test_what_cannot_be_is_refused_before_anything_is_opened(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must be"):
         run("missing.mp4", "out.mp4", **wrong)  # type: ignore[arg-type]

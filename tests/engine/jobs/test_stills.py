@@ -18,7 +18,8 @@ from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths, read_picture
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
-from fusematte.engine.matting.stills import CLOSER, matte_picture
+from fusematte.engine.matting.matter import AREAS
+from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.av_frames import rgb_of
 from fusematte.engine.media.files import read_image, write_png
 from fusematte.engine.media.reader import Reader
@@ -63,7 +64,7 @@ def test_a_still_is_the_mean_of_two_looks(matter: Matter, shared_clips: Path) ->
     with Reader(shared_clips / "m1.mp4") as reader:
         picture = rgb_of(next(iter(reader)))
     frame, mattes = frame_from_rgb(picture), []
-    for matter.scale in (CLOSER, 1.0):
+    for matter.scale in (AREAS["high"], 1.0):
         matter.reset()
         mattes.append(matter(frame))
     closer, whole = mattes

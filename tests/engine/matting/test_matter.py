@@ -224,6 +224,7 @@ def test_finds_a_real_person(matter: Matter) -> None:
     ("options", "error"),
     [
         ({"threads": 0}, UsageError),
+        ({"quality": "best"}, UsageError),
         ({"model": "no-such-model"}, ModelError),
         ({"backend": "no-such-backend"}, BackendError),
     ],
@@ -270,3 +271,12 @@ def test_tells_people_from_empty_rooms(matter: Matter) -> None:
     assert np.median(overlaps) > 0.9
     rooms = [alpha_of(matter, s["webp"]).mean() for s in samples("backgrounds-00.tar", 5)]
     assert np.median(rooms) < 0.01
+
+
+def test_high_quality_sees_twice_the_area(shared_matter: Matter) -> None:
+    frame = frame_from_rgb(person(720, 1280))
+    with Matter(quality="high") as matter:
+        height, width = matter.size_for(frame)
+    rows, columns = shared_matter.size_for(frame)
+    # Sizes are rounded to steps of 32 of about 500: by at most 3 % on each side.
+    assert height * width / (rows * columns) == pytest.approx(2, rel=0.12)
