@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths, read_picture
-from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.matter import AREAS, Matter
 from fusematte.engine.matting.refine import refine
-from fusematte.engine.matting.matter import AREAS
 from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.av_frames import rgb_of
 from fusematte.engine.media.files import read_image, write_png
