@@ -65,6 +65,14 @@ def test_links_within_the_repository_lead_somewhere() -> None:
             assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
+def test_the_pages_show_the_examples() -> None:
+    """The formatter takes such a line for Python if it stands in a block of Python."""
+    shown = [re.findall(r"^--8.*$", page.read_text("utf-8"), re.MULTILINE) for page in PAGES]
+    lines = [line for page in shown for line in page]
+    assert lines == ['--8<-- "gradio_app.py"']
+    assert (ROOT / "examples" / "gradio_app.py").exists()
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """``mkdocs build --strict`` (``make site``) does not mind pages that nothing leads to."""
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]

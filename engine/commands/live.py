@@ -70,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lookahead", type=int, default=0, metavar="N",
         help="smooth with the next N frames, which delays the output by them (0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-audio", action="store_true",
+        help="leave out the sound of a file or a stream, which files and streams get otherwise",
+    )  # fmt: skip
     parser.add_argument("--mirror", action="store_true", help="mirror the picture horizontally")
     parser.add_argument(
         "--size", type=text_of(parse_size), metavar="WxH", help="frame size requested from a camera"
@@ -153,11 +157,12 @@ def _open_outlets(
         yield opened(VirtualCamera(camera.like, camera.rate, options.virtual_camera or None))
     if options.preview:
         yield opened(Preview())
+    has_sound = camera.has_sound and not options.no_audio
     for name in options.output:
         if is_url(name):
-            yield opened(Stream(name, camera.like, camera.rate))
+            yield opened(Stream(name, camera.like, camera.rate, has_sound=has_sound))
         else:
-            yield opened(Recording(Path(name), camera.like, camera.rate))
+            yield opened(Recording(Path(name), camera.like, camera.rate, has_sound=has_sound))
 
 
 class StatisticsLine:

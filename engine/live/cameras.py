@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +24,9 @@ from av.video.reformatter import VideoReformatter
 from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Frame, displayed_size
 from fusematte.engine.live.backoff import BackOff
+from fusematte.engine.live.sound import Sound, SoundDecoder
 from fusematte.engine.media.av_frames import frame_of
-from fusematte.engine.media.reader import Reader
+from fusematte.engine.media.reader import Packet, Reader
 from fusematte.engine.media.sources import is_url
 from fusematte.engine.pixels.fit import fit_frame
 
@@ -74,6 +76,7 @@ class Camera(ABC):
     name: as given by the user.
     like: the first frame; all others have its size and pixel format.
     rate: frames per second.
+    has_sound: whether sound comes with the frames.
 
     Frames are in display orientation: the rotation of a file is applied.
     """
@@ -81,10 +84,16 @@ class Camera(ABC):
     name: str
     like: Frame
     rate: Fraction
+    has_sound: bool = False
 
-    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """The frames, each when it is due."""
+        return (item for item in self.items() if isinstance(item, Frame))
+
+    @abstractmethod
+    def items(self) -> Iterator[Frame | Sound]:
+        """The frames, each when it is due, and the sound, as it comes; both have the times of the
+        source."""
 
     @abstractmethod
     def close(self) -> None:
@@ -120,28 +129,32 @@ class PacedFile(Camera):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._reader = Reader(path)
+        self._decoder = _first_of(self._reader.audio_streams)
+        self.has_sound = self._decoder is not None
         self._stop = threading.Event()
-        self._frames = iter(self._reader)
-        self._first = next(self._frames)
-        self.like = _upright(self._first)
+        self._items = self._reader.items()
+        self._head = [*_up_to_frame(self._items)]
+        first = self._head[-1]
+        assert isinstance(first, Frame)
+        self.like, self._first = _upright(first), first.time
         self.rate = Fraction(self._reader.frame_rate or RATE)
 
-    def __iter__(self) -> Iterator[Frame]:
-        begun, first = time.perf_counter(), self._first.time
-        frame: Frame | None = self._first
+    def items(self) -> Iterator[Frame | Sound]:
+        begun = time.perf_counter()
         with contextlib.closing(self._reader):
-            while frame is not None:
-                if self._stop.wait(_until(begun + float(frame.time - first))):
-                    return
-                yield _upright(frame)
-                frame = self._next()
+            for item in itertools.chain(self._head, self._rest()):
+                if isinstance(item, Frame):
+                    if self._stop.wait(_until(begun + float(item.time - self._first))):
+                        return
+                    yield _upright(item)
+                elif self._decoder is not None and item.stream_index == self._decoder.index:
+                    yield from self._decoder(item)
 
-    def _next(self) -> Frame | None:
+    def _rest(self) -> Iterator[Frame | Packet]:
         try:
-            return next(self._frames, None)
+            yield from self._items
         except TruncatedInputError as error:
             log.warning("%s", error)
-            return None
 
     def close(self) -> None:
         self._stop.set()
@@ -161,31 +174,32 @@ class LiveContainer(Camera):
         self._options = options or {}
         self._stop = threading.Event()
         self._scaler = VideoReformatter()
-        self._container, self._pictures = self._open()
+        self._container, self._decoded = self._open()
         try:
-            self._first = next(self._pictures)
+            self._first = next(item for item in self._decoded if isinstance(item, av.VideoFrame))
         except (av.FFmpegError, StopIteration) as error:
             self._container.close()
             raise InputError.at(name, f"delivers no picture: {_reason(error)}") from error
         self.like = _upright(frame_of(self._first, self._scaler))
         self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
+        self.has_sound = bool(self._container.streams.audio)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def items(self) -> Iterator[Frame | Sound]:
         # The caller may stop at any frame: the connection is closed with the generator.
         try:
-            yield from self._frames()
+            yield from self._all()
         finally:
             self._container.close()
 
-    def _frames(self) -> Iterator[Frame]:
+    def _all(self) -> Iterator[Frame | Sound]:
         pending: av.VideoFrame | None = self._first
         while not self._stop.is_set():
             reason = "it ended"
             try:
                 while not self._stop.is_set():
-                    picture = pending or next(self._pictures)
+                    item = pending or next(self._decoded)
                     pending = None
-                    yield self._conform(frame_of(picture, self._scaler))
+                    yield item if isinstance(item, Sound) else self._conform(item)
             except StopIteration:
                 pass
             except av.FFmpegError as error:
@@ -202,11 +216,11 @@ class LiveContainer(Camera):
         waits = BackOff()
         while not self._stop.wait(waits.failed(0.0)):
             with contextlib.suppress(InputError):
-                self._container, self._pictures = self._open()
+                self._container, self._decoded = self._open()
                 log.warning("%s: is back", self.name)
                 return
 
-    def _open(self) -> tuple[InputContainer, Iterator[av.VideoFrame]]:
+    def _open(self) -> tuple[InputContainer, Iterator[av.VideoFrame | Sound]]:
         scheme = SCHEME_OPTIONS.get(self.name.partition(":")[0].lower(), {})
         first: Exception | None = None
         for options in camera_options(self._driver, self._options):
@@ -227,7 +241,7 @@ class LiveContainer(Camera):
         if not container.streams.video:
             container.close()
             raise InputError.at(self.name, "has no video")
-        return container, iter(container.decode(video=0))
+        return container, _decoded(container)
 
     def _refusal(self, error: Exception) -> InputError:
         if isinstance(error, av.error.ProtocolNotFoundError):
@@ -249,10 +263,31 @@ class LiveContainer(Camera):
             remedy=hint + found,
         )
 
-    def _conform(self, frame: Frame) -> Frame:
-        """The frame in display orientation, with the size and format of the first one: a stream may
-        be different after it was lost."""
-        return _conform(frame, self.like)
+    def _conform(self, picture: av.VideoFrame) -> Frame:
+        """The picture in display orientation, with the size and format of the first one: a stream
+        may be different after it was lost."""
+        return _conform(frame_of(picture, self._scaler), self.like)
+
+
+def _first_of(streams: Sequence[av.AudioStream]) -> SoundDecoder | None:
+    return SoundDecoder(streams[0]) if streams else None
+
+
+def _up_to_frame(items: Iterator[Frame | Packet]) -> Iterator[Frame | Packet]:
+    for item in items:
+        yield item
+        if isinstance(item, Frame):
+            return
+
+
+def _decoded(container: InputContainer) -> Iterator[av.VideoFrame | Sound]:
+    """The pictures of the first video stream, and the sound of the first audio stream."""
+    video, decoder = container.streams.video[0], _first_of(container.streams.audio)
+    for packet in container.demux([video, *container.streams.audio[:1]]):
+        if decoder is not None and packet.stream_index == decoder.index:
+            yield from decoder(packet)
+        else:
+            yield from video.decode(packet)
 
 
 def camera_options(driver: str | None, asked: dict[str, str]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A live H.264 encoder, for recordings and streams."""
+"""A live encoder, H.264 and AAC or Opus, for recordings and streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.live.sound import Sound, SoundTrack
 from fusematte.engine.media.av_frames import picture_of, range_of
 
 
 class LiveEncoder:
-    """Writes a container with one H.264 stream.
+    """Writes a container with one H.264 stream, and with one of sound if ``has_sound``.
 
     Args:
         url: a URL, or a file as ``file:PATH``.
@@ -35,6 +36,7 @@ class LiveEncoder:
         rate: Fraction,
         options: dict[str, str],
         protocol: dict[str, str],
+        has_sound: bool = False,
     ) -> None:
         self._scaler = VideoReformatter()
         # H.264 cannot subsample the chroma of odd sizes.
@@ -50,6 +52,8 @@ class LiveEncoder:
             context.time_base = self._stream.time_base = CLOCK
             context.gop_size = max(1, round(2 * rate))  # new viewers wait at most two seconds
             context.colorspace, context.color_range = like.color.matrix, range_of(like.color)
+            codec = "libopus" if format == "whip" else "aac"
+            self._sound = SoundTrack(self._container, codec) if has_sound else None
             self._container.start_encoding()
         except BaseException:
             self._container.close()
@@ -62,10 +66,19 @@ class LiveEncoder:
             picture = self._scaler.reformat(picture, format=self._layout)
         picture.pts, picture.time_base = frame.pts, CLOCK
         self._container.mux(self._stream.encode(picture))
+        if self._sound is not None:
+            self._container.mux([*self._sound.reach(float(frame.pts * CLOCK))])
+
+    def hear(self, sound: Sound) -> None:
+        """Encodes and sends a piece of sound; before the first frame it is left out."""
+        if self._sound is not None:
+            self._container.mux([*self._sound.write(sound)])
 
     def close(self) -> None:
         """Flushes the encoder and completes the container."""
         try:
             self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._container.mux([*self._sound.close()])
         finally:
             self._container.close()

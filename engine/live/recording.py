@@ -11,21 +11,24 @@ from typing import Any
 import av
 
 from fusematte.engine.errors import OutputError, UsageError
-from fusematte.engine.frame import Frame
+from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.h264_encoder import LiveEncoder
 from fusematte.engine.live.outputs import Outlet
+from fusematte.engine.live.sound import Sound
 from fusematte.engine.media.files import part_of
 
 
 class Recording(Outlet):
     """A video file, called PATH.part until it is complete.
 
+    has_sound: whether it gets a track of sound.
+
     Raises:
         UsageError: the file extension is unknown.
         OutputError: it cannot be written.
     """
 
-    def __init__(self, path: Path, like: Frame, rate: Fraction) -> None:
+    def __init__(self, path: Path, like: Frame, rate: Fraction, *, has_sound: bool = False) -> None:
         self.name, self._path = str(path), path
         self._part = part_of(path)
         formats = {".mkv": "matroska", ".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".flv": "flv"}
@@ -36,14 +39,21 @@ class Recording(Outlet):
         options = {"preset": "veryfast", "crf": "20"}
         with self._failing():
             self._encoder = LiveEncoder(
-                f"file:{self._part}", formats[path.suffix.lower()], like, rate, options, {}
-            )
+                f"file:{self._part}", formats[path.suffix.lower()], like, rate, options, {},
+                has_sound=has_sound,
+            )  # fmt: skip
         self._begin: int | None = None
 
     def show(self, frame: Frame) -> None:
         self._begin = frame.pts if self._begin is None else self._begin
         with self._failing():
             self._encoder.write(replace(frame, pts=frame.pts - self._begin))
+
+    def hear(self, sound: Sound) -> None:
+        if self._begin is not None:
+            with self._failing():
+                begin = float(self._begin * CLOCK)
+                self._encoder.hear(replace(sound, time=sound.time - begin))
 
     def close(self) -> None:
         with self._failing():

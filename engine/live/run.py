@@ -21,6 +21,7 @@ from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.outputs import Outlet, Sender
 from fusematte.engine.live.preview import Click, Preview
 from fusematte.engine.live.session import Result, Session
+from fusematte.engine.live.sound import Offset, Sound
 from fusematte.engine.live.views import view_of
 from fusematte.engine.pipeline import Feed
 
@@ -105,6 +106,7 @@ class LiveRun:
     report: Callable[[LiveStatistics], None] | None = None
     keys: Callable[[], str] = str
     _clock: _Clock = field(default_factory=_Clock)
+    _offset: Offset = field(default_factory=Offset)
 
     def run(self) -> LiveStatistics:
         """Runs until the camera ends, ``q`` is pressed or no output is left; the last statistics.
@@ -116,7 +118,7 @@ class LiveRun:
         controls = Controls(itertools.cycle([*self.backgrounds[1:], self.backgrounds[0]]))
         previews = [outlet for outlet in self.outlets if isinstance(outlet, Preview)]
         senders = [Sender(outlet) for outlet in self.outlets if not isinstance(outlet, Preview)]
-        feed = Feed("camera", self.camera, self._feed)
+        feed = Feed("camera", self.camera.items(), lambda item: self._feed(item, senders))
         try:
             self._loop(feed, controls, previews, senders)
         finally:
@@ -130,8 +132,14 @@ class LiveRun:
             raise feed.error
         return self.session.statistics
 
-    def _feed(self, frame: Frame) -> None:
-        self.session.push(self._clock.now(frame))
+    def _feed(self, item: Frame | Sound, senders: list[Sender]) -> None:
+        if isinstance(item, Frame):
+            frame = self._clock.now(item)
+            self._offset.note(float(item.time), float(frame.time))
+            self.session.push(frame)
+        elif (sound := self._offset.moved(item)) is not None:
+            for sender in list(senders):
+                sender.hear(sound)
 
     def _loop(
         self, feed: Feed, controls: Controls, previews: list[Preview], senders: list[Sender]

@@ -13,6 +13,7 @@ from fusematte.engine.frame import Frame
 from fusematte.engine.live.backoff import BackOff
 from fusematte.engine.live.cameras import SCHEME_OPTIONS, TIMEOUT
 from fusematte.engine.live.outputs import Outlet, check_even
+from fusematte.engine.live.sound import Sound
 from fusematte.engine.live.stream_process import LinkError, Uplink
 from fusematte.engine.live.whip_identity import Identity
 
@@ -32,7 +33,7 @@ class Stream(Outlet):
     """A stream to a URL (RTMP, SRT, RTSP, WHIP, MPEG-TS over UDP or TCP); it reconnects when lost.
 
     Frames are dropped while it is disconnected; later frames keep their timestamps, which never go
-    back.
+    back.  With ``has_sound`` it carries sound: AAC, over WHIP Opus.
 
     Raises:
         UsageError: the URL has an unknown protocol.
@@ -40,7 +41,13 @@ class Stream(Outlet):
     """
 
     def __init__(
-        self, url: str, like: Frame, rate: Fraction, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        like: Frame,
+        rate: Fraction,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        has_sound: bool = False,
     ) -> None:
         self.name, self._clock = url, clock
         scheme = url.partition(":")[0].lower()
@@ -57,7 +64,7 @@ class Stream(Outlet):
             protocol |= self._identity.options
             if token := os.environ.get(WHIP_TOKEN):
                 protocol["authorization"] = token
-        self._stream = url, _FORMATS[scheme], like, rate, options, protocol
+        self._stream = url, _FORMATS[scheme], like, rate, options, protocol, has_sound
         self._waits = BackOff()
         self._link = Uplink(TIMEOUT)
         self._is_open = self._lost = False
@@ -71,6 +78,13 @@ class Stream(Outlet):
             self._link.write(frame)
         except LinkError as error:
             self._lose(error)
+
+    def hear(self, sound: Sound) -> None:
+        if self._is_open:
+            try:
+                self._link.write(sound)
+            except LinkError as error:
+                self._lose(error)
 
     def close(self) -> None:
         self._link.close()

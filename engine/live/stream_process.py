@@ -21,6 +21,7 @@ import av
 
 from fusematte.engine.frame import Frame
 from fusematte.engine.live.h264_encoder import LiveEncoder
+from fusematte.engine.live.sound import Sound
 
 if sys.platform == "linux":
     import fcntl
@@ -62,14 +63,14 @@ class Uplink:
         self._ask("open", *stream)
         self._settle()
 
-    def write(self, frame: Frame) -> None:
-        """Sends a frame, after the previous one was sent.
+    def write(self, item: Frame | Sound) -> None:
+        """Sends a frame or a piece of sound, after the previous one was sent.
 
         Raises:
             LinkError: sending the previous one failed.
         """
         self._settle()
-        self._ask("write", frame)
+        self._ask("write", item)
 
     def close(self) -> None:
         """Ends the stream, as its protocol requires, and the child."""
@@ -130,10 +131,13 @@ class _Child:
         self.close()
         self._encoder = LiveEncoder(*stream)
 
-    def write(self, frame: Frame) -> None:
+    def write(self, item: Frame | Sound) -> None:
         assert self._encoder is not None
         try:
-            self._encoder.write(frame)
+            if isinstance(item, Sound):
+                self._encoder.hear(item)
+            else:
+                self._encoder.write(item)
         except (av.FFmpegError, OSError):
             self.close()
             raise

@@ -256,7 +256,7 @@ class Broken(Camera):
         self._camera, self._silent = open_camera(str(path)), silent
         self.name, self.like, self.rate = "broken", self._camera.like, self._camera.rate
 
-    def __iter__(self) -> Iterator[Frame]:
+    def items(self) -> Iterator[Frame]:
         yield from itertools.islice(self._camera, 3)
         deadline = time.monotonic() + 30
         while self._silent() and time.monotonic() < deadline:

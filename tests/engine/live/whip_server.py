@@ -22,11 +22,12 @@ CONNECTIONS: list[RTCPeerConnection] = []
 
 
 async def tell(track: MediaStreamTrack) -> None:
-    """A line for each picture, until the track ends."""
+    """A line for each picture or piece of sound, until the track ends."""
+    number = int(track.kind == "audio")
     try:
         while True:
             frame = await track.recv()
-            print(f"0, {frame.pts}, {frame.pts}", flush=True)
+            print(f"{number}, {frame.pts}, {frame.pts}", flush=True)
     except MediaStreamError:
         pass
 
