@@ -16,10 +16,10 @@ demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
 
 test: $(VENV)/.develop  ## the test suite, in parallel; the slow tests have a target of their own
-	$(BIN)/pytest -n 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile
 
 test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, every instruction set
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-examples: $(VENV)/.develop  ## the examples with the libraries that they are for
 	$(BIN)/pip install --quiet 'gradio>=5' 'livekit>=1'

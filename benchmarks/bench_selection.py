@@ -20,7 +20,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -52,6 +52,13 @@ Alphas = list[NDArray[np.floating]]
 Generator = np.random.Generator
 
 
+def keeping(scene: Scene, wanted: Collection[int]) -> Scene:
+    """The same scene with only the layers of these indices as foreground."""
+    layers = [replace(one, wanted=index in wanted) for index, one in enumerate(scene.layers)]
+    room = replace(scene.room, alpha=np.zeros_like(scene.room.alpha))
+    return replace(scene, layers=layers, room=room)
+
+
 @dataclass(frozen=True)
 class Clip:
     """A scene, the layers that are wanted, and its pictures."""
@@ -61,7 +68,7 @@ class Clip:
     frames: int
 
     def truths(self) -> Alphas:
-        kept = self.scene.keeping(self.wanted)
+        kept = keeping(self.scene, self.wanted)
         return [kept.alpha(time) / 255 for time in range(self.frames)]
 
     def pictures(self) -> list[Frame]:
@@ -73,7 +80,7 @@ class Clip:
 
     def clicks(self) -> list[tuple[int, int]]:
         """Pixels of the first frame, one on each wanted layer."""
-        parts = (self.scene.keeping({index}).alpha(0) for index in sorted(self.wanted))
+        parts = (keeping(self.scene, {index}).alpha(0) for index in sorted(self.wanted))
         return [_innermost(part) for part in parts]
 
 
@@ -90,7 +97,7 @@ class Material:
         while True:
             rng = np.random.default_rng((2026, KINDS.index(kind), index))
             clip = Clip(*self._scene(rng, kind, frames), frames)
-            seen = [clip.scene.keeping({one}).alpha(0) for one in clip.wanted]
+            seen = [keeping(clip.scene, {one}).alpha(0) for one in clip.wanted]
             if all((part > 200).mean() > 0.005 for part in seen):
                 return clip
             index += 1000
@@ -227,7 +234,7 @@ def _is_right(
     if seen.mean() > 0.001 and float(alpha[seen].mean()) < KEPT:
         return False
     for index in set(range(len(clip.scene.layers))) - clip.wanted:
-        other = clip.scene.keeping({index}).alpha(time) > 127
+        other = keeping(clip.scene, {index}).alpha(time) > 127
         if other.mean() > 0.001 and float(alpha[other].mean()) >= LEAKED:
             return False
     return True

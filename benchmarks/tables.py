@@ -75,7 +75,7 @@ _KERNELS = {
 
 
 def warmup_table(results: dict[str, Any]) -> str:
-    """What is left of the difference after a warm-up."""
+    """The difference that remains after a warm-up."""
     rows = (
         f"{frames} | {row['median']:.3f} | {row['p95']:.2f} | {row['worst']:.2f} "
         f"| {100 * row['share_within_one']:.0f} %"
@@ -117,8 +117,8 @@ def sync_line(results: dict[str, Any]) -> str:
     """Picture and sound."""
     return (
         f"\n{results['minutes']:.0f} minutes of variable frame rate, {results['frames']} frames, "
-        f"{results['sound_packets']} sound packets, read by {results['read_by']}: the pictures "
-        f"move by {results['picture_shift_ms']:g} ms at most, the sound by "
+        f"{results['sound_packets']} sound packets, read by {results['read_by']}: timestamps "
+        f"of pictures are off by {results['picture_shift_ms']:g} ms at most, those of sound by "
         f"{results['sound_shift_ms']:g} ms.\n"
     )
 
@@ -144,7 +144,7 @@ LONG_JOBS = {
 
 
 def long_jobs_tables() -> str:
-    """All that has been measured of long jobs."""
+    """Every measurement of long jobs."""
     there = {name: render for name, render in LONG_JOBS.items() if _path(name).exists()}
     tables = "".join(render(_load(name)) for name, render in there.items())
     return tables or "Not measured yet.\n"
@@ -171,7 +171,7 @@ def quality_table(results: dict[str, Any]) -> str:
 
 
 def int8_line(results: dict[str, Any]) -> str:
-    """The same of the int8 network, in one paragraph."""
+    """The int8 network's scores, in one paragraph."""
     people, refined = results["people"]["all"], results["rows"]["joint refined"]["whole"]
     composed, rooms = results["composed"]["joint refined"], results["backgrounds"]
     moving = results["moving"]["with the frame before"]
@@ -229,7 +229,7 @@ def scene_table(results: dict[str, Any]) -> str:
 
 
 def true_alpha_table(results: dict[str, Any]) -> str:
-    """Every version and trial where alpha is true."""
+    """Every version and trial, scored on true alpha."""
     rows = []
     for row in results["rows"]:
         stills, clips, empty = row["stills"], row["clips"], row["empty"]
@@ -247,18 +247,18 @@ def true_alpha_table(results: dict[str, Any]) -> str:
         )
     first = results["rows"][0]["counts"]
     columns = (
-        "model | MAD | MSE | its median | of it at edges | far from them | band MSE | gradient "
-        "| connectivity | clips MSE | dtSSD | empty rooms: median, 95th percentile"
+        "model | MAD | MSE | median MSE | MSE at edges | MSE elsewhere | MSE in the band "
+        "| gradient | connectivity | clips MSE | dtSSD | empty rooms: median, 95th percentile"
     )
     return (
-        f"\nWhere alpha is true ({first['stills']} stills and {first['clips']} clips of 60 frames "
-        "of people cut out in studios over rooms that training never saw, 960x540, MAD and MSE in "
+        f"\nOn true alpha ({first['stills']} stills and {first['clips']} clips of 60 frames: "
+        "people cut out in studios, over rooms that training never saw, 960x540; MAD and MSE in "
         f"thousandths, dtSSD in hundredths):\n\n{grid(columns, rows)}"
     )
 
 
 def ablation_table(results: Iterable[dict[str, Any]]) -> str:
-    """What parts of the design are worth: one line per network, and the guided filter off."""
+    """Ablations: one line per network, and one without the guided filter."""
     lines = []
     for scored in results:
         model, moving = scored["model"], scored["moving"]["with the frame before"]["dtssd"]
@@ -306,8 +306,8 @@ def speed_table(results: dict[str, Any]) -> str:
         for row in results["samples_per_second"]
     )
     columns = (
-        "size | batch | samples made | learnt from | with PyTorch's depthwise gradients "
-        "| with memory given back | a run: made and learnt from"
+        "size | batch | loading alone | training alone | with PyTorch's depthwise gradients "
+        "| with memory returned to the system | a run: loading and training"
     )
     where = f"{_where(results['machine'])}, network `{results['network']}`"
     return f"{where}, samples per second:\n\n{grid(columns, rows)}"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fusematte.engine import models
+from fusematte.engine.matting import matter
+
+SMALL = 96, 160
+"""Height and width of a network's input that is quick: 15360 pixels, a tenth of the usual."""
 SS_DISABLE = 2
 """Of <signal.h>: no alternate signal stack."""
 
@@ -58,3 +66,23 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["FUSEMATTE_CACHE"] = str(shared / "cache")
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks see a small copy of the frames, for tests of all but the mattes' quality."""
+    load = models.load_bundle
+    monkeypatch.setattr(
+        matter, "load_bundle", lambda model: replace(load(model), default_size=SMALL)
+    )
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same for other processes: a bundle of the default network."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    shutil.copytree(models.SHIPPED / models.DEFAULT_MODEL, folder)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["default_size"] = dict(zip(("height", "width"), SMALL, strict=True))
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return str(folder)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,12 @@ def run_tool(name: str, *arguments: str | Path, input: bytes | None = None) -> b
 
 def probe(path: Path) -> dict[str, Any]:
     """Format, streams and chapters of a file."""
+    return _probe(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _probe(path: Path, changed: int) -> dict[str, Any]:  # noqa: ARG001
+    """Tests ask for one tag after the other; the program takes a tenth of a second each time."""
     shown = "-show_format", "-show_streams", "-show_chapters"
     found: dict[str, Any] = json.loads(run_tool("ffprobe", *shown, "-of", "json", path))
     return found
@@ -84,21 +92,18 @@ _CHANNELS = {"rgb24": 3, "rgba": 4, "rgba64le": 4, "rgb48le": 3}
 
 def planes(path: Path, format: str, *options: str, size: tuple[int, int]) -> list[NDArray[Any]]:
     """The planes of all frames in a planar layout, each [frames, height, width]."""
-    gray = "gray10le" if format.endswith("10le") else "gray"
-    alone = {"y": "Y", "u": "U", "v": "V"} | ({"a": "A"} if format.startswith("yuva") else {})
-    found = []
-    for letter in alone:
-        raw = run_tool(
-            "ffmpeg", "-noautorotate", *options, "-i", path, "-fps_mode", "passthrough", "-vf",
-            f"format={format},extractplanes={letter}", "-pix_fmt", gray, "-f", "rawvideo", "-",
-        )  # fmt: skip
-        samples = np.frombuffer(raw, "<u2" if gray == "gray10le" else np.uint8)
-        width, height = size
-        if letter in "uv":
-            width = -(-width // (1 if "444" in format else 2))
-            height = -(-height // (2 if "420" in format else 1))
-        found.append(samples.reshape(-1, height, width))
-    return found
+    raw = run_tool(
+        "ffmpeg", "-noautorotate", *options, "-i", path, "-fps_mode", "passthrough", "-pix_fmt",
+        format, "-f", "rawvideo", "-",
+    )  # fmt: skip
+    width, height = size
+    across, down = 1 if "444" in format else 2, 2 if "420" in format else 1
+    chroma = -(-height // down), -(-width // across)
+    shapes = [(height, width), chroma, chroma, *[(height, width)] * format.startswith("yuva")]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    samples = np.frombuffer(raw, "<u2" if format.endswith("10le") else np.uint8)
+    parts = np.split(samples.reshape(-1, ends[-1]), ends[:-1], axis=1)
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def free_port() -> int:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from fusematte.engine.models import load_bundle
 from tests.helpers import content, cut, make_clip
 
 COMMAND = (sys.executable, "-m", "fusematte")
+
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 def fails(capfd: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
@@ -139,24 +140,20 @@ def test_usage_errors_exit_with_2(capfd: pytest.CaptureFixture[str]) -> None:
         assert said.startswith("fusematte: ") and "--help" in said
 
 
-def interrupt(process: subprocess.Popen[str], part: Path) -> str:
-    """Sends Ctrl-C in the middle of the work; returns what was said on stderr."""
-    deadline = time.monotonic() + 60
-    while not part.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(3)  # far from all of the frames
-    process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=60)[1]
-
-
 def test_ctrl_c_leaves_a_playable_part(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=160, height=120, frames=400, audio=True)
     output, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
     process = subprocess.Popen(
-        [*COMMAND, "run", str(clip), str(output)], stderr=subprocess.PIPE, text=True
+        [*COMMAND, "run", "--json", str(clip), str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    said = interrupt(process, part)
+    assert process.stdout is not None
+    (first,) = events(process.stdout.readline())
+    assert first["event"] == "progress" and first["frames"] < 200  # far from all of them
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in said
     assert str(part) in said
@@ -166,9 +163,9 @@ def test_ctrl_c_leaves_a_playable_part(tmp_path: Path) -> None:
     assert times == content(clip).times[: len(times)]
 
 
-def test_a_terminal_gets_a_bar_and_a_pipe_gets_none(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_none(tmp_path: Path, small_model: str) -> None:
     clip = make_clip(tmp_path / "in.mp4", frames=60)
-    command = [*COMMAND, "run", str(clip), str(tmp_path / "out.mp4")]
+    command = [*COMMAND, "run", str(clip), str(tmp_path / "out.mp4"), "--model", small_model]
     piped = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\r" not in piped.stderr
     main_end, terminal = pty.openpty()

@@ -38,6 +38,7 @@ from fusematte.training.samples import (
     Fields,
     Source,
     attempt,
+    check_sizes,
     decode_gray,
     decode_picture,
     describe,
@@ -98,9 +99,7 @@ def make_case(name: str, fields: Fields, source: str) -> Case:
         raise DataError.at(name, "no alpha.png")
     alpha = decode_gray(fields["alpha.png"], name)
     mask = decode_gray(fields["mask.png"], name) if "mask.png" in fields else None
-    for part, shape in (("alpha", alpha.shape), ("mask", getattr(mask, "shape", None))):
-        if shape not in (None, image.shape[:2]):
-            raise DataError.at(name, f"picture {image.shape[:2]} and {part} {shape} differ in size")
+    check_sizes(name, image, {"alpha": alpha, "mask": mask})
     origin = str(describe(fields, name).get("source", source))
     foreground = foreground_colour(image, alpha) if photograph else image
     return Case(name, origin, image if photograph else None, foreground, alpha, mask)

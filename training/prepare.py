@@ -23,6 +23,7 @@ from fusematte.training.samples import (
     Sample,
     Source,
     attempt,
+    check_sizes,
     decode_alpha,
     decode_gray,
     decode_picture,
@@ -215,10 +216,7 @@ def _clean_people(name: str, fields: Fields, storage: Storage) -> Fields:
     parts = ["alpha.png", *(["mask.png"] if masked or not storage.lean else []), "prev.png"]
     for part in (part for part in parts if part in fields):
         matte = decode_gray(fields[part], name)
-        if matte.shape != image.shape[:2]:
-            raise DataError.at(
-                name, f"picture {image.shape[:2]} and {part} {matte.shape} differ in size"
-            )
+        check_sizes(name, image, {part: matte})
         cleaned[part] = _png(shrink(matte, storage.long_side))
     return cleaned | ({"json": fields["json"]} if "json" in fields else {})
 

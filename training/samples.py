@@ -20,7 +20,7 @@ import json
 import logging
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -223,6 +223,14 @@ def describe(fields: Fields, where: str) -> dict[str, float | None]:
     return described
 
 
+def check_sizes(name: str, image: Picture, parts: Mapping[str, Picture | None]) -> None:
+    """Raises DataError if a part of a sample has another size than its picture."""
+    size = image.shape[:2]
+    for part, picture in parts.items():
+        if picture is not None and picture.shape != size:
+            raise DataError.at(name, f"picture {size} and {part} {picture.shape} differ in size")
+
+
 def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
     """Decodes one sample, scaled down to a longer side of ``long_side`` pixels.
 
@@ -232,9 +240,7 @@ def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
     image, photograph = decode_picture(fields, name)
     alpha = decode_alpha(fields, name)
     previous = decode_gray(fields["prev.png"], name) if "prev.png" in fields else None
-    for part, shape in (("alpha", alpha.shape), ("prev.png", getattr(previous, "shape", None))):
-        if shape not in (None, image.shape[:2]):
-            raise DataError.at(name, f"picture {image.shape[:2]} and {part} {shape} differ in size")
+    check_sizes(name, image, {"alpha": alpha, "prev.png": previous})
     image, alpha = shrink(image, long_side), shrink(alpha, long_side)
     if previous is not None:
         previous = shrink(previous, long_side)

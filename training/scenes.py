@@ -7,8 +7,8 @@ short sequences, and whole clips.  ``composer`` generates random scenes.  Needs 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -154,12 +154,6 @@ class Scene:
             cover = self._warp(layer.cutout.alpha, matrix, cv2.BORDER_CONSTANT)
             alpha = _cover(alpha, cover, wanted=layer.wanted)
         return alpha
-
-    def keeping(self, wanted: Collection[int]) -> Scene:
-        """The same scene with only the layers of these indices as foreground."""
-        layers = [replace(one, wanted=index in wanted) for index, one in enumerate(self.layers)]
-        room = replace(self.room, alpha=np.zeros_like(self.room.alpha))
-        return replace(self, layers=layers, room=room)
 
     def _camera(self, time: float) -> Matrix:
         return self.camera.at(time, (self.width / 2, self.height / 2))

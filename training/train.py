@@ -528,22 +528,8 @@ def _run_phase(
     run: Run, stream: SampleStream, end: int, output: Path, workers: int, on_step: OnStep | None
 ) -> None:
     """Trains until the plan's position is ``end``."""
-    batches = Batches(
-        run.samples,
-        ENDLESS if run.config.minutes else end - run.step,
-        batch=run.phase.batch,
-        accumulate=run.config.accumulate,
-        rank=run.world.rank,
-        processes=run.world.size,
-    )
-    loader = DataLoader(
-        stream,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=_begin_worker,
-        pin_memory=run.world.device.type == "cuda",
-    )
     assert run.plan is not None
+    loader = _loader(run, stream, end, workers)
     report = TrainingReport(output, sum(run.plan), run.step) if run.world.rank == 0 else None
     begun = perf_counter() - run.seconds
     # Batches are made in a thread beside the network's: OpenCV and PyTorch both let go of the GIL.
@@ -563,12 +549,11 @@ def _run_phase(
                 done = run.world.any(run.position >= end)
                 stopped = run.world.any(bool(interrupted))
                 if report is not None:
-                    size = step_batches[-1]["image"].shape[-1]
+                    batch = step_batches[-1]
                     seen = run.config.step_samples(run.phase, run.world.size)
-                    report.step(run.step, loss, rate, seen, size)
-                    over = run.position >= sum(run.plan)
-                    if run.step % PICTURES_EVERY == 0 or over:
-                        report.pictures(run.step, step_batches[-1], prediction)
+                    report.step(run.step, loss, rate, seen, batch["image"].shape[-1])
+                    if run.step % PICTURES_EVERY == 0 or run.position >= sum(run.plan):
+                        report.pictures(run.step, batch, prediction)
                 if stopped or run.step % SAVE_EVERY == 0:
                     run.save(output / CHECKPOINT)
                 if stopped:
@@ -579,6 +564,25 @@ def _run_phase(
     finally:
         if report is not None:
             report.close()
+
+
+def _loader(run: Run, stream: SampleStream, end: int, workers: int) -> DataLoader[Batch]:
+    """Loads the batches from the run's current step to the plan's position ``end``."""
+    batches = Batches(
+        run.samples,
+        ENDLESS if run.config.minutes else end - run.step,
+        batch=run.phase.batch,
+        accumulate=run.config.accumulate,
+        rank=run.world.rank,
+        processes=run.world.size,
+    )
+    return DataLoader(
+        stream,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+        pin_memory=run.world.device.type == "cuda",
+    )
 
 
 def _begin_worker(number: int) -> None:  # noqa: ARG001

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 from fusematte.engine.commands.options import (
@@ -115,24 +116,7 @@ def _live(options: argparse.Namespace) -> None:
         camera = open_camera(options.camera, size=options.size, rate=options.fps)
         opened.callback(camera.close)
         outlets = list(_open_outlets(options, camera, opened))
-        delay = float(options.lookahead * 1000 / camera.rate)
-        budget = options.budget_ms
-        if budget is None:
-            budget = float(1000 / camera.rate) + delay
-        session = stack.enter_context(
-            Session(
-                backgrounds[0],
-                model=options.model,
-                backend=backend_of(options),
-                threads=options.threads,
-                budget_ms=budget,
-                mirror=options.mirror,
-                lookahead=options.lookahead,
-                light_wrap=options.light_wrap,
-                despill=options.despill,
-                mask=mask_of(options),
-            )
-        )
+        session = stack.enter_context(_open_session(options, backgrounds[0], camera.rate))
         keys = stack.enter_context(terminal_keys())
         report = None if options.quiet else StatisticsLine(json=options.json)
         live = LiveRun(camera, session, outlets, backgrounds, report, keys)
@@ -144,6 +128,24 @@ def _live(options: argparse.Namespace) -> None:
         elif not options.quiet:
             terminal = sys.stderr.isatty()
             print(f"\r{session.statistics}\x1b[K" if terminal else session.statistics)
+
+
+def _open_session(options: argparse.Namespace, background: str, rate: Fraction) -> Session:
+    budget = options.budget_ms
+    if budget is None:  # a frame of the camera, and the frames that are looked at ahead
+        budget = float((1 + options.lookahead) * 1000 / rate)
+    return Session(
+        background,
+        model=options.model,
+        backend=backend_of(options),
+        threads=options.threads,
+        budget_ms=budget,
+        mirror=options.mirror,
+        lookahead=options.lookahead,
+        light_wrap=options.light_wrap,
+        despill=options.despill,
+        mask=mask_of(options),
+    )
 
 
 def _open_outlets(

@@ -336,7 +336,7 @@ class JobOptions:
         """The prompts, and the picture of a mask.
 
         Raises:
-            UsageError: one cannot be; InputError: the file of prompts cannot be read.
+            UsageError: a prompt is invalid; InputError: the file of prompts cannot be read.
         """
         asked: tuple[tuple[Kind, tuple[str, ...]], ...] = (
             ("keep", self.keep), ("drop", self.drop), ("box", self.keep_box),

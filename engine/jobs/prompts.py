@@ -1,4 +1,4 @@
-"""What a job is to keep and to drop: as text, as a picture, as a file of prompts."""
+"""Reads the prompts of a job: from text, from a picture, from a JSON file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 StrPath = str | PathLike[str]
 
 CHUNK = Fraction(1)
-"""Seconds of a video that are held in memory where it is followed backwards."""
+"""Seconds of video that are held in memory at a time while it is followed backwards."""
 KINDS: tuple[Kind, ...] = ("keep", "drop", "box", "everybody")
 """What a file of prompts may ask for."""
 
@@ -52,22 +52,22 @@ def parse_prompt(kind: Kind, text: str, parse_time: Callable[[str], Fraction]) -
 
 
 def read_prompts(path: StrPath) -> tuple[Selection, Path | None]:
-    """A JSON file of prompts, and the mask that it names, if any.
+    """Reads a JSON file of prompts; returns them and the path of the mask it names, if any.
 
-    It holds ``{"prompts": [{"keep": [x, y], "time": seconds}, ...], "mask": "picture.png"}``;
-    ``drop``, ``box`` ([x, y, width, height]) and ``everybody`` (true) are told like ``keep``,
+    It holds ``{"prompts": [{"keep": [x, y], "time": seconds}, ...], "mask": "picture.png"}``.
+    ``drop``, ``box`` ([x, y, width, height]) and ``everybody`` (true) are written like ``keep``;
     ``time`` and ``mask`` may be left out.
 
     Raises:
         InputError: it cannot be read.
-        UsageError: something in it cannot be.
+        UsageError: something in it is invalid.
     """
     try:
         told = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError.at(path, f"cannot be read as JSON: {error}") from error
     if not isinstance(told, dict) or not set(told) <= {"prompts", "mask"}:
-        raise UsageError.at(path, 'must be {"prompts": [...]}, perhaps with a "mask"')
+        raise UsageError.at(path, 'must be {"prompts": [...]}, with or without a "mask"')
     mask = told.get("mask")
     if mask is not None and not isinstance(mask, str):
         raise UsageError.at(path, "mask must be the name of a picture")
@@ -76,10 +76,12 @@ def read_prompts(path: StrPath) -> tuple[Selection, Path | None]:
 
 
 def parse_prompts(listed: object, where: str = "") -> Selection:
-    """The prompts of a JSON list, as ``read_prompts`` describes it; where: prefix of errors.
+    """Parses the JSON list of prompts that ``read_prompts`` describes.
+
+    where: the beginning of error messages.
 
     Raises:
-        UsageError: something in it cannot be.
+        UsageError: a prompt is invalid.
     """
     if not isinstance(listed, list):
         raise UsageError(f"{where}prompts must be a list")
@@ -89,12 +91,12 @@ def parse_prompts(listed: object, where: str = "") -> Selection:
 def _prompt(told: object, where: str) -> Prompt:
     kinds = [kind for kind in KINDS if isinstance(told, Mapping) and kind in told]
     if not isinstance(told, Mapping) or len(kinds) != 1 or not set(told) <= {*kinds, "time"}:
-        raise UsageError(f"{where}: must have one of {', '.join(KINDS)}, and perhaps a time")
+        raise UsageError(f"{where}: must have one of {', '.join(KINDS)}, with or without a time")
     kind, place, time = kinds[0], told[kinds[0]], told.get("time")
     numbers = place if isinstance(place, list) else []
     fits = place is True if kind == "everybody" else all(map(_is_number, numbers))
     if not fits:
-        raise UsageError(f"{where}: {kind} cannot be {place!r}")
+        raise UsageError(f"{where}: {place!r} is no value for {kind}")
     if time is not None and not (_is_number(time) and time >= 0):
         raise UsageError(f"{where}: time must be seconds, not {time!r}")
     try:
@@ -112,23 +114,23 @@ def _is_number(value: object) -> bool:
 
 
 def read_mask(path: StrPath, height: int, width: int) -> Prompt:
-    """A picture of what is kept in the first frame, white on black, as a prompt.
+    """Reads a picture that shows white on black what is kept in the first frame.
 
     Raises:
         InputError: it cannot be read.
-        UsageError: it has not the video's size, or is empty.
+        UsageError: it has another size than the video, or nothing in it is white.
     """
     picture = read_picture(path)
     if picture.shape[:2] != (height, width):
         rows, columns = picture.shape[:2]
         raise UsageError.at(
             path,
-            f"is {columns}x{rows}, but the picture that it is a mask of {width}x{height}",
+            f"is {columns}x{rows}, but the picture it belongs to is {width}x{height}",
             option="mask",
         )
     mask = as_float(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) / np.float32(255))
     if mask.max() < 0.5:
-        raise UsageError.at(path, "nothing in it is white: nothing would be kept", option="mask")
+        raise UsageError.at(path, "nothing in it is white, so nothing would be kept", option="mask")
     return Prompt(kind="mask", mask=mask)
 
 
@@ -139,19 +141,18 @@ def choose(
     mask: StrPath | None,
     reopen: Callable[[], Reader] | None,
 ) -> None:
-    """Lets a matter follow what a job is to keep.
+    """Sets what a matter keeps for a job.
 
-    Prompts that all lie later than the first frame are followed back from there first: a second
-    pass over the frames before, by the network alone.
+    If the first prompt is later than the first frame, what it points at is first followed back to
+    the beginning: the frames before it pass through the network an additional time.
 
     Args:
         reader: the job's input, at its beginning.
-        reopen: opens it once more; None where it can be read only once: then everybody is kept up
-            to the first prompt, which is told.
+        reopen: opens the input again; None if it can be read only once: then everybody is kept up
+            to the first prompt, with a warning.
 
     Raises:
-        InputError, UsageError: a prompt that cannot be; see ``selection.check``.
-        ModelError: the model has not learnt to follow a choice.
+        InputError, UsageError: a prompt is invalid; see ``selection.check``.
     """
     size, info, begin = displayed_size(reader.info), reader.info, reader.begin
     start = max(Fraction(0), info.origin - begin) if info.origin else Fraction(0)
@@ -174,9 +175,9 @@ def choose(
 def _followed_back(
     reader: Reader, matter: Matter, selection: Selection, start: Fraction
 ) -> Selection:
-    """What is kept before the first prompt: a mask at the earliest time to which that leads.
+    """What is kept before the first prompt, as a mask at the earliest time it can be followed to.
 
-    Before that nothing is kept if it came into the picture then, and everybody if there was a cut.
+    Before that time nothing is kept if it entered the picture then, everybody if there was a cut.
     """
     first = selection[0].time
     assert first is not None

@@ -17,7 +17,7 @@ INTERVAL = 2.0
 
 
 class Stamp(NamedTuple):
-    """By what a file shows that it has changed."""
+    """Size and time of a file, which tell that it has changed."""
 
     size: int
     changed: int

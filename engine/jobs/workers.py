@@ -104,7 +104,7 @@ class Processes:
 
 
 _idle, _over = threading.Event(), threading.Event()
-"""In a worker: it has nothing to do; the job wants nothing more of it."""
+"""In a worker: whether it has no task, and whether the job has ended."""
 
 
 def _begin(lifeline: Connection) -> None:

@@ -1,8 +1,8 @@
-"""A choice of who and what is kept: prompts, and what becomes of them frame by frame.
+"""The choice of who and what is kept: made by prompts, followed from frame to frame.
 
 The network mattes everybody, with or without a choice.  A prompt points at somebody in that matte,
-or at a thing beside it (``pointing``); from then on they are followed (``following``), and what is
-kept is cut out of the matte.  After a cut or an absence the chosen are known by their colours;
+or at a thing outside it (``pointing``).  From there on they are followed (``following``), and what
+is kept is cut out of the matte.  After a cut or an absence people are recognised by their colours;
 things are not found again.
 """
 
@@ -35,11 +35,11 @@ from fusematte.engine.matting.selection import Prompt
 log = logging.getLogger(__name__)
 
 ALIKE = 0.88
-"""Likeness of colours from which on somebody is one of the chosen."""
+"""Least likeness of colours by which somebody is recognised."""
 CLEARLY = 0.05
-"""By so much one candidate must be more alike than the next one, or it is told."""
+"""Lead in likeness of the best candidate below which the frame is marked as doubtful."""
 GROWTH = 0.25
-"""Share by which what is kept may grow from one frame to the next, untold."""
+"""Growth of what is kept, from one frame to the next, above which the frame is doubtful."""
 
 LOST = "what was chosen is not to be seen"
 TWO = "two could be what was chosen"
@@ -51,8 +51,8 @@ MISSED = "nothing was found where it was clicked"
 class Choice:
     """Follows prompts through the frames of one video.
 
-    known: what it remembers of the frame before.
-    doubt: what should be looked at in the last frame, in words; "" where nothing.
+    known: the state after the frame before.
+    doubt: why the last frame should be checked by eye, in words; "" if it need not be.
     """
 
     def __init__(self) -> None:
@@ -67,24 +67,24 @@ class Choice:
         return self.known.holds or self.known.can_be_found or bool(self._waiting)
 
     def begin(self, prompts: Iterable[Prompt], begin: Fraction) -> None:
-        """Forgets what was chosen and waits for the times of these prompts, which are ordered.
+        """Forgets what was chosen and waits for the times of these prompts, which are in order.
 
-        begin: of the video, on the clock of its frames.
+        begin: the time at which the video begins, on the clock of its frames.
         """
         self.known, self.doubt, self._begin = UNKNOWN, "", begin
         self._waiting = deque(prompts)
 
     def add(self, prompt: Prompt) -> None:
-        """A prompt for the next frame; from any thread."""
+        """Adds a prompt for the next frame; may be called from any thread."""
         self._waiting.append(prompt)
 
     def skip(self, time: Fraction) -> None:
-        """Leaves out the prompts of frames up to this time: they have been followed."""
+        """Drops the prompts up to this time: the restored state already follows them."""
         while self._waiting and self._is_due(self._waiting[0], time):
             self._waiting.popleft()
 
     def due(self, time: Fraction) -> list[Prompt]:
-        """The prompts that concern a frame at this time, the next one."""
+        """Takes the prompts for the next frame, which has this time."""
         due = []
         while self._waiting and self._is_due(self._waiting[0], time):
             due.append(self._waiting.popleft())
@@ -105,8 +105,8 @@ class Choice:
 
         Args:
             image: the network's input, [1, 3, h, w], RGB, 0..1; everybody: its alpha, [h, w].
-            prompts: those of this frame.
-            follows: whether the frame goes on from the one before.
+            prompts: those for this frame.
+            follows: whether the frame continues the one before.
         """
         self.doubt = ""
         if any(prompt.kind == "everybody" for prompt in prompts):
@@ -137,7 +137,7 @@ class Choice:
             self.doubt = GREW
 
     def _find_after_cut(self, view: View) -> None:
-        """The chosen where they are found again; else nobody is chosen until the next cut."""
+        """Goes on with the chosen if they are found; else with no choice until the next cut."""
         found = self._find(view)
         if found is not None:
             self.known = find(self.known, view, found)
@@ -146,7 +146,7 @@ class Choice:
             self.known = self.known._replace(holds=False)
 
     def _find(self, view: View) -> Mask | None:
-        """Whoever looks most like the chosen; None if nobody does."""
+        """The person who looks most like the chosen; None if nobody is like them enough."""
         if not self.known.can_be_found:
             return None
         candidates = [(likeness(view, part, self.known.kept)[0], part) for part in view.parts()]

@@ -1,12 +1,13 @@
-"""Follows who and what is kept from frame to frame, by motion, colour and the matte of everybody.
+"""Follows the people and things that are kept, from frame to frame.
 
-The matte says where people are; labels say which of them are kept.  Labels move with the optical
+The matte says where people are; labels say which of them are kept.  Labels are moved by the optical
 flow (``matting.motion``).  Where people
-touch, each pixel goes to whom its label and its colours speak for, spread along the edges of the
-picture (Meyer's watershed, 1992).  A part of the matte that stands alone and looks like only one
-of them is his as a whole: so labels that got mixed up while people crossed are mended afterwards.
+touch, the moved labels and the colours decide pixel by pixel, and what they leave open is filled in
+along the edges of the picture (Meyer's watershed, 1992).  A part of the matte that stands alone and
+clearly looks like one side gets that side's label as a whole: this corrects labels that were
+swapped while people crossed.
 
-Things that are kept are in no matte.  Their mask moves with the optical flow alone.
+Things are in no matte.  Their mask is moved by the optical flow alone.
 """
 
 from __future__ import annotations
@@ -28,40 +29,40 @@ from fusematte.engine.pixels.color import as_float, enlarge
 Mask = NDArray[np.bool_]
 
 AREA = 256 * 144
-"""Pixels of the view in which labels are followed, about; no more than the network's."""
+"""Approximate area in pixels of the view in which labels are followed; at most the network's."""
 BINS = 8
-"""Of each colour, by which people are known."""
+"""Bins per channel of the colour histograms by which people are recognised."""
 HABIT = 0.9
-"""How much of what is known of their colours stays from frame to frame."""
+"""Weight of the old colour histogram when it is updated by a frame."""
 LEAST = 0.0005
-"""Share of the picture that is somebody or something; less is noise."""
+"""Smallest share of the picture that counts as somebody or something; less is noise."""
 
 NOBODY, KEPT, OTHER = 0, 1, 2
-"""Labels."""
+"""Labels of a pixel of the view."""
 
 _LABEL, _UNSURE_LABEL, _COLOR = 3.9, 1.3, 1.5
-"""What a label speaks for in log odds, the same where the motion is unsure, and the factor of the
-log odds that colours speak for."""
+"""Weights of the evidence: log odds of a label moved by reliable motion, and by unreliable motion;
+factor of the log odds by colour."""
 _DECIDED = 0.4
-"""Log odds from which on a pixel is one's or the other's; the rest is filled in between them."""
+"""Log odds beyond which a pixel is decided; the others are filled in."""
 _PRESENT = 0.02
-"""Share of a part of the matte that bears a label, if it is not noise."""
+"""Smallest share of a part of the matte that a label must cover; less is noise."""
 _CLEAR, _FOREIGN = 0.2, 0.1
-"""How much more alike a part is to one than to the other, and how much more of it may look foreign
-than of him alone, to be his as a whole."""
+"""When a part gets one side's label as a whole: by how much it must be more like it than like the
+other, and by how much its share of foreign colours may exceed that of the side alone."""
 _SIZES = 0.5, 1.3
-"""Its area then, as a share of the area that he had alone."""
+"""Limits of the area of such a part, relative to the area that the side had alone."""
 _RIGID = 0.5
-"""Share of a thing's pixels that move as one if it is rigid."""
+"""Share of a thing's pixels that must move as one for it to be rigid."""
 _SHARPEN = 1.2
-"""Keeps the edges of a thing from blurring as its mask is resampled in frame after frame."""
+"""Contrast added to a thing's mask in each frame, against the blur of repeated resampling."""
 
 
 class Appearance(NamedTuple):
-    """How the kept, or the others, look where they do not touch.
+    """How one side, the kept or the others, looks in frames in which the two do not touch.
 
-    colors: [BINS ** 3], of sum 1, or 0 while unknown; area: in pixels of the view; foreign: share
-    of their pixels whose colours speak for the other side.
+    colors: histogram, [BINS ** 3], of sum 1, or 0 while unknown; area: in pixels of the view;
+    foreign: share of its pixels whose colours are more typical of the other side.
     """
 
     colors: Map
@@ -70,7 +71,7 @@ class Appearance(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether they were ever seen."""
+        """Whether this side was ever seen."""
         return self.area > 0
 
 
@@ -78,12 +79,12 @@ UNSEEN = Appearance(np.zeros(BINS**3, np.float32), 0.0, 0.1)
 
 
 class Followed(NamedTuple):
-    """What is known of a choice after a frame.
+    """The state of a choice after a frame.
 
     holds: whether anything is chosen now.
-    labels: [h, w], uint8, of the view; thing: [h, w], float32, 0..1, things that are kept.
-    luma: [h, w], uint8, of the view.
-    kept, others: how they look.
+    labels, luma: of the view, [h, w], uint8; thing: mask of the things that are kept, [h, w],
+    float32, 0..1.
+    kept, others: the appearance of each side.
     """
 
     holds: bool
@@ -118,7 +119,7 @@ class Followed(NamedTuple):
 
     @property
     def can_be_found(self) -> bool:
-        """Whether anybody was chosen who could be found again."""
+        """Whether a chosen person's colours are known, by which they could be found again."""
         return self.kept.known
 
     @property
@@ -147,9 +148,9 @@ UNKNOWN = Followed(False, _NONE, as_float(_NONE), _NONE, UNSEEN, UNSEEN)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What labels are followed in: a small copy of a frame.
+    """A small copy of a frame, in which labels are followed.
 
-    rgb: [h, w, 3], uint8; people: [h, w], where the matte of everybody says so.
+    rgb: [h, w, 3], uint8; people: [h, w], where the matte of everybody shows somebody.
     """
 
     rgb: NDArray[np.uint8]
@@ -178,18 +179,18 @@ class View:
 
     @cached_property
     def bins(self) -> NDArray[np.int32]:
-        """The number of each pixel's colour: [h, w]."""
+        """Each pixel's bin of the colour histogram: [h, w]."""
         steps = self.rgb.astype(np.int32) * BINS // 256
         return (steps[..., 0] * BINS + steps[..., 1]) * BINS + steps[..., 2]
 
     @cached_property
     def numbers(self) -> NDArray[np.int32]:
-        """The number of each pixel's connected part of the people, 0 where nobody is: [h, w]."""
+        """The number of each pixel's connected part of the people, 0 for nobody: [h, w]."""
         return np.asarray(cv2.connectedComponents(self.people.astype(np.uint8))[1])
 
     @cached_property
     def areas(self) -> NDArray[np.intp]:
-        """Pixels of each number."""
+        """The area of each of these parts, in pixels."""
         return np.bincount(self.numbers.ravel())
 
     def parts(self, least: float = LEAST) -> Iterator[Mask]:
@@ -200,9 +201,9 @@ class View:
 
 
 def begin(view: View, kept: Mask, thing: Map, before: Followed) -> Followed:
-    """Starts to follow ``kept`` of the people, and ``thing``; all other people are others.
+    """Starts to follow the people in ``kept``, and ``thing``; all other people are the others.
 
-    How they look is learnt anew, or is what was known before where they touch.
+    Both sides' appearance is learnt from this frame, or stays as it was if they touch in it.
     """
     started = Followed(True, _labels(view, kept), thing, view.luma, UNSEEN, UNSEEN)
     learnt = _learnt(started, view, favour=None)
@@ -212,13 +213,13 @@ def begin(view: View, kept: Mask, thing: Map, before: Followed) -> Followed:
 
 
 def find(before: Followed, view: View, kept: Mask) -> Followed:
-    """Goes on with ``kept`` of the people, who are the chosen; things are gone."""
+    """Goes on with the people in ``kept``, who were recognised; things are dropped."""
     labels, nothing = _labels(view, kept), np.zeros(view.size, np.float32)
     return before._replace(holds=True, labels=labels, thing=nothing, luma=view.luma)
 
 
 def follow(before: Followed, view: View) -> Followed:
-    """What is known after the next frame."""
+    """The state after the next frame."""
     before = before.resized(*view.size)
     moved = _Motion(before.luma, view.luma)
     kept, others = (moved(as_float(before.labels == label)) > 0.5 for label in (KEPT, OTHER))
@@ -239,7 +240,7 @@ def follow(before: Followed, view: View) -> Followed:
 
 
 def cut_out(followed: Followed, alpha: Map) -> Map:
-    """The alpha of what is kept, of everybody's alpha [h, w]."""
+    """The alpha of what is kept, cut out of everybody's alpha [h, w]."""
     others = followed.labels == OTHER
     near = cv2.dilate((followed.labels == KEPT).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     people = as_float(cv2.blur(as_float(near & ~others), (3, 3)))
@@ -249,12 +250,12 @@ def cut_out(followed: Followed, alpha: Map) -> Map:
 
 
 def spread(view: View, kept: Mask, others: Mask) -> Plane:
-    """Labels of all people, from some of their pixels; parts without a kept one are others."""
+    """Labels of all people, grown from some pixels; parts without a kept pixel are others."""
     kept, others = kept & view.people, others & view.people
     markers = np.where(kept, KEPT, np.where(others, OTHER, NOBODY)).astype(np.int32)
     markers[~view.people] = 3
     cv2.watershed(view.rgb, markers)
-    # It leaves the lines between its basins.
+    # The lines between its basins bear no label.
     lines = view.people & (markers != KEPT) & (markers != OTHER)
     if lines.any():
         nearer = distance_to(markers == KEPT) <= distance_to(markers == OTHER)
@@ -263,13 +264,13 @@ def spread(view: View, kept: Mask, others: Mask) -> Plane:
 
 
 def likeness(view: View, part: Mask, *appearances: Appearance) -> tuple[float, ...]:
-    """How much the colours of a part are each one's, 0..1 (Bhattacharyya's coefficient)."""
+    """Likeness of a part's colours to each appearance, 0..1 (Bhattacharyya coefficient)."""
     colors = _colors(view.bins, part)
     return tuple(float(np.sqrt(colors * one.colors).sum()) for one in appearances)
 
 
 def _labels(view: View, kept: Mask) -> Plane:
-    """Labels of all people, of whom these are kept."""
+    """Labels of all people: kept within the mask, others outside."""
     return np.where(view.people, np.where(kept, KEPT, OTHER), NOBODY).astype(np.uint8)
 
 
@@ -277,9 +278,9 @@ _CROSS = np.ones((3, 3), np.uint8)
 
 
 class _Motion:
-    """Where the pixels of a picture were in the one before.
+    """The motion between two pictures: where each pixel was in the one before.
 
-    sure: [h, w], where the motion back and forth ends where it began.
+    sure: [h, w], where following the motion back and forth ends at the same place.
     """
 
     def __init__(self, before: Plane, now: Plane) -> None:
@@ -293,7 +294,7 @@ class _Motion:
         return self._back(plane)
 
     def things(self, things: Map) -> Map:
-        """The mask of things, moved: as rigid bodies where they are."""
+        """The mask of things, moved; rigid ones as rigid bodies."""
         count, numbers = cv2.connectedComponents((things > 0.5).astype(np.uint8))
         moved = np.zeros_like(things)
         for number in range(1, count):
@@ -319,7 +320,7 @@ class _Motion:
 
 
 def _favour(before: Followed, view: View) -> Map:
-    """Log odds that colours speak for the kept against the others, averaged nearby: [h, w]."""
+    """Log odds of kept against others by colour, averaged over neighbouring pixels: [h, w]."""
     few = 1e-3
     ratio = np.log((before.kept.colors + few) / (before.others.colors + few))[view.bins]
     people = as_float(view.people)
@@ -335,15 +336,15 @@ def _with_share(view: View, mask: Mask, least: float = _PRESENT) -> Mask:
 
 
 def _mend(labels: Plane, before: Followed, view: View, favour: Map) -> None:
-    """Gives parts that are one's alone to him as a whole."""
+    """Relabels, as a whole, parts that clearly look like one side."""
     for part in view.parts(10 * LEAST):
         share = float((labels[part] == KEPT).mean())
         kept, others = likeness(view, part, before.kept, before.others)
         vote = 0.4 * (share - 0.5) + 1.5 * (kept - others)
-        his, sign = (before.kept, 1) if vote > 0 else (before.others, -1)
+        side, sign = (before.kept, 1) if vote > 0 else (before.others, -1)
         foreign = float((sign * favour[part] < -0.5).mean())
-        fits = _SIZES[0] < float(part.sum()) / his.area < _SIZES[1]
-        if abs(vote) > _CLEAR and fits and foreign < his.foreign + _FOREIGN:
+        fits = _SIZES[0] < float(part.sum()) / side.area < _SIZES[1]
+        if abs(vote) > _CLEAR and fits and foreign < side.foreign + _FOREIGN:
             labels[part] = KEPT if vote > 0 else OTHER
 
 
@@ -390,5 +391,5 @@ def _colors(bins: NDArray[np.int32], mask: Mask) -> Map:
 
 
 def distance_to(mask: Mask) -> Map:
-    """From each pixel to a mask, in pixels: [h, w]."""
+    """The distance of each pixel to a mask, in pixels: [h, w]."""
     return as_float(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3))

@@ -1,4 +1,4 @@
-"""What prompts point at: a person of the matte, or a thing that is cut out by its colours."""
+"""Finds what a prompt points at: a person in the matte, or a thing, cut out by its colours."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from fusematte.engine.matting.selection import DISC, Prompt
 from fusematte.engine.pixels.color import as_float, enlarge
 
 _ON_SOMEBODY, _IN_BOX = 0.3, 0.1
-"""Share of a click's disc, or of a box, that people cover if it points at them."""
+"""Share of a click's disc, or of a box, that people must cover for it to point at them."""
 _NECK = 3.0
-"""Two people who touch are wider by this factor than the place where they do."""
+"""Two people who touch are at least so many times as wide as the place where they touch."""
 _RADII = 0.1, 0.15, 0.22, 0.32
-"""Of things to look for around a click, as shares of the picture's height."""
+"""Radii around a click within which a thing is looked for, as shares of the picture's height."""
 _NEARBY = 1.6
-"""Radius around a thing, in its own, from which its surroundings' colours are learnt."""
+"""Size of the surroundings from which colours are learnt, relative to the thing's."""
 _CONTRAST = 12
-"""Levels of 255 by which colours change, on average, at the edge of a thing."""
+"""Mean change of colour that makes an edge a thing's, in levels of 255."""
 _STEPS = 3
-"""Of GrabCut."""
+"""Iterations of GrabCut."""
 
 
 class Pointed(NamedTuple):
     """What is kept after prompts.
 
-    kept: [h, w], of the people; thing: [h, w], float32, 0..1; missed: what pointed at nothing.
+    kept: people, [h, w]; thing: things, [h, w], float32, 0..1; missed: prompts at nothing.
     """
 
     kept: Mask
@@ -49,8 +49,8 @@ class Pointed(NamedTuple):
 def point(view: View, prompts: Iterable[Prompt], kept: Mask, thing: Map) -> Pointed:
     """Applies prompts, in order, to what is kept already: people and things, [h, w] each.
 
-    Where some point at one part of the people to keep it and others to drop it, two touch there:
-    the line between them is found along the edges of the picture.
+    If some prompts keep and others drop the same connected part, two people touch there: the line
+    between them is found along the edges of the picture.
     """
     start, missed = kept, []
     claims = {KEPT: _Claim(view), OTHER: _Claim(view)}
@@ -89,7 +89,7 @@ class _Claim:
 
 
 def _label_at(view: View, prompt: Prompt, kept: Mask) -> Mask:
-    """The person a prompt points at; of a part that is kept only partly, what is labelled alike."""
+    """The person a prompt points at; if only part of them is kept, what has the label there."""
     person = person_at(view, prompt)
     if prompt.kind == "box" or not 0.1 < float(kept[person].mean() if person.any() else 0) < 0.9:
         return person
@@ -102,14 +102,14 @@ def _masked(view: View, prompt: Prompt) -> tuple[Mask, Map]:
     """The people and the things that a mask keeps."""
     assert prompt.mask is not None
     mask = enlarge(prompt.mask, *view.size) > 0.5
-    # What is left beside people is the mask's own, slightly different edge, or a thing.
+    # Outside the people it is a thing, or a rim where the mask's edge is not quite the matte's.
     beside = (mask & ~view.people).astype(np.uint8)
     thing = cv2.morphologyEx(beside, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     return mask & view.people, as_float(thing)
 
 
 def person_at(view: View, prompt: Prompt) -> Mask:
-    """The person whom a click points at, or the people in a box; nothing where nobody is."""
+    """The person at a click, or the people in a box; empty if there is nobody."""
     place = where(view, prompt)
     covered = float(view.people[place].mean())
     if prompt.kind == "box":
@@ -125,10 +125,10 @@ def person_at(view: View, prompt: Prompt) -> Mask:
 
 
 def thing_at(view: View, prompt: Prompt) -> Map:
-    """The thing that a click or a box points at, 0 or 1: [h, w], float32; all 0 if it finds none.
+    """The thing at a click or in a box, 0 or 1: [h, w], float32; all 0 if none is found.
 
-    Around a click it is looked for at several sizes: the largest one that is surrounded by other
-    colours is taken.  Both by GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004).
+    It is cut out by GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004).  Around a click several
+    sizes are tried, and the largest thing that stands out from its surroundings is taken.
     """
     place = where(view, prompt)
     if prompt.kind == "box":
@@ -169,13 +169,13 @@ def _pixel(view: View, x: float, y: float) -> tuple[int, int]:
 
 
 def _people(view: View) -> Iterator[Mask]:
-    """Everybody by himself, as far as that is to be seen."""
+    """The people one by one, as far as they can be told apart."""
     for part in view.parts():
         yield from _apart(part)
 
 
 def _apart(part: Mask) -> list[Mask]:
-    """A connected part of the people, divided where it is narrow between wide places: two touch."""
+    """A connected part of the people, divided at narrow places, where two of them touch."""
     depth = cv2.distanceTransform(np.pad(part, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     deepest = float(depth.max())
     for width in np.arange(1, deepest / 2):
@@ -189,7 +189,7 @@ def _apart(part: Mask) -> list[Mask]:
 
 
 def _cut(view: View, around: Mask, sure: Mask | None = None) -> Mask:
-    """What differs in colour from the surroundings of a place, within it; never a person."""
+    """Within a place, what differs in colour from its surroundings; never a person."""
     rows, columns = np.flatnonzero(around.any(1)), np.flatnonzero(around.any(0))
     margin = round(_NEARBY / 2 * max(np.ptp(rows), np.ptp(columns)))
     near = (

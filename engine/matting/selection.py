@@ -1,4 +1,4 @@
-"""What a user points at: keep this, drop that."""
+"""Prompts: what a user asks to keep or to drop."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Prompt:
     """Something to keep or to drop.
 
     kind: ``keep`` or ``drop``: a click on it; ``box``: keep what is in it; ``mask``: keep what is
-    in ``mask``, [h, w], float32, 0..1, at any size; ``everybody``: no choice from there on;
-    ``nobody``: nothing that is there is wanted.
+    in ``mask``, [h, w], float32, 0..1, of any size; ``everybody``: everybody is kept from there on;
+    ``nobody``: nothing that is seen there is kept.
     place: x, y of a click, or x, y, width, height of a box, from the upper left corner of the
     picture as it is displayed: shares of its width and height where none is above 1, or pixels.
     time: seconds from the video's beginning; None: the first frame that comes.
@@ -39,7 +39,7 @@ class Prompt:
     def __post_init__(self) -> None:
         counts = {"keep": 2, "drop": 2, "box": 4}
         if len(self.place) != counts.get(self.kind, 0):
-            raise UsageError(f"{self}: wants {counts.get(self.kind, 0)} numbers")
+            raise UsageError(f"{self}: needs {counts.get(self.kind, 0)} numbers")
         if not all(np.isfinite(value) and value >= 0 for value in self.place):
             raise UsageError(f"{self}: lies outside the picture")
         if self.kind == "box" and 0 in self.place[2:]:
@@ -51,10 +51,10 @@ class Prompt:
         return f"{self.kind} {place}{time}"
 
     def within(self, height: int, width: int) -> Prompt:
-        """The same in shares of a picture of this size.
+        """The same with its place in shares of a picture of this size.
 
         Raises:
-            UsageError: it lies outside.
+            UsageError: it lies outside the picture.
         """
         if max(self.place, default=0.0) <= 1:
             inside = self
@@ -72,7 +72,7 @@ class Prompt:
 
 
 Selection = tuple[Prompt, ...]
-"""Prompts, in any order; none: everybody is kept."""
+"""Prompts, in any order; without any, everybody is kept."""
 
 
 def check(
@@ -81,11 +81,11 @@ def check(
     start: Fraction | None = None,
     end: Fraction | None = None,
 ) -> Selection:
-    """The prompts in shares of the picture, by their times.
+    """The prompts in the order of their times, their places in shares of the picture.
 
     Args:
         size: (height, width) of the picture as it is displayed.
-        start, end: the times of the video that are worked on, as far as they are known.
+        start, end: the part of the video that is processed, in seconds; None where unknown.
 
     Raises:
         UsageError: one lies outside the picture or these times, or two contradict each other.

@@ -120,21 +120,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OutputError.exit_code
     except Exception as error:
-        if _lacks_memory(error):
-            print("fusematte: not enough memory; close other programs", file=sys.stderr)
-            return FAULT
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(f"fusematte: {error.filename}: the file name is too long", file=sys.stderr)
-            return UsageError.exit_code
-        if os.environ.get("FUSEMATTE_TRACEBACK"):
-            raise
-        print(
-            f"fusematte: internal error: {type(error).__name__}: {first_line(error)}; for a bug "
-            "report, set FUSEMATTE_TRACEBACK=1 and run it again",
-            file=sys.stderr,
-        )
-        return FAULT
+        return _unexpected(error)
     return code
+
+
+def _unexpected(error: Exception) -> int:
+    """Prints an exception that FuseMatte did not raise on purpose; returns the exit code.
+
+    Raises:
+        Exception: ``error``, if FUSEMATTE_TRACEBACK is set and it is not about memory or a name.
+    """
+    if _lacks_memory(error):
+        print("fusematte: not enough memory; close other programs", file=sys.stderr)
+        return FAULT
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        print(f"fusematte: {error.filename}: the file name is too long", file=sys.stderr)
+        return UsageError.exit_code
+    if os.environ.get("FUSEMATTE_TRACEBACK"):
+        raise error
+    print(
+        f"fusematte: internal error: {type(error).__name__}: {first_line(error)}; for a bug "
+        "report, set FUSEMATTE_TRACEBACK=1 and run it again",
+        file=sys.stderr,
+    )
+    return FAULT
 
 
 def _lacks_memory(error: Exception) -> bool:

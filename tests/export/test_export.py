@@ -110,6 +110,7 @@ def test_int8_is_calibrated_and_timed(
     assert (made.name, made.precision) == ("openvino", "int8")
 
 
+@pytest.mark.slow
 def test_int8_beside_a_bundles_own_network(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

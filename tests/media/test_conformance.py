@@ -6,9 +6,7 @@ damage is named; what lies under the final name plays to its end; nothing grows 
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +20,6 @@ from tests.media.corpus import CUT, DONE, KINDS, Kind
 from fusematte.cli import main
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.files import part_of
-from fusematte.engine.models import SHIPPED
 
 MEMORY = 512 << 20
 """Bytes that one small input may add to the process, which has others behind it."""
@@ -31,15 +28,10 @@ WHOLE = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The shipped network at 64x64, compiled once for all."""
-    folder = tmp_path_factory.mktemp("model") / "edge"
-    shutil.copytree(SHIPPED / "edge", folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["default_size"] = {"height": 64, "width": 64}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with Matter(folder, threads=1):
-        yield folder
+def model(small_model: str) -> Iterator[str]:
+    """A small network, held open for all."""
+    with Matter(small_model, threads=1):
+        yield small_model
 
 
 @pytest.mark.timeout(60)
@@ -48,14 +40,14 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_no_input_breaks_a_job(
     kind: Kind,
     suffix: str,
-    small_model: Path,
+    model: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     source = kind.make(tmp_path)
     output = tmp_path / f"out{suffix}"
     before = psutil.Process().memory_info().rss
-    command = ["run", "-q", str(source), str(output), "--model", str(small_model)]
+    command = ["run", "-q", str(source), str(output), "--model", model]
     code = main([*command, "--threads", "1"])
     said = capfd.readouterr().err
     assert code in kind.codes, said
@@ -79,7 +71,7 @@ def test_no_input_breaks_a_job(
 @pytest.mark.parametrize(
     "name", ["mp4-libsvtav1", "mov-prores_ks-yuv422p10le", "interlaced", "changing_size", "alpha"]
 )
-def test_a_job_takes_less_than_a_gigabyte(name: str, small_model: Path, tmp_path: Path) -> None:
+def test_a_job_takes_less_than_a_gigabyte(name: str, small_model: str, tmp_path: Path) -> None:
     """In a process of its own, with all that it loads: decoders, network, encoder."""
     source, output = KINDS[name].make(tmp_path), tmp_path / "out.mp4"
     command = [sys.executable, "-m", "fusematte", "run", "-q", source, output]

@@ -100,6 +100,7 @@ def data_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("small_network")
 def test_the_whole_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = data_folder(tmp_path)
     figures, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
@@ -133,6 +134,7 @@ def test_the_whole_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert picture is not None and picture.shape[0] == picture.shape[1] // 4
 
 
+@pytest.mark.usefixtures("small_network")
 def test_people_cut_out_are_scored_over_rooms(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,9 @@ def four_pictures() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(("name", "steps"), [("edge", 30), ("paper", 34)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("edge", 30), pytest.param("paper", 34, marks=pytest.mark.slow)]
+)
 def test_four_pictures_are_learnt_by_heart(
     monkeypatch: pytest.MonkeyPatch, name: str, steps: int
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_thing_taken_for_a_person_is_no_error_of_edges() -> None:
     assert scores["false_foreground"] == 0
 
 
+@pytest.mark.usefixtures("small_network")
 def test_evaluate_prints_the_table_and_writes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,15 +67,17 @@ def is_at_work(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_long_job_survives_a_killed_worker(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: str
 ) -> None:
     monkeypatch.setattr(segments, "FRAMES", 16)
+    options: dict[str, Any] = {"background": "blur", "model": small_model}
     clip = make_clip(tmp_path / "in.mp4", frames=48, audio=True, options=OPTIONS)
-    run(clip, tmp_path / "here.mp4", background="blur")
+    run(clip, tmp_path / "here.mp4", **options)
     killer = Killer()
     killer.start()
-    done = run(clip, tmp_path / "out.mp4", background="blur", cluster=address)
+    done = run(clip, tmp_path / "out.mp4", **options, cluster=address)
     killer.stop.set()
     assert killer.killed
     assert done.frames == 48

@@ -26,8 +26,12 @@ from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import open_tools
 from fusematte.engine.pipeline import network_threads
 
-CLIPS = ("d20.mp4", "m1.mp4", "s13.mp4")
-"""Short ones: square with audio, 720p with audio, upright."""
+CLIPS = (
+    "m1.mp4",
+    pytest.param("d20.mp4", marks=pytest.mark.slow),
+    pytest.param("s13.mp4", marks=pytest.mark.slow),
+)
+"""Short ones: 720p with audio, square with audio, upright."""
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,15 +47,18 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def test_side_by_side_is_as_one_after_the_other(clip: Path, tmp_path: Path) -> None:
+def test_side_by_side_is_as_one_after_the_other(
+    clip: Path, tmp_path: Path, small_model: str
+) -> None:
     here, side, alpha = (tmp_path / f"{name}.mp4" for name in ("here", "side", "alpha"))
-    run(clip, here, background="blur", backend=BACKEND)
+    run(clip, here, background="blur", model=small_model, backend=BACKEND)
     seen: list[int] = []
     done = run(
         clip,
         side,
         background="blur",
         alpha_output=alpha,
+        model=small_model,
         backend=BACKEND,
         jobs=2,
         progress=lambda frames, *_: seen.append(frames),
@@ -69,18 +73,21 @@ def test_side_by_side_is_as_one_after_the_other(clip: Path, tmp_path: Path) -> N
     assert not workers_of(psutil.Process())
 
 
-def test_a_dead_worker_is_an_error_and_resume_goes_on(clip: Path, tmp_path: Path) -> None:
+def test_a_dead_worker_is_an_error_and_resume_goes_on(
+    clip: Path, tmp_path: Path, small_model: str
+) -> None:
     output = tmp_path / "out.mp4"
+    options: dict[str, Any] = {"model": small_model, "backend": BACKEND, "jobs": 2}
 
     def kill(frames: int, *_: object) -> None:  # noqa: ARG001
         for worker in workers_of(psutil.Process()):
             worker.kill()
 
     with pytest.raises(BackendError, match="a worker process died"):
-        run(clip, output, backend=BACKEND, jobs=2, progress=kill)
+        run(clip, output, **options, progress=kill)
     assert not output.exists()
     assert segments_of(output).is_dir()
-    assert run(clip, output, backend=BACKEND, jobs=2, resume=True).frames == FRAMES
+    assert run(clip, output, **options, resume=True).frames == FRAMES
     assert content(output).times == content(clip).times
 
 
@@ -96,10 +103,12 @@ def start(clip: Path, output: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_no_worker_outlives_the_job(ending: signal.Signals, tmp_path: Path) -> None:
     clip = make_clip(
-        tmp_path / "in.mp4", width=640, height=480, frames=400, options={"g": "50"}
+        tmp_path / "in.mp4", width=320, height=240, frames=400, options={"g": "50"}
     )  # long enough to be in the middle of it
     output = tmp_path / "out.mp4"
     process = start(clip, output)
@@ -121,16 +130,16 @@ def test_no_worker_outlives_the_job(ending: signal.Signals, tmp_path: Path) -> N
         assert part == content(clip).times[: len(part)]
 
 
-def test_files_of_a_batch_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_batch_side_by_side(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], small_model: str
+) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for name in "abc":
         make_clip(source / f"{name}.mp4", frames=4)
     (source / "d.mp4").write_text("no video")
-    assert (
-        main(["batch", "-q", str(source), "-o", str(output), "--jobs", "2", "--backend", BACKEND])
-        == 3
-    )
+    command = ["batch", "-q", str(source), "-o", str(output), "--jobs", "2"]
+    assert main([*command, "--model", small_model, "--backend", BACKEND]) == 3
     assert "d.mp4" in capfd.readouterr().err
     for name in "abc":
         assert content(output / f"{name}.mp4").times == content(source / f"{name}.mp4").times

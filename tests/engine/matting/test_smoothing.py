@@ -65,6 +65,7 @@ def test_smoothing_survives_a_change_of_the_networks_size() -> None:
     assert np.all((done.alpha > 0.41) & (done.alpha < 0.55))
 
 
+@pytest.mark.slow
 def test_somebody_real_enters_and_leaves(shared_clips: Path) -> None:
     """A camera that pans to a person and on: the smoothed alpha is that of a network without a
     memory, and nothing of the person stays behind."""

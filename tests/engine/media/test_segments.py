@@ -171,6 +171,7 @@ def test_parts_that_are_not_all_leave_a_part_file(tmp_path: Path) -> None:
     assert max(time for _, _, time in left.packets) < left.times[-1] + Fraction(1, 25)
 
 
+@pytest.mark.usefixtures("small_network")
 def test_run_by_spans_equals_run(tmp_path: Path) -> None:
     clip = clip_of(tmp_path, ".mp4", frames=24)
     output, alpha = tmp_path / "out.mp4", tmp_path / "alpha.mkv"

@@ -207,6 +207,7 @@ def in_a_camera_of_the_page(clip: Path, **feature: Any) -> None:  # noqa: ANN401
     asyncio.run(whole())
 
 
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize(
     "feature",
     [{"lookahead": 2}, {"light_wrap": 0.5}, {"despill": 0.7}, {}],
