@@ -26,6 +26,8 @@ from fusematte.engine.pipeline import Statistics
 
 FRAMES = 30
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:

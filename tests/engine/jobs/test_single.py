@@ -26,6 +26,8 @@ from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import open_tools
 from fusematte.engine.pipeline import network_threads
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 CLIPS = (
     "m1.mp4",
     pytest.param("d20.mp4", marks=pytest.mark.slow),
