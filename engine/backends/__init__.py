@@ -78,11 +78,10 @@ def create_backend(
             if attempt.spec != wish:  # otherwise the exception below says it
                 log.log(level, "backend %s is not used: %s", attempt.spec, reason)
             reasons.append(reason if named else f"{attempt.spec}: {reason}")
+    message = f"no backend can run here: {'; '.join(reasons)}"
     if named:
-        raise BackendError(
-            reasons[-1] if reasons else f"backend {wish} has no other device", option="backend"
-        )
-    raise BackendError(f"no backend can run here: {'; '.join(reasons)}", option="backend")
+        message = reasons[-1] if reasons else f"backend {wish} has no other device"
+    raise BackendError(message, option="backend")
 
 
 class Attempt(NamedTuple):

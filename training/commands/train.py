@@ -147,7 +147,8 @@ def _prepare(options: argparse.Namespace, talk: Talk) -> Result:
     return {**facts, "shards": shards}, f"{options.output}: {prepared}{at_most}"
 
 
-def _train(options: argparse.Namespace, talk: Talk) -> Result:
+def _check(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that training cannot use."""
     if options.workers is not None and options.workers < 0:
         raise UsageError("--workers must be 0 or more", option="workers")
     if options.resume and (options.init or options.encoder_weights):
@@ -156,11 +157,16 @@ def _train(options: argparse.Namespace, talk: Talk) -> Result:
             option="resume",
             remedy="leave out --init and --encoder-weights",
         )
-    config = load_config(options.config)
-    if options.minutes is not None:
-        if options.minutes <= 0:
-            raise UsageError("--minutes must be above 0", option="minutes")
-        config = replace(config, minutes=options.minutes)
+    if options.minutes is not None and options.minutes <= 0:
+        raise UsageError("--minutes must be above 0", option="minutes")
+
+
+def _training_sources(options: argparse.Namespace) -> list[Source]:
+    """The sources to train on.
+
+    Raises:
+        UsageError: there are no people or no rooms among them.
+    """
     sources = [source for source in _sources(options) if source.split == "train"]
     kinds = {source.kind for source in sources}
     for kind, what in (("people", "people to train on"), ("backgrounds", "rooms (--backgrounds)")):
@@ -170,7 +176,15 @@ def _train(options: argparse.Namespace, talk: Talk) -> Result:
                 path=options.data[0],
                 option="data",
             )
-    sources += [object_source(folder) for folder in options.objects]
+    return [*sources, *(object_source(folder) for folder in options.objects)]
+
+
+def _train(options: argparse.Namespace, talk: Talk) -> Result:
+    _check(options)
+    config = load_config(options.config)
+    if options.minutes is not None:
+        config = replace(config, minutes=options.minutes)
+    sources = _training_sources(options)
     try:
         from fusematte.training.train import Step, train
     except ModuleNotFoundError as error:
