@@ -1,11 +1,10 @@
 """Follows the people and things that are kept, from frame to frame.
 
 The matte says where people are; labels say which of them are kept.  Labels are moved by the optical
-flow (``matting.motion``).  Where people
-touch, the moved labels and the colours decide pixel by pixel, and what they leave open is filled in
-along the edges of the picture (Meyer's watershed, 1992).  A part of the matte that stands alone and
-clearly looks like one side gets that side's label as a whole: this corrects labels that were
-swapped while people crossed.
+flow (``matting.motion``).  Where people touch, the moved labels and the colours decide pixel by
+pixel, and what they leave open is filled in along the edges of the picture (Meyer's watershed,
+1992).  A part of the matte that stands alone and clearly looks like one side gets that side's label
+as a whole: this corrects labels that were swapped while people crossed.
 
 Things are in no matte.  Their mask is moved by the optical flow alone.
 """
