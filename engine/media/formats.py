@@ -141,8 +141,6 @@ _TS_CODECS = {"h264", "hevc", "mpeg2video", "mpeg4"} | {"aac", "mp2", "mp3", "ac
 _PICTURE_SUBTITLES = {"hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"}
 _EXPERIMENTAL = {"truehd"}
 """libav only writes it into MP4 with a flag, and few players support it there."""
-_ACM = {"wmav1", "wmav2", "adpcm_ms", "adpcm_ima_wav", "gsm_ms"}
-"""Audio that Matroska stores under its Windows name; libav does not list it."""
 _EVEN_CHROMA = ("h264", "hevc")
 """Codecs that cannot crop half a chroma sample: subsampled, they need even sizes."""
 
@@ -224,7 +222,7 @@ def codecs_of(container: OutputContainer) -> set[str]:
         return {codec for codec in able if not codec.startswith("pcm_")} - _EXPERIMENTAL
     if name == "mov":  # fails when the header is written
         return able - {"flac"}
-    return able | _PICTURE_SUBTITLES | _ACM if name == "matroska" else able
+    return able | _PICTURE_SUBTITLES if name == "matroska" else able
 
 
 def encoder_options(codec: av.Codec, encoding: Encoding) -> dict[str, str]:
