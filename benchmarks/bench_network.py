@@ -1,7 +1,10 @@
-"""The network alone, on the CPU: ``python benchmarks/bench_network.py [--size 512x288]``.
+"""The network alone, on the CPU.
 
-OpenVINO in the precision that the processor computes in and in f32, with one thread and with all,
-in turns; medians.  Writes benchmarks/results/network.json.
+    python benchmarks/bench_network.py [MODEL ...] [--size 512x288]
+
+Every model in OpenVINO, in every precision that it and the processor have, with one thread and with
+all, in turns; medians.  ``beside``: a row's time over that of the last model named, in the same
+precision and with as many threads.  Writes benchmarks/results/network.json.
 """
 
 from __future__ import annotations
@@ -11,10 +14,8 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from bench_backends import WithoutBf16
 from machine import machine
 from timing import medians_in_turns
 
@@ -27,36 +28,41 @@ RESULTS = Path(__file__).parent / "results" / "network.json"
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="edge")
+    parser.add_argument("models", nargs="*", default=["edge"])
     parser.add_argument("--size", default="512x288", metavar="WxH")
     parser.add_argument("--runs", type=int, default=60)
     args = parser.parse_args()
-    bundle = load_bundle(args.model)
     width, height = map(int, args.size.split("x"))
     rng = np.random.default_rng(0)
     image = rng.random((1, 3, height, width), np.float32)
     previous = rng.random((1, 1, height, width), np.float32)
     cores = len(os.sched_getaffinity(0))
     backends = [
-        (threads, kind(bundle, threads=threads))
-        for kind in (OpenVinoBackend, WithoutBf16)
+        (threads, OpenVinoBackend(bundle, precision=precision, threads=threads))
+        for bundle in map(load_bundle, args.models)
+        for _, precision in OpenVinoBackend.candidates(bundle, thorough=True)
         for threads in (cores, 1)
     ]
     calls = [partial(backend.infer, image, previous) for _, backend in backends]
-    rows: list[dict[str, Any]] = [
-        {
-            "precision": backend.precision,
-            "threads": threads,
-            "median_ms": round(ms, 2),
-        }
+    times = {
+        (f"{backend.bundle.name} {backend.bundle.version}", backend.precision, threads): ms
         for (threads, backend), ms in zip(backends, medians_in_turns(calls, args.runs), strict=True)
+    }
+    last = next(reversed(times))[0]
+    rows = [
+        {"model": model, "precision": precision, "threads": threads, "median_ms": round(ms, 2)}
+        | (
+            {"beside": round(ms / times[last, precision, threads], 3)}
+            if (last, precision, threads) in times and model != last
+            else {}
+        )
+        for (model, precision, threads), ms in times.items()
     ]
     results = {
-        "machine": machine(), "model": f"{bundle.name} {bundle.manifest['version']}",
-        "size": args.size, "rows": rows,
+        "machine": machine(), "model": rows[0]["model"], "size": args.size, "rows": rows,
     }  # fmt: skip
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    print(json.dumps(rows))
+    print(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -184,15 +184,20 @@ def int8_line(results: dict[str, Any]) -> str:
 
 
 def network_line(results: dict[str, Any]) -> str:
-    """The network alone, by precision and threads."""
-    rows = ", ".join(
-        f"{row['median_ms']:.1f} ms in {row['precision']} with {row['threads']} "
-        f"thread{'s' if row['threads'] > 1 else ''}"
-        for row in results["rows"]
-    )
+    """The network alone, by precision and threads, and beside another version."""
+
+    def told(row: dict[str, Any]) -> str:
+        beside = f" ({row['beside']:.2f} times {other}'s)" if "beside" in row else ""
+        return (
+            f"{row['median_ms']:.1f} ms in {row['precision']} with {row['threads']} "
+            f"thread{'s' if row['threads'] > 1 else ''}{beside}"
+        )
+
+    other = results["rows"][-1]["model"]
+    ours = [row for row in results["rows"] if row["model"] == results["model"]]
     return (
-        f"\n{_where(results['machine'])}, otherwise idle, the network alone takes at "
-        f"{results['size']}: {rows}.\n"
+        f"\n{_where(results['machine'])}, otherwise idle, the network of {results['model']} alone "
+        f"takes at {results['size']}: {', '.join(map(told, ours))}.\n"
     )
 
 
