@@ -1,8 +1,9 @@
 """The HTTP API: pictures are matted at once, videos as jobs.
 
 Requests for pictures are compatible with rembg's server: POST, multipart, the picture as ``file``,
-options as form fields or in the query.  URLs of pictures are not accepted: a server that fetches
-URLs of strangers can be used to reach its own network (SSRF).
+options as form fields or in the query.  The picture alone as the body is accepted as well.  URLs of
+pictures are not accepted: a server that fetches URLs of strangers can be used to reach its own
+network (SSRF).
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class Order:
     ignored: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, options: Mapping[str, str]) -> Order:
-        """Parses the options of a request.
+    def parse(cls, options: Mapping[str, str], *, over_picture: bool = False) -> Order:
+        """Parses the options of a request; over_picture: its background is a file.
 
         Raises:
             Refusal: an option is unknown or invalid.
@@ -110,14 +111,15 @@ class Order:
             mask=_mask(options),
             ignored=tuple(name for name in REMBG_ONLY if name in options),
         )
-        if order.format == "jpeg" and order.background == "transparent" and not order.only_mask:
+        transparent = order.background == "transparent" and not (order.only_mask or over_picture)
+        if order.format == "jpeg" and transparent:
             raise Refusal("bad_request", "jpeg cannot be transparent; use png or a background")
         return order
 
 
 @dataclass
 class Form:
-    """A multipart request: files by field name, and options."""
+    """A request for a picture: files by field name, and options; a bare picture is ``file``."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
@@ -210,7 +212,8 @@ class Api:
         try:
             async with asyncio.timeout(TIME_LIMIT):
                 form = await _read_form(request)
-                order = Order.parse({**request.query, **form.options})
+                over_picture = "background" in form.files
+                order = Order.parse({**request.query, **form.options}, over_picture=over_picture)
                 loop = asyncio.get_running_loop()
                 data = await loop.run_in_executor(self._pool, self._make, form.files, order)
         except TimeoutError:
@@ -268,7 +271,7 @@ class Api:
         async for part in _parts(request):
             if part.name == "file":
                 announced = request.content_length or 0
-                await save(_chunks(part), announced, job.input, self._video_limit)
+                await save(_chunks(part.read_chunk), announced, job.input, self._video_limit)
                 job.name = clean_name(part.filename or "") or "video"
             else:
                 options[str(part.name)] = await _text(part)
@@ -307,9 +310,12 @@ def _prompts(text: str) -> list[Any]:
 
 async def _read_form(request: web.Request) -> Form:
     form = Form()
+    if request.content_type.startswith("image/"):
+        form.files["file"] = await _limited("file", request.content.read, PICTURE_LIMIT)
+        return form
     async for part in _parts(request):
         if part.name in ("file", "background") and part.filename is not None:
-            form.files[part.name] = await _limited(part, PICTURE_LIMIT)
+            form.files[part.name] = await _limited(part.name, part.read_chunk, PICTURE_LIMIT)
         else:
             form.options[str(part.name)] = await _text(part)
     if "file" not in form.files:
@@ -319,7 +325,7 @@ async def _read_form(request: web.Request) -> Form:
 
 async def _parts(request: web.Request) -> AsyncIterator[BodyPartReader]:
     if request.content_type != "multipart/form-data":
-        raise Refusal("bad_request", "send a form: multipart/form-data with the field 'file'")
+        raise Refusal("bad_request", "send multipart/form-data with the field 'file'")
     reader = await _read(request.multipart())
     while (part := await _read(reader.next())) is not None:
         if isinstance(part, MultipartReader):
@@ -327,13 +333,13 @@ async def _parts(request: web.Request) -> AsyncIterator[BodyPartReader]:
         yield part
 
 
-async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while chunk := await _read(part.read_chunk(CHUNK)):
+async def _chunks(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    while chunk := await _read(read(CHUNK)):
         yield chunk
 
 
 async def _read(step: Awaitable[Read]) -> Read:
-    """One step of reading a form.
+    """One step of reading a request.
 
     Raises:
         Refusal: it is damaged, for which aiohttp has no error of its own.
@@ -341,21 +347,21 @@ async def _read(step: Awaitable[Read]) -> Read:
     try:
         return await step
     except (ValueError, LookupError, RuntimeError, AssertionError, HttpProcessingError) as error:
-        raise Refusal("bad_request", "the form cannot be read; is it cut short?") from error
+        raise Refusal("bad_request", "the request cannot be read; is it cut short?") from error
 
 
-async def _limited(part: BodyPartReader, limit: int) -> bytes:
+async def _limited(name: str, read: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
     data = bytearray()
-    async for chunk in _chunks(part):
+    async for chunk in _chunks(read):
         data += chunk
         if len(data) > limit:
-            name = part.name
             raise Refusal("too_large", f"{name}: is larger than the limit, {limit / MEBIBYTE:g} MB")
     return bytes(data)
 
 
 async def _text(part: BodyPartReader) -> str:
-    return (await _limited(part, FIELD_LIMIT)).decode(errors="replace").strip()
+    data = await _limited(str(part.name), part.read_chunk, FIELD_LIMIT)
+    return data.decode(errors="replace").strip()
 
 
 def _decode(name: str, data: bytes, size: int | None) -> Picture:

@@ -107,11 +107,17 @@ def _picture(name: str, more: str = "") -> Schema:
         name, "Cut the people out of a picture, or replace its background", picture
     )
     operation["description"] = (
-        f"{more} Options are form fields or query parameters. To use a picture as background, send "
+        f"{more} The body is a form, or the picture itself with its image/... content type. "
+        "Options are form fields or query parameters. To use a picture as background, send "
         "`background` as a file. Further options of rembg (model, a, af, ab, ae, ppm) are accepted "
         "but not used; the header X-Ignored-Options lists them."
     ).strip()
-    operation["requestBody"] = _form({**files, **options})
+    body = _form({**files, **options})
+    body["content"]["image/*"] = {"schema": BINARY}
+    operation["requestBody"] = body
+    operation["parameters"] = [
+        {"name": option, "in": "query", "schema": schema} for option, schema in options.items()
+    ]
     return operation
 
 

@@ -101,6 +101,9 @@ def test_a_picture_comes_back_as_the_engine_makes_it(api: Server, portrait: Pict
             assert np.abs((await matted(http, same)).astype(int) - alpha).max() <= 1
         mask = await matted(http, form(png(portrait)), "?om=true")
         assert np.abs(mask.astype(int) - alpha).max() <= 1
+        bare = {"data": png(portrait), "headers": {"Content-Type": "image/png"}}
+        async with http.post("api/matte?om=true", **bare) as answer:
+            assert np.abs(decoded(await answer.read()).astype(int) - alpha).max() <= 1
         for query in ("?bgc=255,0,0,255", "?background=%23ff0000"):
             assert (
                 np.abs((await matted(http, form(png(portrait)), query)).astype(int) - red).max()
@@ -144,6 +147,8 @@ def test_formats_and_sizes(api: Server) -> None:
                 assert answer.content_type == f"image/{format.replace('jpg', 'jpeg')}"
                 assert decoded(await answer.read()).shape == (100, 160, shape)
         assert (await matted(http, form(data, size="4000"))).shape == (200, 320, 4)
+        over = form(data, format="jpeg", background=png(picture(32, 20, 0)))
+        assert (await matted(http, over)).shape == (200, 320, 3)
 
     talk(api, conversation)
 
@@ -168,6 +173,9 @@ def test_what_cannot_be_is_refused(api: Server) -> None:
         ):  # fmt: skip
             await no("bad_request", form(data), f"?{query}")
         await no("too_large", form(bytes(PICTURE_LIMIT + 1)))
+        for body, code in ((b"", "unreadable"), (bytes(PICTURE_LIMIT + 1), "too_large")):
+            request = http.post("api/matte", data=body, headers={"Content-Type": "image/png"})
+            await refused(request, code)
         assert "million" in await no("too_large", form(png(bomb)))
         assert "larger" in await no("too_large", form(data, om="t" * 2000))
         await refused(http.get("api/matte"), "method_not_allowed")
