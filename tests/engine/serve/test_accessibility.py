@@ -23,7 +23,10 @@ SITE = ROOT / "build" / "site"
 SHOTS = os.environ.get("FUSEMATTE_SCREENSHOTS")
 WIDTHS = {"desktop": (1360, 1000), "phone": (390, 844)}
 LOOKS = list(itertools.product(("light", "dark"), WIDTHS))
-PAGES = ("index", "install", "tasks/webcam", "tasks/http", "reference/command-line", "comparison")
+PAGES = (
+    "index", "install", "tasks/webcam", "tasks/http", "tasks/embed", "reference/command-line",
+    "reference/python", "comparison",
+)  # fmt: skip
 # The theme's copy buttons stand in landmarks without names; that is not ours to change.
 RUN_AXE = """
 axe.run({exclude: [".md-code__nav"]}, {resultTypes: ["violations"]}).then(({violations}) =>
