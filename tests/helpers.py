@@ -108,6 +108,19 @@ def make_clip(
     return path
 
 
+def clip_of_two_sizes(path: Path, frames: int) -> Path:
+    """A transport stream whose second half is larger; a key frame every five pictures."""
+    known: dict[str, Any] = {
+        "frames": frames // 2,
+        "options": {"g": "5", "keyint_min": "5", "bf": "0"},
+        "muxer": {"mpegts_flags": "initial_discontinuity"},
+    }
+    small = make_clip(path, width=64, height=48, **known).read_bytes()
+    large = make_clip(path, width=96, height=72, start=frames // 2, **known).read_bytes()
+    path.write_bytes(small + large)
+    return path
+
+
 def _noise(seconds: float, seed: int, stream: av.AudioStream) -> Iterable[av.AudioFrame]:
     generator = np.random.default_rng(seed)
     format, layout = stream.codec_context.format, stream.codec_context.layout

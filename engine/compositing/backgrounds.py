@@ -30,12 +30,14 @@ from fusematte.engine.media.files import (
     read_animation,
     read_image,
 )
+from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_url
 from fusematte.engine.pixels.color import convert_planes, frame_from_rgb, spans
 from fusematte.engine.pixels.fit import fit_frame, shrink
 
 log = logging.getLogger(__name__)
+log.addFilter(CollectedHere())
 BackgroundPixels = Planes | tuple[int, int, int] | Map
 """A background as the kernel takes it: planes in the frame's format, one colour (Y, U, V), or a
 small picture [3, h, w], float32, in code values, that the kernel interpolates."""

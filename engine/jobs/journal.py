@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from fusematte.engine.errors import OutputError, UsageError
 from fusematte.engine.jobs.measures import Measure
 from fusematte.engine.media.locks import FolderLock, sync_folder
+from fusematte.engine.media.notices import Notice
 
 log = logging.getLogger(__name__)
 Header = dict[str, Any]
 """Identifies the job: version, input, spans, options."""
-FORMAT = 5
+FORMAT = 6
 """Version of the journal format."""
 
 
@@ -25,6 +26,7 @@ class Record(NamedTuple):
     """A finished segment: frames, busy seconds per stage, whether the input was damaged, measures.
 
     sizes: sizes of its files in bytes, by the outputs' keywords.
+    notices: the warnings about its frames.
     """
 
     segment: int
@@ -33,6 +35,7 @@ class Record(NamedTuple):
     damaged: bool
     measures: list[Measure]
     sizes: dict[str, int]
+    notices: list[Notice]
 
     @classmethod
     def parse(cls, value: object) -> Record:
@@ -51,6 +54,7 @@ class Record(NamedTuple):
             bool(value["damaged"]),
             measures,
             {str(name): int(size) for name, size in value["sizes"].items()},
+            [Notice.parse(*notice) for notice in value["notices"]],
         )
 
 

@@ -20,7 +20,7 @@ from fusematte.engine.matting.matter import Quality
 from fusematte.engine.media import segments
 from fusematte.engine.media.audio import AudioMode
 from fusematte.engine.media.image_sequence import AlphaMode
-from fusematte.engine.media.notices import known
+from fusematte.engine.media.notices import collected
 from fusematte.engine.models import DEFAULT_MODEL
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def run_job(
         settings = {"background": options.background, **options.settings()}
         model = f"{job.bundle.name} {job.bundle.version}"
         review = Review(Path(input), Path(output), settings, model, done)
-        with known():
+        with collected():
             review.write(folder, job.measures)
     return done
 

@@ -49,7 +49,7 @@ from fusematte.engine.matting.matter import Matter, Memory
 from fusematte.engine.media import segments
 from fusematte.engine.media.files import check_name, is_folder, part_of
 from fusematte.engine.media.locks import FolderLock, sync_file, sync_folder
-from fusematte.engine.media.notices import known
+from fusematte.engine.media.notices import Notice, ToldOnce, collected
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.segments import (
     JOINABLE,
@@ -83,6 +83,7 @@ class SegmentedJob:
         self.options = options
         self.folder = segments_of(self.output)
         self.measures: list[Measure] = []
+        self._notices = ToldOnce()
         self.whole_because = self._why_whole()
 
     def _why_whole(self) -> str | None:
@@ -97,7 +98,8 @@ class SegmentedJob:
 
     def open(self) -> Reader:
         """Opens the input."""
-        return open_input(self.input, self.options)
+        with self._notices.listening():
+            return open_input(self.input, self.options)
 
     @property
     def bundle(self) -> Bundle:
@@ -126,7 +128,8 @@ class SegmentedJob:
 
     def plan(self, reader: Reader) -> SegmentPlan:
         """Splits the input into segments, after checking options and outputs."""
-        check(self.input, self.output, self.options, reader.info)
+        with self._notices.listening():
+            check(self.input, self.output, self.options, reader.info)
         return segments.plan(reader)
 
     def warm_up(self, threads: int) -> None:
@@ -149,9 +152,12 @@ class SegmentedJob:
             missing = [index for index in range(len(plan.spans)) if index not in done]
             meter = _Meter(progress, sum(record.frames for record in done.values()))
             try:
+                for record in done.values():
+                    self._tell(record)
                 for record in self._work(plan, missing, workers, meter):
                     done[record.segment] = record
                     journal.add(record)
+                    self._tell(record)
                 report = self._complete(plan, done, meter)
             except (FuseMatteError, KeyboardInterrupt) as error:
                 if self._salvage(done, error):
@@ -208,6 +214,14 @@ class SegmentedJob:
             for name, file in self._names(record.segment).items()
         )
 
+    def _tell(self, record: Record) -> None:
+        """Logs a segment's warnings; they name the input as ``_task`` does."""
+        resolved, given = _resolved(self.input), fspath(self.input)
+        self._notices.tell(
+            Notice(template, tuple(given if value == resolved else value for value in values))
+            for template, values in record.notices
+        )
+
     def _names(self, index: int) -> dict[str, Path]:
         """The files of one segment, by the keywords of the outputs."""
         return {
@@ -226,9 +240,7 @@ class SegmentedJob:
             return
         threads = self.options.threads or workers.threads
         tasks = [self._task(index, plan.spans[index], threads) for index in missing]
-        with known():
-            reader = self.open()
-        with reader:
+        with self.open() as reader:
             for record in workers.map(work, tasks, threads, self.options.backend):
                 meter.add(record.frames, reader)
                 yield record
@@ -238,12 +250,12 @@ class SegmentedJob:
         outputs: dict[str, Any] = {k: path.resolve() for k, path in self._names(index).items()}
         output = outputs.pop("output")
         options = replace(self.options, threads=threads, **outputs)
-        return fspath(Path(self.input).resolve()), output, options, index, span, self.measured
+        return _resolved(self.input), output, options, index, span, self.measured
 
     def _work_here(self, plan: SegmentPlan, missing: list[int], meter: _Meter) -> Iterator[Record]:
         with open_tools(self.options) as tools:
             if self.options.selects:
-                with known(), self.open() as reader:
+                with self._notices.listening(), self.open() as reader:
                     choose_in(tools.matter, reader, self.input, self.options)
             for index in missing:
                 span = self._restore(tools, index, plan.spans[index])
@@ -292,7 +304,7 @@ class SegmentedJob:
             for path, file in zip(files, self._files(index), strict=True):
                 found = [f for f in (file, part_of(file)) if f.exists() and is_playable(f)]
                 files[path].extend(found[:1])
-        with known():
+        with self._notices.listening():
             join(self.input, self.output, self.options, FinishedSegments(files, reason, frames))
 
     def _salvage(self, done: dict[int, Record], reason: BaseException) -> bool:
@@ -317,7 +329,6 @@ class SegmentedJob:
 _Task = tuple[str, Path, JobOptions, int, Span, bool]
 
 
-@known()
 def work(
     input: str,
     output: Path,
@@ -340,20 +351,30 @@ def work(
 
     measures = Measures(span) if measured else None
     busy: dict[str, float] = {}
+    files = {"output": output, **options.further_outputs}
     damaged = False
     try:
-        busy = run_once(
-            input, output, options, span=span, tools=tools, observe=measures, progress=count
-        ).busy
+        with collected() as notices:
+            busy = run_once(
+                input, output, options, span=span, tools=tools, observe=measures, progress=count
+            ).busy
     except TruncatedInputError:  # the frames before the damage make a valid segment
         damaged = True
-        for name in (output, *options.further_outputs.values()):
-            if part_of(name).exists():
-                part_of(name).replace(name)
+        for file in files.values():
+            if part_of(file).exists():
+                part_of(file).replace(file)
     if tools is not None and tools.matter.memory is not None:
         _save_memory(memory_of(output), tools.matter.memory)
-    sizes = _seal({"output": output, **options.further_outputs}, counted)
-    return Record(index, counted, busy, damaged, measures.rows if measures else [], sizes)
+    sizes = _seal(files, counted)
+    # Those about the outputs were told when these were checked.
+    names = set(map(fspath, files.values()))
+    news = [notice for notice in notices if names.isdisjoint(notice.values)]
+    rows = measures.rows if measures else []
+    return Record(index, counted, busy, damaged, rows, sizes, news)
+
+
+def _resolved(path: StrPath) -> str:
+    return fspath(Path(path).resolve())
 
 
 def _seal(files: dict[str, Path], frames: int) -> dict[str, int]:

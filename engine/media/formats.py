@@ -16,10 +16,10 @@ from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, PixelFormat
 from fusematte.engine.media.animation import LAYOUTS, SRGB
 from fusematte.engine.media.av_frames import has_alpha
-from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.notices import CollectedHere
 
 log = logging.getLogger(__name__)
-log.addFilter(OnlyNews())
+log.addFilter(CollectedHere())
 
 Content = Literal["color", "gray", "rgba"]
 """The content of an output: colour video, a grayscale alpha, or colour with alpha."""

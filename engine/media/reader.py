@@ -38,14 +38,14 @@ from fusematte.engine.media.av_frames import (
 )
 from fusematte.engine.media.hdr_metadata import mastering_of
 from fusematte.engine.media.heif import SEQUENCES
-from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.picture_header import check_size
 from fusematte.engine.media.sources import MediaSource, is_url
 from fusematte.engine.media.timeline import FrameClock, Timeline
 from fusematte.engine.pixels.fit import fit_frame
 
 log = logging.getLogger(__name__)
-log.addFilter(OnlyNews())
+log.addFilter(CollectedHere())
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -604,9 +604,9 @@ class Reader(_Described):
         info = self.info
         if not self._told_of_size:
             log.warning(
-                "%s: the size changes from %dx%d to %dx%d at frame %d; pictures are scaled",
-                self._name, info.width, info.height, picture.width, picture.height,
-                self._frames_read,
+                "%s: the size changes: pictures of %dx%d, as at %.2f s, are scaled to %dx%d",
+                self._name, picture.width, picture.height, float(known["pts"] * info.time_base),
+                info.width, info.height,
             )  # fmt: skip
         self._told_of_size = True
         if is_on_device(picture):

@@ -47,7 +47,7 @@ from fusematte.engine.media.formats import (
     pixel_format_of,
 )
 from fusematte.engine.media.hdr_metadata import mastering_options
-from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reserved_file import OutFile
 from fusematte.engine.media.scheduling import ordinary_priority
 from fusematte.engine.media.sources import is_stdin
@@ -57,7 +57,7 @@ Packet: TypeAlias = "av.Packet[Any]"
 _Template = TypeVar("_Template", av.AudioStream, SubtitleStream)
 
 log = logging.getLogger(__name__)
-log.addFilter(OnlyNews())
+log.addFilter(CollectedHere())
 
 
 _TELLING_ASPECT = ("h264", "hevc", "mpeg4", "mpeg2video")

@@ -26,7 +26,7 @@ from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import Frame, VideoInfo
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.formats import Encoding
-from fusematte.engine.media.notices import OnlyNews
+from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
@@ -35,7 +35,7 @@ from fusematte.engine.stages.gpu_frame_path import FramePath, Network, Slot, Str
 from fusematte.engine.stages.smoothed import Smoothed
 
 log = logging.getLogger(__name__)
-log.addFilter(OnlyNews())
+log.addFilter(CollectedHere())
 
 ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
 """Encoders that read frames from GPU memory."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.engine.jobs.kills import SEGMENT, check, lossless, people, start
-from tests.helpers import content, cut, make_clip, run_whole
+from tests.helpers import clip_of_two_sizes, content, cut, make_clip, run_whole
 
 from fusematte.cli import main
 from fusematte.engine.errors import OutputError, TruncatedInputError, UsageError
@@ -291,6 +291,22 @@ def test_warnings_of_a_video_are_told_once(
     news = [text for text in caplog.messages if "in.mkv" in text or "out.webm" in text]
     assert len(news) == 2
     assert "interlaced" in " ".join(news) and "no more than 8 bits" in " ".join(news)
+
+
+def test_warnings_amid_segments_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The size changes in the second segment of three: told then, and again by a resumed job."""
+    clip = clip_of_two_sizes(tmp_path / "in.ts", FRAMES)
+    output = tmp_path / "out.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        run(clip, output, progress=interrupt_after(FRAMES - 2))
+    told = [text for text in caplog.messages if "the size changes" in text]
+    assert len(told) == 1
+    caplog.clear()
+    assert run(clip, output, resume=True).frames == FRAMES
+    assert [text for text in caplog.messages if "the size changes" in text] == told
+    assert len(content(output).times) == FRAMES
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

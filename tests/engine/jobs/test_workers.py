@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tests.helpers import content, make_clip, pictures_of, wait_for
+from tests.helpers import clip_of_two_sizes, content, make_clip, pictures_of, wait_for
 
 from fusematte.cli import main
 from fusematte.engine.errors import BackendError, UsageError
@@ -71,6 +71,24 @@ def test_side_by_side_is_as_one_after_the_other(
         assert np.abs(a.astype(int) - b).mean() < 3
     assert not segments_of(side).exists()
     assert not workers_of(psutil.Process())
+
+
+def test_warnings_of_workers_are_told_once(
+    tmp_path: Path,
+    small_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(segments, "FRAMES", 10)
+    clip, output = clip_of_two_sizes(tmp_path / "in.ts", FRAMES), tmp_path / "out.mp4"
+    assert run(clip, output, model=small_model, backend=BACKEND, jobs=2).frames == FRAMES
+    assert [text for text in caplog.messages if "the size changes" in text] == [
+        text for text in caplog.messages if "in.ts" in text
+    ]
+    assert sum("the size changes" in text for text in caplog.messages) == 1
+    assert "the size changes" not in capfd.readouterr().err
+    assert len(content(output).times) == FRAMES
 
 
 def test_a_dead_worker_is_an_error_and_resume_goes_on(
