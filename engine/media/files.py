@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from os import PathLike
@@ -19,6 +20,8 @@ from fusematte.engine.media.picture_header import check_size, read_header
 
 MOST_BYTES = 1 << 28
 """Larger files are no pictures, but videos."""
+_ORIENTATION = 0x112
+"""The tag of the orientation in EXIF."""
 
 
 def read_image(path: str | PathLike[str], *, opaque: bool = False) -> NDArray[np.uint8]:
@@ -44,9 +47,38 @@ def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
     check_size(header.width, header.height)
     if is_heif(encoded):
         return _decode_photo(encoded, opaque=opaque)
-    unmixed = header.alpha and opaque
-    picture = _decode(encoded, cv2.IMREAD_UNCHANGED if unmixed else cv2.IMREAD_COLOR_RGB)
-    return _rgb(picture) if unmixed else np.asarray(picture, np.uint8)
+    if header.alpha and opaque:  # OpenCV rotates only what it decodes without alpha
+        return _rgb(_upright(_decode(encoded, cv2.IMREAD_UNCHANGED), _orientation(encoded)))
+    return np.asarray(_decode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def _upright(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The picture, rotated and mirrored by an EXIF orientation, 1 to 8."""
+    turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
+    turned = np.rot90(picture, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned)
+
+
+def _orientation(encoded: bytes) -> int:
+    """The EXIF orientation of a PNG or WebP; 1 without one."""
+    at = max(encoded.find(b"eXIf"), encoded.find(b"EXIF"))
+    begin = min(
+        (i for i in (encoded.find(m, at) for m in (b"II*\0", b"MM\0*")) if i >= 0), default=-1
+    )
+    if at < 0 or not 0 <= begin - at <= 16:
+        return 1
+    exif = encoded[begin:]
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (first,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == _ORIENTATION:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
 
 
 def _decode_photo(encoded: bytes, *, opaque: bool) -> NDArray[np.uint8]:

@@ -20,7 +20,12 @@ from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.errors import BackgroundError, InputError
 from fusematte.engine.frame import Frame
 from fusematte.engine.jobs.stills import read_picture
-from fusematte.engine.media.files import is_animated, is_played_as_video, read_image
+from fusematte.engine.media.files import (
+    decode_image,
+    is_animated,
+    is_played_as_video,
+    read_image,
+)
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.color import frame_from_rgb
 
@@ -209,3 +214,21 @@ def test_the_planes_of_a_picture_do_not_depend_on_strips(monkeypatch: pytest.Mon
     monkeypatch.setattr("fusematte.engine.pixels.color.STRIP", 200)
     for plane, other in zip(whole.planes, frame_from_rgb(picture(64, 48, 3)).planes, strict=True):
         np.testing.assert_array_equal(plane, other)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_transparent_pictures_are_upright(suffix: str, orientation: int) -> None:
+    """As OpenCV rotates them without their alpha."""
+    exif = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    shown = np.dstack([picture(24, 16, 3), np.full((16, 24), 255, np.uint8)])
+    shown[:2, :4, 3] = 0
+    kinds, metadata = [int(cv2.IMAGE_METADATA_EXIF)], [np.frombuffer(exif, np.uint8)]
+    lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
+    _, encoded = cv2.imencodeWithMetadata(suffix, shown, kinds, metadata, lossless)
+    opaque = decode_image(encoded.tobytes(), opaque=True)
+    colors = decode_image(encoded.tobytes())
+    assert opaque.shape == colors.shape
+    visible = opaque.any(axis=2)
+    assert np.array_equal(opaque[visible], colors[visible])
+    assert visible.sum() >= 24 * 16 - 8 and not visible.all()
