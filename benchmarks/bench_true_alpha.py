@@ -47,11 +47,14 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=STILLS)
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--quality", choices=AREAS, default="normal")
     args = parser.parse_args()
     scenes = load_scenes(args.data)
     for name in args.models:
-        with Matter(name, threads=args.threads, quality=args.quality) as matter:
+        with Matter(
+            name, backend=args.backend, threads=args.threads, quality=args.quality
+        ) as matter:
             scores = scenes.score(engine_model(matter), stills=args.stills, clips=args.clips)
             label = args.label or f"{matter.bundle.name} {matter.bundle.version}"
             row = {

@@ -23,8 +23,10 @@ from fusematte.engine.pixels.color import as_float
 
 AREA = 256 * 144
 """Pixels in which the motion is searched, about; no more than the network's."""
-CONTRADICTION = 0.25
+CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
+UNFIT = 0.03
+"""Difference of luma from which on a moved picture does not fit."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
 _FIT = 7, 7
@@ -128,9 +130,9 @@ def _fill(matter: Matter, frames: list[_Known]) -> None:
         return
     middle = len(frames) // 2
     first, now, last = frames[0], frames[middle], frames[-1]
-    before, after = (_motion(now, side)(side.planes) for side in (first, last))
-    if _contradict(before[..., 0], after[..., 0]):
-        now.matte = matter.matte(now.seen, before[..., 0])
+    before, after = (_Side(_motion(now, side)(side.planes), now) for side in (first, last))
+    if _contradict(before, after):
+        now.matte = matter.matte(now.seen, before.alpha)
     else:
         now.matte = _between(now.seen, first.matte, before, after)
     _fill(matter, frames[: middle + 1])
@@ -142,22 +144,36 @@ def _motion(now: _Known, other: _Known) -> Motion:
     return Motion(now.luma, other.luma, (height, width))
 
 
-def _contradict(before: Map, after: Map) -> bool:
-    side = max(3, round(before.shape[0] * _NEIGHBOURHOOD))
-    return float(cv2.blur(np.abs(before - after), (side, side)).max()) > CONTRADICTION
+class _Side:
+    """The planes of a frame, moved to where things are in another.
+
+    alpha: [h, w]; misfit: how much the moved luma differs from that of the other, [h, w].
+    """
+
+    def __init__(self, planes: Map, now: _Known) -> None:
+        self.planes, self.alpha = planes, planes[..., 0]
+        self.misfit = as_float(cv2.blur(cv2.absdiff(planes[..., 3], now.seen.color[0]), _FIT))
 
 
-def _between(seen: Seen, matte: Matte, before: Map, after: Map) -> Matte:
-    """The matte of a frame, from the planes of two others, moved.
+def _contradict(before: _Side, after: _Side) -> bool:
+    """Whether the alphas differ where neither picture fits.
+
+    Where one fits, the network has changed its mind, and would do so again if it were asked.
+    """
+    difference = np.abs(before.alpha - after.alpha)
+    difference *= np.minimum(before.misfit, after.misfit) > UNFIT
+    side = max(3, round(difference.shape[0] * _NEIGHBOURHOOD))
+    return float(cv2.blur(difference, (side, side)).max()) > CONTRADICTION
+
+
+def _between(seen: Seen, matte: Matte, before: _Side, after: _Side) -> Matte:
+    """The matte of a frame, from its two sides.
 
     matte: any other of the same Matter.
     """
-    misfit, other_misfit = (
-        as_float(cv2.blur(cv2.absdiff(side[..., 3], seen.color[0]), _FIT) / _NOISE + 1)
-        for side in (before, after)
-    )
+    shares = as_float(after.misfit / _NOISE + 1), as_float(before.misfit / _NOISE + 1)
     alpha, foreground, background, _ = cv2.split(
-        cv2.blendLinear(before, after, other_misfit, misfit)
+        cv2.blendLinear(before.planes, after.planes, *shares)
     )
     # beta is what makes alpha = beta F + (1 - beta) (1 - B); where F = 1 - B it can be anything.
     gap = foreground + background - 1

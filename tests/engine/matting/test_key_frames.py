@@ -131,16 +131,26 @@ def test_the_maps_between_hold_the_fusion_equation(matter: HookedMatter) -> None
 def test_where_both_sides_contradict_each_other_the_network_is_asked(
     matter: HookedMatter,
 ) -> None:
-    shots = [(ball(index, 0)[0], disc(120, 120) * (index < 3)) for index in range(5)]
-    # The pictures must differ, for the network to tell them apart.
-    for frame, _ in shots:
-        frame.planes[0][0, frame.pts] ^= 255
+    """A ball that is too quick to be found again."""
+    shots = [ball(index, 50) for index in range(5)]
     made, seen, asked = told(matter, shots, 4)
-    assert [seen.index(one) for one in asked] == [0, 0, 4, 2, 3]
-    for one, (_, alpha) in zip(made, shots, strict=True):
-        assert np.abs(one.matte.alpha - alpha).mean() < 0.001
+    assert [seen.index(one) for one in asked][:4] == [0, 0, 4, 2]
+    for index in (0, 2, 4):
+        np.testing.assert_array_equal(made[index].matte.alpha, shots[index][1])
     assert matter.memory is not None
     np.testing.assert_array_equal(matter.memory.alpha, made[-1].matte.alpha)
+
+
+def test_where_only_the_network_changed_its_mind_it_is_not_asked_again(
+    matter: HookedMatter,
+) -> None:
+    """A still picture, of which it says something else from the middle on."""
+    shots = [(ball(0, 0)[0], disc(120, 120) * (index < 3)) for index in range(5)]
+    shots = [(replace(frame, pts=index), alpha) for index, (frame, alpha) in enumerate(shots)]
+    for index, (frame, _) in enumerate(shots):
+        frame.planes[0][0, index] ^= 255  # for the network to tell the pictures apart
+    _, seen, asked = told(matter, shots, 4)
+    assert [seen.index(one) for one in asked] == [0, 0, 4]
 
 
 def test_nothing_is_followed_over_a_cut(matter: HookedMatter) -> None:
