@@ -474,10 +474,11 @@ def test_clicks_reach_the_next_frame_and_everybody_comes_back() -> None:
         show()
         session.drop(0.42, 0.4)
         show()
-        assert np.abs(alphas[1] - alphas[0]).max() > 0.1  # the very next frame
+        dropped = float(np.abs(alphas[1] - alphas[0]).mean())
+        assert dropped > 0.05  # the very next frame
         session.clear()
         show()
-        assert np.abs(alphas[2] - alphas[0]).max() < 0.1
+        assert np.abs(alphas[2] - alphas[0]).mean() < 0.05 * dropped
         for place in ((600, 3), (-1, 3), (0.5, float("nan"))):
             with pytest.raises(UsageError, match="outside"):
                 session.keep(*place)
