@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -23,6 +25,25 @@ from fusematte.engine.media.scheduling import ordinary_priority
 from fusematte.engine.media.writer import Writer
 
 SAMPLE_RATE = 48000
+
+
+def peak_memory(command: Sequence[object]) -> int:
+    """Runs a program; the most memory that it took, in bytes.
+
+    From a small process between: what it takes after a fork counts, too, and is its parent's.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    pytest.importorskip("resource")
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], check=True, stdout=subprocess.PIPE
+    )
+    return int(done.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
 
 
 class Content(NamedTuple):

@@ -68,6 +68,28 @@ def is_at_work(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
+def test_a_cluster_of_ones_own_listens_to_this_machine_alone(tmp_path: Path) -> None:
+    """In a process of its own: Ray starts once in each.  Before the other tests' cluster, which it
+    would join."""
+    pytest.importorskip("ray")
+    code = (
+        "import psutil; from fusematte.engine.jobs.ray_cluster import Cluster\n"
+        "with Cluster('auto') as cluster:\n"
+        "    here = psutil.Process()\n"
+        "    for process in (here, *here.children(recursive=True)):\n"
+        "        for line in process.net_connections('inet'):\n"
+        "            if line.status == 'LISTEN': print(process.name(), line.laddr.ip)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    listening = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    assert {"raylet", "gcs_server"} <= set(listening)
+    assert {address.removeprefix("::ffff:") for address in listening.values()} == {"127.0.0.1"}
+    assert "other machines may reach it" not in done.stderr
+
+
+@pytest.mark.slow
 def test_a_long_job_survives_a_killed_worker(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: str
 ) -> None:
@@ -124,27 +146,6 @@ def test_addresses_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[s
             (line,) = capfd.readouterr().err.splitlines()
             assert reason in line and text in line
     assert not list(tmp_path.glob("out*"))
-
-
-@pytest.mark.slow
-def test_a_cluster_of_ones_own_listens_to_this_machine_alone(tmp_path: Path) -> None:
-    """In a process of its own: Ray starts once in each."""
-    pytest.importorskip("ray")
-    code = (
-        "import psutil; from fusematte.engine.jobs.ray_cluster import Cluster\n"
-        "with Cluster('auto') as cluster:\n"
-        "    here = psutil.Process()\n"
-        "    for process in (here, *here.children(recursive=True)):\n"
-        "        for line in process.net_connections('inet'):\n"
-        "            if line.status == 'LISTEN': print(process.name(), line.laddr.ip)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    listening = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    assert {"raylet", "gcs_server"} <= set(listening)
-    assert {address.removeprefix("::ffff:") for address in listening.values()} == {"127.0.0.1"}
-    assert "other machines may reach it" not in done.stderr
 
 
 class _Ray(ModuleType):
