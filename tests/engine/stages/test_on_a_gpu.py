@@ -98,7 +98,7 @@ def jobs_of(
         paths.append(clip.with_name(f"{name}.mkv"))
         tools = Tools(matter, background)
         with where:
-            run_whole(clip, paths[-1], tools=tools, codec="ffv1", **wishes)
+            run_whole(clip, paths[-1], tools=tools, codec="ffv1", network_every=1, **wishes)
     return paths[0], paths[1]
 
 
