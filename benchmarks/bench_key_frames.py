@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_true_alpha import load_scenes
 from machine import machine
 
 from fusematte.engine.backends import Maps
@@ -28,8 +29,6 @@ from fusematte.engine.matting.refine import refine
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.training.metrics import dtssd
-from fusematte.training.samples import load_rooms, shard_sources
-from fusematte.training.true_alpha import TrueAlpha
 
 RESULTS = Path(__file__).parent / "results" / "key_frames.json"
 EVERY = (1, 2, 4, 8)
@@ -90,13 +89,10 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, nargs="*", default=[])
     parser.add_argument("--backend", default="auto")
     args = parser.parse_args()
-    sources = shard_sources(args.data)
-    rooms = load_rooms([s for s in sources if s.kind == "backgrounds"], held_out_only=True)
-    truth = TrueAlpha.load(sources, rooms)
-    assert truth is not None, f"{args.data}: no cut-outs for validation"
+    scenes = load_scenes(args.data)
     with CountingMatter(backend=args.backend) as matter:
         rows: dict[int, list[dict[str, float]]] = {every: [] for every in EVERY}
-        for clip in truth.clips(args.clips, args.frames):
+        for clip in scenes.clips(args.clips, args.frames):
             for every in EVERY:
                 rows[every].append(score(matter, clip, every))
         results = {

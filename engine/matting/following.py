@@ -11,7 +11,6 @@ Things are in no matte.  Their mask is moved by the optical flow alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Map, Plane
-from fusematte.engine.matting.motion import Motion
+from fusematte.engine.matting.motion import Motion, search_size
 from fusematte.engine.pixels.color import as_float, enlarge
 
 Mask = NDArray[np.bool_]
 
-AREA = 256 * 144
-"""Approximate area in pixels of the view in which labels are followed; at most the network's."""
 BINS = 8
 """Bins per channel of the colour histograms by which people are recognised."""
 HABIT = 0.9
@@ -159,8 +156,7 @@ class View:
     def of(cls, image: Map, alpha: Map) -> Self:
         """The view of a network's input [1, 3, H, W], RGB, 0..1, and its matte of everybody."""
         height, width = alpha.shape
-        step = max(1, round(math.sqrt(height * width / AREA)))
-        size = max(1, width // step), max(1, height // step)
+        size = search_size(height, width)
         small = cv2.resize(image[0].transpose(1, 2, 0), size, interpolation=cv2.INTER_AREA)
         people = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) > 0.5
         return cls((small * 255).round().astype(np.uint8), people)

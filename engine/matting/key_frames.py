@@ -2,14 +2,13 @@
 
 A key frame is matted by the network, with the matte of the key frame before moved to where things
 are now.  The frame in the middle between two key frames gets both of their mattes, moved: each
-pixel trusts the one whose picture fits better there.  Where the two contradict each other, the
-network mattes the middle as well.  Then each half is filled in the same way.
+pixel trusts the one whose picture fits better there.  Where neither fits and the mattes contradict
+each other, the network mattes the middle as well.  Then each half is filled in the same way.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,17 +17,15 @@ import numpy as np
 
 from fusematte.engine.frame import Frame, Map, Matte, Plane
 from fusematte.engine.matting.matter import Matter, Seen
-from fusematte.engine.matting.motion import Motion
+from fusematte.engine.matting.motion import Motion, search_size
 from fusematte.engine.pixels.color import as_float
 
-AREA = 256 * 144
-"""Pixels in which the motion is searched, about; no more than the network's."""
 CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
-UNFIT = 0.03
-"""Difference of luma from which on a moved picture does not fit."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
+UNFIT = 0.03
+"""Difference of luma from which on a moved picture does not fit."""
 _FIT = 7, 7
 """The neighbourhood in which a moved picture is compared, in pixels."""
 _NOISE = 0.01
@@ -48,29 +45,16 @@ class Made(NamedTuple):
 
 @dataclass(eq=False)
 class _Known:
-    """A frame, as the network sees it, and its matte once there is one."""
+    """A frame, as the network sees it, and its matte, which is set once there is one."""
 
     seen: Seen
-    _matte: Matte | None = None
-
-    @property
-    def matte(self) -> Matte:
-        """Its matte."""
-        assert self._matte is not None
-        return self._matte
-
-    @matte.setter
-    def matte(self, matte: Matte) -> None:
-        self._matte = matte
+    matte: Matte = field(init=False)
 
     @cached_property
     def luma(self) -> Plane:
         """In which the motion is searched: [h, w], uint8."""
         luma = self.seen.color[0]
-        height, width = luma.shape
-        step = max(1, round(math.sqrt(height * width / AREA)))
-        size = max(1, width // step), max(1, height // step)
-        small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(luma, search_size(*luma.shape), interpolation=cv2.INTER_AREA)
         return np.asarray(np.clip(small, 0, 1) * 255, np.uint8)
 
     @property

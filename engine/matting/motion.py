@@ -5,6 +5,7 @@ The flow is that of Kroeger et al., "Fast Optical Flow using Dense Inverse Searc
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -12,6 +13,15 @@ import numpy as np
 
 from fusematte.engine.frame import Map, Plane
 from fusematte.engine.pixels.color import as_float
+
+AREA = 256 * 144
+"""Approximate area in pixels of the pictures in which motion is searched; at most the network's."""
+
+
+def search_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height at which motion is searched in a picture of this size."""
+    step = max(1, round(math.sqrt(height * width / AREA)))
+    return max(1, width // step), max(1, height // step)
 
 
 class Motion:

@@ -67,7 +67,7 @@ def read_photo_header(data: bytes) -> Photo:
 def decode_heic(data: bytes, *, opaque: bool) -> NDArray[Any]:
     """Decodes a HEIC photo as it is to be shown, in OpenCV's layout: gray, BGR or BGRA.
 
-    opaque: whether alpha is needed.
+    opaque: keep alpha, with which the caller composites the picture over black.
 
     Raises:
         OSError: pillow-heif is not installed, or cannot read it.

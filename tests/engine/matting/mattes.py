@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,12 @@ from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.smoothing import Lookahead, Smoother
 
 HEIGHT, WIDTH = 36, 64
+
+
+def turned(frame: Frame, rotation: int) -> Frame:
+    """The frame as a camera stores it that a player must turn clockwise by ``rotation``."""
+    y, u, v = (np.ascontiguousarray(np.rot90(p, rotation // 90)) for p in frame.planes)
+    return replace(frame, planes=(y, u, v), rotation=rotation)
 
 
 def scene(seed: int) -> NDArray[np.float32]:

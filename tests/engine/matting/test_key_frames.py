@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.engine.matting.mattes import turned
 from tests.peers import HookedMatter, Infer
 
 from fusematte.engine.backends import Maps
@@ -197,16 +198,10 @@ def test_a_choice_is_followed_from_frame_to_frame(matter: HookedMatter) -> None:
 def test_a_rotated_video_is_followed_alike(matter: HookedMatter, rotation: int) -> None:
     """A frame that a camera stores turned gives the turned matte."""
     upright = [ball(index, 4)[0] for index in range(5)]
-    turns = rotation // 90
-
-    def stored(frame: Frame) -> Frame:
-        y, u, v = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in frame.planes)
-        return replace(frame, planes=(y, u, v), rotation=rotation)
-
     expected = every_frame(matter, upright, 4)
     matter.reset()
-    got = every_frame(matter, [stored(frame) for frame in upright], 4)
+    got = every_frame(matter, [turned(frame, rotation) for frame in upright], 4)
     for one, other in zip(got, expected, strict=True):
-        turned = np.rot90(other.matte.alpha, turns)
+        alpha = np.rot90(other.matte.alpha, rotation // 90)
         # The flow is searched from the upper left, so a turned picture's differs a little.
-        assert np.abs(one.matte.alpha - turned).mean() < 0.002
+        assert np.abs(one.matte.alpha - alpha).mean() < 0.002

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.engine.matting.mattes import turned
 
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.errors import BackendError, ModelError, UsageError
@@ -47,12 +48,6 @@ def person(height: int = 144, width: int = 256) -> NDArray[np.uint8]:
     picture[(x / 0.45) ** 2 + ((y - 1.05) / 0.4) ** 2 < 1] = (40, 60, 120)
     picture[(x / 0.17) ** 2 + ((y - 0.42) / 0.24) ** 2 < 1] = (224, 172, 145)
     return picture.astype(np.uint8)
-
-
-def turned(frame: Frame, rotation: int) -> Frame:
-    """The frame as a camera stores it that a player must turn clockwise by ``rotation``."""
-    y, u, v = (np.ascontiguousarray(np.rot90(p, rotation // 90)) for p in frame.planes)
-    return replace(frame, planes=(y, u, v), rotation=rotation)
 
 
 def difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
