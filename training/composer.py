@@ -28,6 +28,16 @@ GO_ON = 0.25
 """How far a body that was cut off goes on, as a share of the picture's side."""
 COVERED = 0.3
 """Share of plain walls that are nearly black: a covered lens, a fade."""
+SIGNS = 0.6
+"""Share of posters that show text and shapes instead of people."""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789&#/.:"
+FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
+)
 
 
 class Composer:
@@ -77,7 +87,7 @@ class Composer:
         """A scene with things around the given people (or around nobody)."""
         room = self._room(rng) if room is None else room
         layers = [self._thing(rng, room, height, width) for _ in range(self._thing_count(rng))]
-        if self.pictured and rng.random() < self.config.posters:
+        if rng.random() < self.config.posters:
             layers.insert(0, self._poster(rng, height, width))
         layers += people
         if people and self.things and rng.random() < self.config.in_front:
@@ -135,8 +145,11 @@ class Composer:
         )
 
     def _poster(self, rng: Generator, height: int, width: int) -> Layer:
-        """A framed picture of people on a wall or a screen; it is not foreground."""
-        picture = self.pictured[int(rng.integers(len(self.pictured)))]
+        """A framed picture of people, a sign or a banner; it is not foreground."""
+        if not self.pictured or rng.random() < SIGNS:
+            picture = sign(rng)
+        else:
+            picture = self.pictured[int(rng.integers(len(self.pictured)))]
         edge = max(2, min(picture.shape[:2]) // int(rng.integers(10, 40)))
         paint = rng.integers(0, 256, 3).tolist()
         border = cv2.copyMakeBorder(
@@ -145,7 +158,7 @@ class Composer:
         framed = np.asarray(border, np.uint8)
         colour = jitter_colours(rng, framed) if self.photometric else framed
         hung = CutOut(colour, np.full(framed.shape[:2], 255, np.uint8))
-        return Layer(hung, place_thing(rng, hung, height, width, (0.15, 0.6)), wanted=False)
+        return Layer(hung, place_thing(rng, hung, height, width, (0.15, 0.9)), wanted=False)
 
     def _lit(self, rng: Generator, cutout: CutOut, room: Picture) -> CutOut:
         """A cut-out in different light (brightness and colour temperature), often the room's."""
@@ -180,6 +193,24 @@ def plain_wall(rng: Generator) -> Picture:
     cells = rng.integers(0, brightest, (*rng.integers(1, 5, 2), 3)).astype(np.uint8)
     smooth = cv2.INTER_LINEAR if rng.random() < 0.5 else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(cells, (256, 192), interpolation=smooth), np.uint8)
+
+
+def sign(rng: Generator) -> Picture:
+    """A plain panel with shapes and lines of text, often white: a banner, a slide, a sign."""
+    height, width = (int(side) for side in rng.integers(96, 385, 2))
+    panel = cv2.resize(plain_wall(rng), (width, height), interpolation=cv2.INTER_NEAREST)
+    for _ in range(int(rng.integers(0, 4))):
+        centre = [int(rng.integers(side)) for side in (width, height)]
+        axes = [int(half) for half in rng.integers(5, min(height, width) // 3, 2)]
+        cv2.ellipse(panel, centre, axes, 0, 0, 360, rng.integers(0, 256, 3).tolist(), -1)
+    colour = [255, 255, 255] if rng.random() < 0.4 else rng.integers(0, 256, 3).tolist()
+    font, size = FONTS[int(rng.integers(len(FONTS)))], _log_uniform(rng, 0.5, 5)
+    thick, line = max(1, int(size * rng.uniform(1, 5))), int(40 * size)
+    left = int(rng.uniform(-0.1, 0.3) * width)
+    for bottom in range(line, height + line, line):
+        text = "".join(rng.choice(list(LETTERS), int(rng.integers(2, 20))))
+        cv2.putText(panel, text, (left, bottom), font, size, colour, thick, cv2.LINE_AA)
+    return np.asarray(panel, np.uint8)
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:

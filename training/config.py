@@ -82,7 +82,7 @@ class SceneConfig:
     heights: smallest and largest height of a person, as a fraction of the frame height.
     things: probability of up to three things; thing_sizes: range of their longer side, as a
     fraction of the frame height; in_front: probability that one covers a person.
-    posters: probability of a picture of people on a wall or a screen, which is background.
+    posters: probability of a picture of people, or of a sign with text, which is background.
     room_zoom: range of the room's zoom, as in ``random_affine``.
     plain: probability that the room is a plain wall or a colour pattern.
     out_of_focus: that the room is blurred; light: that a person is lit like the room.

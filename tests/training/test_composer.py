@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusematte.training.composer import Composer, cut_sides, go_on, place_person
+from fusematte.training.composer import Composer, cut_sides, go_on, place_person, sign
 from fusematte.training.config import SceneConfig
 from fusematte.training.geometry import Picture
 from fusematte.training.scenes import CutOut
@@ -134,9 +134,17 @@ def test_pictures_of_people_on_the_wall_are_nobody() -> None:
     portrait = np.full((40, 30, 3), 250, np.uint8)
     config = SceneConfig(people=(1.0,), posters=1.0, things=0.0, colours=0.0, light=0.0)
     draw = Composer(rooms(), pictured=[portrait], config=config, photometric=False)
-    views = [draw.scene(np.random.default_rng(seed), HEIGHT, WIDTH).view() for seed in range(10)]
+    views = [draw.scene(np.random.default_rng(seed), HEIGHT, WIDTH).view() for seed in range(30)]
     assert all(view.alpha.max() == 0 for view in views)
-    assert sum((view.image == 250).all(-1).sum() > 20 for view in views) >= 8
+    portraits = sum((view.image == 250).all(-1).sum() > 20 for view in views)
+    assert 5 <= portraits <= 20, "the others are signs"
+
+
+def test_signs_have_text_of_many_sizes() -> None:
+    panels = [sign(np.random.default_rng(seed)) for seed in range(20)]
+    assert all(min(panel.shape[:2]) >= 96 for panel in panels)
+    edges = [(np.abs(np.diff(panel.astype(int), axis=1)).max(-1) > 8).mean() for panel in panels]
+    assert min(edges) > 0.005 and max(edges) > 5 * min(edges)
 
 
 def test_the_rooms_light_falls_on_people() -> None:

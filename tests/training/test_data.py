@@ -81,7 +81,7 @@ def test_each_epoch_shows_every_portrait_once() -> None:
 
 
 def test_negatives_have_nobody_in_them() -> None:
-    scene = SceneConfig(plain=0)
+    scene = SceneConfig(plain=0, posters=0)
     config = StreamConfig(negative=1, previous_foreign=0, previous_dropped=1, scene=scene)
     samples = stream(config=config)
     for item in (samples[index] for index in range(20)):
@@ -190,7 +190,8 @@ def test_sizes_take_turns_step_by_step() -> None:
 
 def test_people_cut_out_are_always_composed() -> None:
     cut_out = [replace(portraits()[0], image=None)]
-    config = StreamConfig(negative=0, composited=0, photometric=False)
+    scene = SceneConfig(posters=0)
+    config = StreamConfig(negative=0, composited=0, photometric=False, scene=scene)
     samples = stream(config=config, people=cut_out)
     for item in (samples[index] for index in range(5)):
         empty = item["alpha"][0] == 0
