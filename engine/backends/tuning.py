@@ -2,10 +2,11 @@
 
 Processor features do not predict it: of two processors with bf16, one was five times as fast in
 int8 as in bf16, the other twice as fast in bf16.  So at the first use of a model the candidates are
-compiled in parallel and timed in turns at the network's size.  That happens before the first frame
-rather than in the background: a switch in the middle of a job would make its result depend on
-timing.  It takes little longer than the compilation that a first use waits for anyway; candidates
-that are not compiled in time are left to the next start, which finds them in the cache.
+compiled on half of the processors and timed in turns at the network's size.  That happens before the
+first frame rather than in the background: a switch in the middle of a job would make its result
+depend on timing.  The first use waits for the compilation of the best guess, which it needs anyway,
+and for little more: candidates that are not compiled by then are left to the next start, which
+finds them in the cache.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ log = logging.getLogger(__name__)
 Work = Literal["file", "live"]
 """The kind of work beside inference: decoding and encoding of a file, or a live session."""
 
-PATIENCE = 0.5
-"""Seconds to wait for the other candidates once the first one is compiled."""
+PATIENCE = 0.8
+"""Seconds to wait for the other candidates; for the best guess as long as it takes."""
 ROUNDS = 5
 """Timed frames per candidate."""
 HOPELESS = 1.5
@@ -156,7 +157,8 @@ def choose(
     log.info("first use of %s %s on this machine: timing %s",
              bundle.name, bundle.version, ", ".join(map(str, found)))  # fmt: skip
     ready, unfinished = _made(found, lambda spec: make(spec, threads), key.size)
-    times = time_in_turns(ready, key.size)
+    alone = unfinished and len(ready) == 1
+    times = dict.fromkeys(ready, 0.0) if alone else time_in_turns(ready, key.size)
     timings = tuple(
         Timing(spec=str(spec), threads=threads, ms=round(ms, 2)) for spec, ms in ranked(times)
     )
@@ -184,11 +186,13 @@ def _made(
 ) -> tuple[dict[Spec, Backend], list[Spec]]:
     """Compiles the candidates: those that are ready, and those not yet done.  Candidates that fail
     are logged and left out."""
-    pool = ThreadPoolExecutor(max_workers=processors(), thread_name_prefix="tuning")
+    deadline = time.monotonic() + PATIENCE
+    workers = max(1, processors() // 2)  # the guess is ready soonest when it has them to itself
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tuning")
     futures = {spec: pool.submit(_compiled, make, spec, size) for spec in candidates}
     first, *others = futures.values()
     wait([first])
-    wait(others, timeout=PATIENCE)
+    wait(others, timeout=max(0, deadline - time.monotonic()))
     pool.shutdown(wait=False)
     ready: dict[Spec, Backend] = {}
     unfinished: list[Spec] = []
