@@ -13,6 +13,8 @@ from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.jobs import batch
 from fusematte.engine.jobs.batch import find_items
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

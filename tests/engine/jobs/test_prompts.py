@@ -27,6 +27,8 @@ from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.media import segments
 from fusematte.engine.media.reader import Reader
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 FRAMES = 24
 
 

@@ -20,6 +20,8 @@ from fusematte.engine.jobs import watch
 from fusematte.engine.jobs.batch import Item, find_in_folder
 from fusematte.engine.jobs.watch import Watch
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:

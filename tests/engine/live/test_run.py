@@ -28,6 +28,8 @@ from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.smoothing import Smoother
 from fusematte.engine.stages import cpu
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 FRAMES, RATE = 20, 20
 
 

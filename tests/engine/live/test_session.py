@@ -30,6 +30,8 @@ from fusematte.engine.pipeline import network_threads
 from fusematte.engine.pixels.color import frame_from_rgb
 from fusematte.engine.stages import cpu
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 RED_RGB = (220, 10, 10)
 
 
