@@ -2,8 +2,8 @@
 
 Processor features do not predict it: of two processors with bf16, one was five times as fast in
 int8 as in bf16, the other twice as fast in bf16.  So at the first use of a model the candidates are
-compiled on half of the processors and timed in turns at the network's size.  That happens before the
-first frame rather than in the background: a switch in the middle of a job would make its result
+compiled on half of the processors and timed in turns at the network's size.  That happens before
+the first frame rather than in the background: a switch in the middle of a job would make its result
 depend on timing.  The first use waits for the compilation of the best guess, which it needs anyway,
 and for little more: candidates that are not compiled by then are left to the next start, which
 finds them in the cache.
