@@ -40,6 +40,7 @@ from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.frame import PIXEL_FORMATS, Color
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.models import load_bundle
+from fusematte.engine.stages.contract import StageOptions
 from fusematte.engine.stages.gpu_frame_path import FramePath, Slot
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
@@ -199,7 +200,7 @@ def frame_path(frame: DeviceFrame) -> Iterator[FramePath]:
         assert isinstance(matter.backend, TensorRtBackend)
         path = FramePath(
             device=device, intake=intake, network=matter.backend.network, matter=matter,
-            background=open_background("green"), like=frame, download=False, with_alpha=False,
+            background=open_background("green"), like=frame, download=False, options=StageOptions(),
         )  # fmt: skip
         yield path
         path.close()

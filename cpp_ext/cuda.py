@@ -142,6 +142,23 @@ class BlurJob(NamedTuple):
     levels: Levels
 
 
+class WrapJob(NamedTuple):
+    """``light``, ``foreground``, ``lit``: [3, height, width], Y'CbCr; ``alpha``: [height, width].
+
+    taps: the address of the 2 * radius + 1 weights of a Gaussian.
+    """
+
+    height: int
+    width: int
+    radius: int
+    taps: int
+    strength: float
+    light: int
+    alpha: int
+    foreground: int
+    lit: int
+
+
 class CompositeJob(Structure):
     """``background`` where it has addresses, else ``small_background``, else none; ``alpha`` and
     ``shift`` may be null."""
@@ -244,6 +261,56 @@ def blur_background(device: Device, job: BlurJob) -> None:
     device.launch("blur_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
     arguments = [sums, *taps, job.levels, c_void_p(job.behind), *size]
     device.launch("blur_columns", blocks, BLOCK, arguments)
+
+
+def grid_light(
+    device: Device, background: Grid, levels: Levels, light: int, size: tuple[int, int]
+) -> None:
+    """A background that is a grid of code values as a picture [3, *size], Y'CbCr."""
+    arguments = [background, levels, c_void_p(light), *map(c_int, size)]
+    device.launch("grid_light", _blocks(size[1], size[0]), BLOCK, arguments)
+
+
+def light_wrap(device: Device, job: WrapJob) -> None:
+    """The person's colours with the new background's light on their edges."""
+    blocks, size = _blocks(job.width, job.height), (c_int(job.height), c_int(job.width))
+    sums = c_void_p(device.scratch(sizeof(c_float) * 4 * job.height * job.width))
+    taps = c_void_p(job.taps), c_int(job.radius)
+    sources = c_void_p(job.light), c_void_p(job.alpha)
+    device.launch("wrap_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
+    colors = c_void_p(job.foreground), c_void_p(job.lit)
+    device.launch(
+        "wrap_columns", blocks, BLOCK, [sums, *taps, c_float(job.strength), *colors, *size]
+    )
+
+
+def despill(device: Device, job: ForegroundJob, strength: float, full: float) -> None:
+    """Takes the old background's hue out of the person's colours that ``job`` estimated.
+
+    full: the old background's saturation from which on all of ``strength`` counts.
+    """
+    size, width = (c_int(job.height), c_int(job.width)), c_int(job.width)
+    sums = c_void_p(device.scratch(sizeof(c_double) * 3 * job.width))
+    tint = c_void_p(device.scratch(sizeof(c_float) * 3))
+    columns, old = _blocks(job.width, 1), (c_void_p(job.background), c_void_p(job.alpha))
+    device.launch("tint_columns", columns, BLOCK, [*old, sums, *size])
+    device.launch("tint_mean", (1, 1), BLOCK, [sums, width, c_float(full), tint])
+    arguments = [c_void_p(job.foreground), tint, c_float(strength), *size]
+    device.launch("despill", _blocks(job.width, job.height), BLOCK, arguments)
+
+
+def apply_curve(device: Device, values: int, shape: Shape, table: int, entries: int) -> None:
+    """Replaces float pictures in 0..1 by a curve of them, a table over 0..1 with ``entries``."""
+    rows = shape[0] * shape[1]
+    arguments = [c_void_p(values), c_void_p(table), *map(c_int, (entries, rows, shape[2]))]
+    device.launch("apply_curve", _blocks(shape[2], rows), BLOCK, arguments)
+
+
+def turn(device: Device, source: int, shape: Shape, target: int, quarters: int) -> None:
+    """Turns float pictures ``shape`` = (channels, height, width), as ``np.rot90`` does; quarters: 1
+    to 3."""
+    arguments = [c_void_p(source), *map(c_int, shape), c_void_p(target), c_int(quarters)]
+    device.launch("turn", _blocks(shape[2], shape[1]), BLOCK, arguments)
 
 
 def _blocks(across: int, down: int) -> tuple[int, int]:

@@ -83,7 +83,7 @@ struct CompositeJob {
     std::uint8_t* alpha;  // [layout.height, layout.width] samples in the low bits, or null
     std::ptrdiff_t alpha_stride;
     Levels levels;
-    Grid slope, offset;  // [1, ...], both of one size
+    Grid slope, offset;  // [1, ...], both of one size; on a device of any
     Grid shift;          // [3, ...] in code values, or null
     bool keep_solid;     // shift fades out towards full alpha
 };

@@ -80,6 +80,11 @@ def despilled(foreground: Map, old: Map, alpha: Map, strength: float) -> Map:
     return result
 
 
+def wrap_sigma(shape: tuple[int, ...]) -> float:
+    """Sigma in pixels of the blur of the light, for colours of a shape [h, w]."""
+    return max(1.0, WRAP_REACH * min(shape))
+
+
 def wrapped(foreground: Map, light: Map, alpha: Map, strength: float) -> Map:
     """The foreground colours with the new background's light on their edges.
 
@@ -88,7 +93,7 @@ def wrapped(foreground: Map, light: Map, alpha: Map, strength: float) -> Map:
     Shape:
         foreground, light: [3, h, w], Y'CbCr; alpha: [h, w]; output: [3, h, w].
     """
-    sigma = max(1.0, WRAP_REACH * min(alpha.shape))
+    sigma = wrap_sigma(alpha.shape)
     weight = strength * cv2.GaussianBlur(1 - alpha, (0, 0), sigma)
     soft = np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in light])
     return np.asarray(foreground + weight * (soft - foreground), np.float32)

@@ -252,7 +252,8 @@ def _format(argument: Any) -> str:  # noqa: ANN401
     """The ``struct`` format of a kernel argument, with C alignment."""
     if isinstance(argument, ctypes.Structure):
         return f"{ctypes.sizeof(argument)}s"
-    return "P" if isinstance(argument, ctypes.c_void_p) else "i"
+    kinds = {ctypes.c_void_p: "P", ctypes.c_float: "f", ctypes.c_int: "i"}
+    return kinds[type(argument)]
 
 
 def _value(argument: Any) -> Any:  # noqa: ANN401

@@ -77,7 +77,7 @@ class ChosenStages(Stages):
         self._resources.close()
 
     def _choose(self, frame: Frame) -> CpuStages | GpuStages:
-        reason = why_not(frame, self.background, self.options)
+        reason = why_not(frame, self.options)
         if reason is None and self.matter.chooses:
             reason = "there is a choice of who is kept"
         chosen = self._cpu if reason else self._gpu

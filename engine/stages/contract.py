@@ -15,6 +15,7 @@ from fusematte.engine.compositing.composite import Composite
 from fusematte.engine.compositing.look import PLAIN, Look
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame, Matte
+from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
 
 MAX_LOOKAHEAD = 30
@@ -58,7 +59,8 @@ class StageOptions:
     @property
     def needs_mattes(self) -> bool:
         """Whether mattes are needed in host memory, even if they are made on the GPU."""
-        return self.with_mattes or self.smoothing or self.lookahead > 0
+        edits = self.look.mask != WHOLE
+        return self.with_mattes or self.smoothing or self.lookahead > 0 or edits
 
     def __post_init__(self) -> None:
         if not 0 <= self.lookahead <= MAX_LOOKAHEAD:

@@ -19,7 +19,6 @@ from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.compositing.backgrounds import Background, TransparentBackground
 from fusematte.engine.compositing.composite import Composite
-from fusematte.engine.compositing.look import PLAIN
 from fusematte.engine.cuda.device_pictures import DeviceFrame
 from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.errors import FuseMatteError
@@ -31,7 +30,7 @@ from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
 from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
-from fusematte.engine.stages.gpu_frame_path import FramePath, Network, Slot, StreamDevice
+from fusematte.engine.stages.gpu_frame_path import FramePath, Layer, Network, Slot, StreamDevice
 from fusematte.engine.stages.smoothed import Smoothed
 
 log = logging.getLogger(__name__)
@@ -41,20 +40,15 @@ ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
 """Encoders that read frames from GPU memory."""
 
 
-def why_not(video: VideoInfo | Frame, background: Background, options: StageOptions) -> str | None:
+def why_not(video: VideoInfo | Frame, options: StageOptions) -> str | None:
     """Why frames cannot stay on the GPU although the backend is TensorRT; None if they can.
 
     video: the video's properties, or one frame.
     """
     has_alpha = video.alpha is not None if isinstance(video, Frame) else video.has_alpha
     reasons = (
-        (video.rotation != 0, "the video is rotated for display"),
-        (video.color.is_hdr, "the video is HDR"),
         (has_alpha, "the video has an alpha plane"),
-        (isinstance(background, TransparentBackground), "the background is transparent"),
         (options.selects, "a selection is on"),
-        (options.with_foreground, "the foreground colours are an output"),
-        (options.look != PLAIN, "light wrap, despill or a mask edit is on"),
     )
     return cuda.why_no_kernels() or next((reason for holds, reason in reasons if holds), None)
 
@@ -71,12 +65,14 @@ def nvdec_for(name: str | os.PathLike[str]) -> HWAccel | None:
     return HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
 
 
-def nvenc_for(info: VideoInfo, encoding: Encoding) -> HWAccel | None:
+def nvenc_for(info: VideoInfo, background: Background, encoding: Encoding) -> HWAccel | None:
     """Lets the encoder read composites from GPU memory; None, with a log line, if they have to be
     downloaded."""
     reason = None
     if encoding.codec not in ENCODERS:
         reason = f"--codec is not one of {', '.join(ENCODERS)}"
+    elif isinstance(background, TransparentBackground):
+        reason = "the background is transparent"
     elif not info.on_device:
         reason = "the input was not decoded on the GPU"
     elif encoding.pixel_format is not None:
@@ -99,7 +95,7 @@ class GpuStages(Stages):
     """See ``Stages``.
 
     ``begin`` only starts the work and ``finish`` waits for it.  If mattes are needed on the host,
-    for smoothing or an observer, ``begin`` waits for the network.
+    for smoothing, edits of the mask or an observer, ``begin`` waits for the network.
 
     The first frame creates a ``FramePath``.  A new one replaces it when pixel format, network size
     or background change, for example when the decoder falls back to the CPU.
@@ -154,16 +150,21 @@ class GpuStages(Stages):
 
     def finish(self, matted: Matted) -> Composite:
         path, slot = self._done(matted)
-        frame, alpha = matted.frame, None
-        if self.options.with_alpha:
+        frame, alpha, foreground = matted.frame, None, None
+        if self.options.with_alpha or slot.foreground is not None:
             alpha = new_plane(frame)
             np.copyto(alpha, path.alpha_of(slot))
-        if not path.download:
-            return Composite(self._lend(path, slot, frame), alpha, None)
-        planes = new_planes(frame)
-        path.layout.unpack(slot.result_host, planes)
+        if slot.foreground is not None:
+            foreground = replace(_on_host(frame, path, slot.foreground), alpha=alpha)
+        shown = alpha if self.options.with_alpha else None
+        if slot.composite is not None and not path.download:
+            return Composite(self._lend(path, slot, frame), shown, foreground)
+        picture = foreground
+        if slot.composite is not None:
+            picture = _on_host(frame, path, slot.composite)
         path.release(slot)
-        return Composite(_on_host(frame, planes), alpha, None)
+        assert picture is not None
+        return Composite(picture, shown, foreground)
 
     def drop(self, matted: Matted) -> None:
         path, slot = self._done(matted)
@@ -201,7 +202,7 @@ class GpuStages(Stages):
 
     def _path_for(self, frame: Frame) -> FramePath:
         """The path for frames like this one."""
-        shape = frame.height, frame.width, frame.format, frame.color, frame.aspect
+        shape = frame.height, frame.width, frame.format, frame.color, frame.rotation, frame.aspect
         wanted = type(frame), shape, self.matter.scale, self.matter, self.background
         if wanted != self._made_for:
             if self._made_for is not None:
@@ -230,20 +231,22 @@ class GpuStages(Stages):
             background=self.background,
             like=frame,
             download=not (self._keep and isinstance(frame, DeviceFrame)),
-            with_alpha=self.options.with_alpha,
-            with_mattes=self.options.needs_mattes,
+            options=self.options,
         )
 
     def _lend(self, path: FramePath, slot: Slot, frame: Frame) -> DeviceFrame:
         """The composite in device memory; its slot is released when the encoder is done with it."""
-        assert isinstance(frame, DeviceFrame)
+        assert isinstance(frame, DeviceFrame) and slot.composite is not None
         loan = _Loan()
         weakref.finalize(loan, path.release, slot).atexit = False
-        picture = path.layout.picture(slot.result.data[0], path.device.kind, loan)
+        picture = path.layout.picture(slot.composite.address, path.device.kind, loan)
         return replace(frame, picture=picture)
 
 
-def _on_host(frame: Frame, planes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Frame:
+def _on_host(frame: Frame, path: FramePath, layer: Layer) -> Frame:
+    """A picture that was made of a frame, in host memory of its own."""
+    planes = new_planes(frame)
+    path.layout.unpack(layer.host, planes)
     known = {k: v for k, v in vars(frame).items() if k not in ("picture", "planes")}
     return Frame(planes=planes, **known)
 
@@ -274,11 +277,11 @@ def take_gpu(
     runs elsewhere or, with a log line, if the frames cannot stay there."""
     if not isinstance(matter.backend, TensorRtBackend):
         return None
-    if reason := why_not(reader.info, background, options):
+    if reason := why_not(reader.info, options):
         log.warning("frames are processed on the CPU, only the network runs on the GPU: %s", reason)
         return None
     reader = stack.enter_context(_decoding_on_gpu(reader, reopen))
-    encoder = nvenc_for(reader.info, encoding)
+    encoder = nvenc_for(reader.info, background, encoding)
     stages = open_gpu_stages(
         stack, matter, background, options, keep=encoder is not None, observe=observe
     )

@@ -1,8 +1,9 @@
 """The processing of a frame on the GPU: one sequence of kernel launches on one CUDA stream.
 
 It computes the same as ``Matter``, ``refine`` and ``compose``: area-averaged network input, guided
-filter at the network's resolution, foreground colour at half of that, then one pass over the
-frame's planes.
+filter at the network's resolution, foreground colour, despill and light wrap at half of that, then
+one pass over the frame's planes for each picture that is made of it.  The maps lie as the frame
+does; only the network's own tensors are turned for display.
 """
 
 from __future__ import annotations
@@ -18,21 +19,32 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends import Maps
-from fusematte.engine.compositing.backgrounds import FINEST_BLUR, Background, BlurBackground
+from fusematte.engine.compositing.backgrounds import (
+    FINEST_BLUR,
+    Background,
+    BlurBackground,
+    TransparentBackground,
+)
 from fusematte.engine.compositing.composite import FOREGROUND_RADII, YCBCR_BOUNDS
+from fusematte.engine.compositing.look import TINT, wrap_sigma
 from fusematte.engine.cuda.device_pictures import (
     DeviceFrame,
     addresses,
     layout_of,
 )
-from fusematte.engine.frame import Frame, Map, Matte, Plane, Planes
+from fusematte.engine.frame import PQ, Frame, Map, Matte, Plane, Planes
 from fusematte.engine.matting.continuity import COARSE
+from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import EPSILON, RADIUS
-from fusematte.engine.pixels.color import enlarge
+from fusematte.engine.pixels.color import enlarge, viewable
+from fusematte.engine.stages.contract import StageOptions
 
 ALIGNMENT = 256
 """Alignment in bytes of each map in the block: that of the CUDA allocator."""
+
+CURVE = 1 << 14
+"""Entries of the table with the curve from PQ to what an SDR screen shows."""
 
 Bytes = NDArray[np.uint8]
 
@@ -114,6 +126,12 @@ class MapLayout:
         return self.offsets[""]
 
 
+def gaussian(sigma: float) -> Map:
+    """The weights of OpenCV's Gaussian for float pictures."""
+    count = round(8 * sigma + 1) | 1
+    return np.asarray(cv2.getGaussianKernel(count, sigma, cv2.CV_32F)[:, 0])
+
+
 class Blur(NamedTuple):
     """Blur of a background: its (height, width) and the weights of its 1-D Gaussian."""
 
@@ -126,58 +144,78 @@ def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
     height, width = size
     sigma = background.sigma * min(size) / 720
     factor = max(1, int(sigma / FINEST_BLUR))
-    small = max(1, height // factor), max(1, width // factor)
-    sigma /= factor
-    count = round(8 * sigma + 1) | 1
-    return Blur(small, np.asarray(cv2.getGaussianKernel(count, sigma, cv2.CV_32F)[:, 0]))
+    return Blur((max(1, height // factor), max(1, width // factor)), gaussian(sigma / factor))
 
 
-def map_layout(size: tuple[int, int], blur: tuple[int, int, int] | None) -> MapLayout:
-    """The maps of a path at a network ``size``; ``blur``: height, width and taps of a blurred
-    background."""
-    height, width = size
-    whole, half = (1, height, width), (height // 2, width // 2)
-    columns, rows = COARSE
-    maps = {"rgb": (3, *size), "color": (3, *size), "previous": whole}
-    maps |= dict.fromkeys(Maps._fields, whole)
-    maps |= dict.fromkeys(("slope", "unused_offset", "offset"), whole)
+def frame_maps(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    """The maps of every frame, for the network's size in the frame's orientation."""
+    whole, half, (columns, rows) = (1, *size), (size[0] // 2, size[1] // 2), COARSE
+    maps = dict.fromkeys(("image", "color"), (3, *size))
+    maps |= dict.fromkeys((*Maps._fields, "previous", "slope", "unused_offset", "offset"), whole)
     maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
-    maps |= {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
-    if blur is not None:
-        small, taps = blur[:2], blur[2]
-        maps |= {
-            "background_color": (3, *small),
-            "background_alpha": (1, *small),
-            "blurred": (3, *small),
-        }
-        maps |= {"taps": (1, 1, taps)}
-    return MapLayout(maps)
+    return maps | {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
+
+
+def displayed_maps(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    """The network's tensors for a frame that is turned, as it is displayed."""
+    names = ("guide", *Maps._fields, "slope", "offset")
+    maps = {"image": (3, *size)} | dict.fromkeys(names, (1, *size))
+    return {f"displayed_{name}": shape for name, shape in maps.items()}
+
+
+def blur_maps(blur: Blur) -> dict[str, tuple[int, int, int]]:
+    """Those of a blurred background."""
+    color = (3, *blur.size)
+    return {"background_color": color, "background_alpha": (1, *blur.size), "blurred": color}
+
+
+def wrap_maps(half: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    """Those of light wrap, at half the network's size."""
+    return dict.fromkeys(("light_rgb", "light", "lit_color", "lit_shift"), (3, *half))
+
+
+@dataclass(kw_only=True, eq=False)
+class Layer:
+    """A picture that is made of a frame: the composite, or the person's own colours.
+
+    address: on the device; host: pinned memory for the download, empty without one.
+    """
+
+    address: int
+    host: Bytes
+    job: cuda.CompositeJob
 
 
 @dataclass(kw_only=True, eq=False)
 class Slot:
     """The memory of one frame in flight.
 
-    device: blocks of picture, composite and alpha; ``..._host`` and ``staging`` are pinned host
-    memory for uploads and downloads.
+    device: blocks of frame, alpha and layers; ``..._host`` and ``staging`` are pinned host memory
+    for uploads and downloads.
+    refined: writes the alpha that a mask edits; its picture is overwritten.
     """
 
     device: list[Any]
     picture: cuda.Planes
-    result: cuda.Planes
     alpha: int
     staging: Bytes
-    result_host: Bytes
     alpha_host: Bytes
     coarse_host: Map
-    job: cuda.CompositeJob
+    composite: Layer | None
+    foreground: Layer | None
+    refined: cuda.CompositeJob | None
     maps_host: dict[str, Map]
     graphs: dict[str, Graph] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     follows: bool = False
     frame: Frame | None = None
     done: Event | None = None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The pictures that are made."""
+        return [layer for layer in (self.composite, self.foreground) if layer is not None]
 
 
 @dataclass(kw_only=True)
@@ -188,9 +226,8 @@ class FramePath:
     it.
 
     download: whether composites are downloaded to the host or stay on the device.
-    with_alpha: whether alpha planes are downloaded.
-    with_mattes: mattes are downloaded (``matte_of``) and uploaded again, smoothed, by ``blend``;
-    ``begin`` then only runs the network.
+    options: if they need mattes, these are downloaded (``matte_of``) and uploaded again, smoothed,
+    by ``blend``; ``begin`` then only runs the network.
     """
 
     device: StreamDevice
@@ -200,34 +237,77 @@ class FramePath:
     background: Background
     like: Frame
     download: bool
-    with_alpha: bool
-    with_mattes: bool = False
+    options: StageOptions
     _slots: list[Slot] = field(default_factory=list)
     _free: list[Slot] = field(default_factory=list)
     _shown: object = None
 
     def __post_init__(self) -> None:
-        self.size = self.matter.size_for(self.like)
+        look = self.options.look
+        self._turns = self.like.rotation // 90
+        self._displayed = height, width = self.matter.size_for(self.like)
+        self.size = (width, height) if self._turns % 2 else (height, width)
+        self._half = self.size[0] // 2, self.size[1] // 2
         self.layout = layout_of(self.like)
-        self.map_layout = map_layout(self.size, self._blur_size())
+        self._transparent = isinstance(self.background, TransparentBackground)
+        self._with_foreground = self.options.with_foreground or self._transparent
+        self._edits = look.mask != WHOLE
+        self._wraps = look.light_wrap > 0 and not self._transparent
+        self._is_pq = self.like.color.transfer == PQ
+        tables = self._tables()
+        self.map_layout = MapLayout(self._wanted_maps(tables))
         self._maps = self.device.allocate(self.map_layout.size)
         base = int(self._maps)
         self._at = {name: base + offset for name, offset in self.map_layout.offsets.items()}
         self._levels, self._matrix = cuda.Levels(*self.like.levels), cuda.Matrix(*self.like.matrix)
         self._background_memory: Any = None
-        names = ("image", "previous", "guide", *Maps._fields, "slope", "offset")
-        ports = {name: self._at[_PORTS.get(name, name)] for name in names}
-        self._infer = self.network.bind(self.size, ports, self.device)
+        self._tensor = self._tensors()
+        self._run_network = self.network.bind(self._displayed, self._tensor, self.device)
         self.device.clear(base, self.map_layout.size)
+        for name, table in tables.items():
+            self.device.upload(table, self._at[name])
         self._prepare_background()
+        if self._edits:
+            self._edited_host = self.device.pinned(self.map_layout.maps["edited"][1:], np.float32)
         memory = self.matter.memory
         self._follows = memory is not None
         if memory is not None:
             previous = memory.alpha
-            if previous.shape != self.size:  # the scale has changed
-                previous = enlarge(previous, *self.size)
+            if previous.shape != self._displayed:  # the scale has changed
+                previous = enlarge(previous, *self._displayed)
             self.device.upload(np.ascontiguousarray(previous), self._at["previous"])
         self.device.wait()
+
+    def _tables(self) -> dict[str, Map]:
+        """What is computed once, by the name of the map it is kept in."""
+        tables = {}
+        if isinstance(self.background, BlurBackground):
+            tables["taps"] = blur_of(self.background, self.size).taps
+        if self._wraps:
+            tables["wrap_taps"] = gaussian(wrap_sigma(self._half))
+        if self._is_pq:
+            signal = np.broadcast_to(np.linspace(0, 1, CURVE, dtype=np.float32), (3, 1, CURVE))
+            tables["curve"] = np.ascontiguousarray(viewable(signal, self.like.color)[0, 0])
+        return tables
+
+    def _wanted_maps(self, tables: Mapping[str, Map]) -> dict[str, tuple[int, int, int]]:
+        maps = frame_maps(self.size)
+        maps |= {name: (1, 1, len(table)) for name, table in tables.items()}
+        if isinstance(self.background, BlurBackground):
+            maps |= blur_maps(blur_of(self.background, self.size))
+        if self._wraps:
+            maps |= wrap_maps(self._half)
+        if self._edits:
+            maps |= {"edited": (1, self.layout.height, self.layout.width), "no_slope": (1, 1, 1)}
+        if self._turns:
+            maps |= displayed_maps(self._displayed)
+        return maps
+
+    def _tensors(self) -> dict[str, int]:
+        """The addresses of the network's tensors."""
+        names = ("image", "previous", "guide", *Maps._fields, "slope", "offset")
+        maps = self._at | {"guide": self._at["color"]}  # whose first channel is the luma
+        return {name: maps.get(f"displayed_{name}", maps[name]) for name in names}
 
     def begin(self, frame: Frame) -> Slot:
         """Queues a frame's work on the stream; returns before it is done."""
@@ -240,7 +320,7 @@ class FramePath:
         if not slot.follows:
             self._restart(slot)
         self._follows = True
-        if self.with_mattes:
+        if self.options.needs_mattes:
             self._run(slot, "network", self._launch_network)
             for name, host in slot.maps_host.items():
                 self.device.download(self._at[name], host)
@@ -268,9 +348,23 @@ class FramePath:
         self._update_background(slot.frame)
         slot.maps_host["alpha"][0] = alpha
         self.device.upload(slot.maps_host["alpha"], self._at["alpha"])
-        self._run(slot, "composite", self._launch_composite)
+        if self._edits:
+            self._run(slot, "refined", self._launch_refined)
+            self._edit(slot)
+            self._run(slot, "edited", self._launch_edited)
+        else:
+            self._run(slot, "composite", self._launch_composite)
         self._bring(slot)
         slot.done = self.device.mark()
+
+    def _edit(self, slot: Slot) -> None:
+        """Waits for the refined alpha; uploads it with the mask's edits, which are OpenCV's."""
+        self.device.download(slot.alpha, slot.alpha_host)
+        self.device.mark().synchronize()
+        peak = self.layout.format.peak
+        edited = self.options.look.mask.edit(self.alpha_of(slot), peak)
+        np.divide(edited, np.float32(peak), out=self._edited_host)
+        self.device.upload(self._edited_host, self._at["edited"])
 
     def run(self, slot: Slot) -> None:
         """Queues all launches for the slot's picture."""
@@ -288,9 +382,10 @@ class FramePath:
 
     def _bring(self, slot: Slot) -> None:
         """Downloads the requested results."""
-        if self.download:
-            self.device.download(slot.result.data[0], slot.result_host)
-        if self.with_alpha:
+        for layer in slot.layers:
+            if layer.host.size:
+                self.device.download(layer.address, layer.host)
+        if self.options.with_alpha or slot.foreground is not None:
             self.device.download(slot.alpha, slot.alpha_host)
 
     @property
@@ -317,7 +412,7 @@ class FramePath:
 
     def hand_over(self) -> None:
         """Waits for the work and returns the last alpha to ``matter``."""
-        previous = np.empty(self.size, np.float32)
+        previous = np.empty(self._displayed, np.float32)
         self.device.download(self._at["previous"], previous)
         self.device.wait()
         self.matter.keep(previous)
@@ -331,33 +426,66 @@ class FramePath:
             slot.device.clear()
         self._slots.clear()
         self._free.clear()
-        del self._maps, self._infer, self._background_memory
+        del self._maps, self._run_network, self._background_memory
 
     def _new_slot(self) -> Slot:
-        layout = self.layout
-        alpha_size = layout.height * layout.pitches[0] * self.with_alpha
-        blocks = [self.device.allocate(size) for size in (layout.size, layout.size, alpha_size)]
-        picture, result = (layout.planes_at(int(block)) for block in blocks[:2])
-        alpha, planes = int(blocks[2]) * self.with_alpha, self._background_planes()
-        coarse = self.device.pinned(self.map_layout.maps["coarse"], np.float32)
-        sizes = layout.size, layout.size * self.download, alpha_size
-        hosts = [self.device.pinned((size,), np.uint8) for size in sizes]
-        job = cuda.CompositeJob(
-            layout.kernel_layout(), picture, planes, self._background_grid(), result, alpha or None,
-            layout.pitches[0], self._levels, self._grid("slope"), self._grid("offset"),
-            self._grid("shift"), True,
-        )  # fmt: skip
+        layout, look = self.layout, self.options.look
+        needs_alpha = self.options.with_alpha or self._with_foreground or self._edits
+        alpha_size = layout.height * layout.pitches[0] * needs_alpha
+        blocks = [self.device.allocate(size) for size in (layout.size, alpha_size)]
+        picture, alpha = layout.planes_at(int(blocks[0])), int(blocks[1]) * needs_alpha
+
+        def layer(shift: str, *, behind: bool, keep_solid: bool, download: bool) -> Layer:
+            blocks.append(self.device.allocate(layout.size))
+            job = self._job(picture, int(blocks[-1]), alpha)
+            job.shift, job.keep_solid = self._grid(shift), keep_solid
+            if self._edits:
+                job.slope, job.offset = self._grid("no_slope"), self._grid("edited")
+            if behind:
+                job.background = self._background_planes()
+                job.small_background = self._background_grid()
+            host = self.device.pinned((layout.size * download,), np.uint8)
+            return Layer(address=int(blocks[-1]), host=host, job=job)
+
+        composite = foreground = None
+        if not self._transparent:
+            composite = layer(
+                "lit_shift" if self._wraps else "shift",
+                behind=True,
+                keep_solid=look.keeps_colors,
+                download=self.download,
+            )
+        if self._with_foreground:
+            foreground = layer("shift", behind=False, keep_solid=not look.despill, download=True)
         slot = Slot(
-            device=blocks, picture=picture, result=result, alpha=alpha, staging=hosts[0],
-            result_host=hosts[1], alpha_host=hosts[2], coarse_host=coarse, job=job,
+            device=blocks, picture=picture, alpha=alpha,
+            staging=self.device.pinned((layout.size,), np.uint8),
+            alpha_host=self.device.pinned((alpha_size,), np.uint8),
+            coarse_host=self.device.pinned(self.map_layout.maps["coarse"], np.float32),
+            composite=composite, foreground=foreground, refined=None,
             maps_host=self._maps_on_host(),
         )  # fmt: skip
+        if self._edits:
+            slot.refined = self._job(picture, slot.layers[0].address, alpha)
         self._slots.append(slot)
         return slot
 
+    def _job(self, picture: cuda.Planes, result: int, alpha: int) -> cuda.CompositeJob:
+        """The refined alpha, and the frame's own colours."""
+        return cuda.CompositeJob(
+            layout=self.layout.kernel_layout(),
+            frame=picture,
+            out=self.layout.planes_at(result),
+            alpha=alpha or None,
+            alpha_stride=self.layout.pitches[0],
+            levels=self._levels,
+            slope=self._grid("slope"),
+            offset=self._grid("offset"),
+        )
+
     def _maps_on_host(self) -> dict[str, Map]:
         """Pinned memory for the maps of a matte."""
-        names = ("color", *Maps._fields) if self.with_mattes else ()
+        names = ("color", *Maps._fields) if self.options.needs_mattes else ()
         return {name: self.device.pinned(self.map_layout.maps[name], np.float32) for name in names}
 
     def _take_in(self, slot: Slot, frame: Frame) -> None:
@@ -373,29 +501,28 @@ class FramePath:
         else:
             self.layout.pack(frame.planes, slot.staging)
             intake.upload(slot.staging, slot.picture.data[0])
-        self._resize(intake, slot, "coarse_rgb", "coarse")
+        self._resize(intake, slot.picture, "coarse_rgb", "coarse")
         intake.download(self._at["coarse"], slot.coarse_host)
 
-    def _resize(self, device: StreamDevice, slot: Slot, rgb: str, ycbcr: str) -> None:
+    def _resize(self, device: StreamDevice, picture: cuda.Planes, rgb: str, ycbcr: str) -> None:
         _, height, width = self.map_layout.maps[ycbcr]
         job = cuda.ResizeJob(
-            self.layout.kernel_layout(), slot.picture, self._levels, self._matrix, height, width,
+            self.layout.kernel_layout(), picture, self._levels, self._matrix, height, width,
             self._at[rgb], self._at[ycbcr],
         )  # fmt: skip
         cuda.resize_to_tensor(device, job)
 
     def _restart(self, slot: Slot) -> None:
         """A first frame: a first matte serves as the previous alpha, as in ``Matter``."""
-        size = 4 * self.size[0] * self.size[1]
-        self.device.clear(self._at["previous"], size)
+        self.device.clear(self._at["previous"], 4 * self.size[0] * self.size[1])
         if self.matter.bundle.takes_previous:
-            self._resize(self.device, slot, "rgb", "color")
+            self._resize(self.device, slot.picture, "image", "color")
             self._infer()
-            self.device.copy(self._at["alpha"], self._at["previous"], size)
+            self._remember()
 
     def _launch(self, slot: Slot) -> None:
         self.device.begin_frame()
-        self._resize(self.device, slot, "rgb", "color")
+        self._resize(self.device, slot.picture, "image", "color")
         self._infer()
         if not self.network.takes_guide:
             self._filter()
@@ -404,26 +531,61 @@ class FramePath:
 
     def _launch_network(self, slot: Slot) -> None:
         self.device.begin_frame()
-        self._resize(self.device, slot, "rgb", "color")
+        self._resize(self.device, slot.picture, "image", "color")
         self._infer()
         self._remember()
 
     def _launch_composite(self, slot: Slot) -> None:
         """Composites with the uploaded alpha; other frames have used the maps in between."""
         self.device.begin_frame()
-        self._resize(self.device, slot, "rgb", "color")
+        self._resize(self.device, slot.picture, "image", "color")
         self._filter()
         self._composite(slot)
+
+    def _launch_refined(self, slot: Slot) -> None:
+        """The uploaded alpha at full resolution, for the mask to edit."""
+        self.device.begin_frame()
+        self._resize(self.device, slot.picture, "image", "color")
+        self._filter()
+        assert slot.refined is not None
+        cuda.composite(self.device, slot.refined)
+
+    def _launch_edited(self, slot: Slot) -> None:
+        """Composites with the uploaded alpha at full resolution."""
+        self.device.begin_frame()
+        at, edited = self._at, self.map_layout.maps["edited"]
+        cuda.shrink(self.device, at["edited"], edited, at["alpha"], self.size)
+        self._composite(slot)
+
+    def _infer(self) -> None:
+        """The network, which sees frames upright and in the colours of an SDR screen."""
+        names = ("slope", "offset") if self.network.takes_guide else ()
+        if self._is_pq:
+            shape = self.map_layout.maps["image"]
+            cuda.apply_curve(self.device, self._at["image"], shape, self._at["curve"], CURVE)
+        if self._turns:
+            self._turn("image", self._at["image"], 3, back=False)
+            self._turn("guide", self._at["color"], 1, back=False)
+        self._run_network()
+        if self._turns:
+            for name in (*Maps._fields, *names):
+                self._turn(name, self._at[name], 1, back=True)
+
+    def _turn(self, tensor: str, address: int, channels: int, *, back: bool) -> None:
+        """Turns a map of a frame for display into one of the network's tensors, or back."""
+        quarters = (self._turns if back else -self._turns) % 4
+        ends = (self.size, address), (self._displayed, self._tensor[tensor])
+        (size, source), (_, target) = ends[::-1] if back else ends
+        cuda.turn(self.device, source, (channels, *size), target, quarters)
 
     def _remember(self) -> None:
         """Stores the network's alpha for the next frame."""
         size = 4 * self.size[0] * self.size[1]
-        self.device.copy(self._at["alpha"], self._at["previous"], size)
+        self.device.copy(self._tensor["alpha"], self._at["previous"], size)
 
     def _composite(self, slot: Slot) -> None:
-        """Everything after slope and offset: foreground colour, blur, the composite."""
-        device, at, size = self.device, self._at, self.size
-        half = self.map_layout.maps["half_color"][1:]
+        """Everything after slope and offset: foreground colour, blur, the pictures."""
+        device, at, size, half = self.device, self._at, self.size, self._half
         cuda.shrink(device, at["color"], (3, *size), at["half_color"], half)
         cuda.shrink(device, at["alpha"], (1, *size), at["half_alpha"], half)
         lower, upper = ((ctypes.c_float * 3)(*limits) for limits in zip(*YCBCR_BOUNDS, strict=True))
@@ -432,12 +594,33 @@ class FramePath:
         )
         job = cuda.ForegroundJob(*half, None, 0, lower, upper, *colors)
         cuda.estimate_foreground(device, job, [min(r, *half) for r in FOREGROUND_RADII])
-        cuda.color_shift(
-            device, at["foreground_color"], at["half_color"], self._levels, at["shift"], half
-        )
+        if self.options.look.despill:
+            cuda.despill(device, job, self.options.look.despill, TINT)
+        self._shift("foreground_color", "shift")
         if isinstance(self.background, BlurBackground):
             self._blur()
-        cuda.composite(device, slot.job)
+        if self._wraps:
+            self._wrap()
+            self._shift("lit_color", "lit_shift")
+        for layer in slot.layers:
+            cuda.composite(device, layer.job)
+
+    def _shift(self, color: str, shift: str) -> None:
+        """What is to be added to the frame's colours to make them these."""
+        at, half = self._at, self._half
+        cuda.color_shift(self.device, at[color], at["half_color"], self._levels, at[shift], half)
+
+    def _wrap(self) -> None:
+        """The background's light on the person's colours."""
+        device, at, half = self.device, self._at, self._half
+        if self._background_memory is None:
+            cuda.grid_light(device, self._background_grid(), self._levels, at["light"], half)
+        else:
+            self._resize(device, self._background_planes(), "light_rgb", "light")
+        radius = self.map_layout.maps["wrap_taps"][2] // 2
+        pointers = (at[name] for name in ("light", "half_alpha", "foreground_color", "lit_color"))
+        strength = self.options.look.light_wrap
+        cuda.light_wrap(device, cuda.WrapJob(*half, radius, at["wrap_taps"], strength, *pointers))
 
     def _filter(self) -> None:
         at, size = self._at, self.size
@@ -445,12 +628,6 @@ class FramePath:
         job = cuda.GuidedJob(*size, RADIUS, EPSILON, *pointers)
         cuda.guided_coefficients(self.device, job)
         cuda.refine_offset(self.device, at["alpha"], at["slope"], at["color"], at["offset"], size)
-
-    def _blur_size(self) -> tuple[int, int, int] | None:
-        if not isinstance(self.background, BlurBackground):
-            return None
-        blur = blur_of(self.background, self.size)
-        return *blur.size, len(blur.taps)
 
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size
@@ -466,7 +643,6 @@ class FramePath:
 
     def _prepare_background(self) -> None:
         if isinstance(self.background, BlurBackground):
-            self.device.upload(blur_of(self.background, self.size).taps, self._at["taps"])
             return
         pixels = self.background.render(self.like, None)
         if isinstance(pixels[0], int):
@@ -498,7 +674,3 @@ class FramePath:
 
     def _grid(self, name: str) -> cuda.Grid:
         return cuda.Grid(self._at[name], *self.map_layout.maps[name][1:])
-
-
-_PORTS = {"image": "rgb", "guide": "color"}
-"""Engine tensors whose map has another name."""

@@ -60,6 +60,14 @@ const std::map<std::string, Kernel> kernels = {
     KERNEL(color_shift),
     KERNEL(blur_rows),
     KERNEL(blur_columns),
+    KERNEL(grid_light),
+    KERNEL(wrap_rows),
+    KERNEL(wrap_columns),
+    KERNEL(tint_columns),
+    KERNEL(tint_mean),
+    KERNEL(despill),
+    KERNEL(apply_curve),
+    KERNEL(turn),
 };
 #undef KERNEL
 

@@ -37,6 +37,7 @@ from fusematte.engine.cuda.device_pictures import (
 )
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map, Matte, VideoInfo
 from fusematte.engine.live.session import Session
+from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.reader import Reader
@@ -46,7 +47,7 @@ from fusematte.engine.stages import gpu as stages
 from fusematte.engine.stages.contract import StageOptions, Stages
 from fusematte.engine.stages.cpu import CpuStages
 from fusematte.engine.stages.gpu import GpuStages, nvdec_for, nvenc_for, take_gpu, why_not
-from fusematte.engine.stages.gpu_frame_path import map_layout
+from fusematte.engine.stages.gpu_frame_path import MapLayout, frame_maps
 
 HEIGHT, WIDTH = 96, 160
 PLAIN = StageOptions()
@@ -66,8 +67,14 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
 
 
 def network_of(image: Map, previous: Map) -> Maps:
-    """A network that anybody can follow: people are where it is red, or where they just were."""
-    alpha = np.clip(3 * (image[0, 0] - image[0, 1]) + 0.5 * previous[0, 0], 0, 1)
+    """A network that anybody can follow: people are where it is red, or where they just were; less
+    so towards the lower right, so that it matters how a frame is turned."""
+    y, x = np.mgrid[0 : image.shape[2], 0 : image.shape[3]]
+    seen = (
+        np.float32(1) - np.float32(0.3) * y / image.shape[2] - np.float32(0.1) * x / image.shape[3]
+    )
+    alpha = np.clip(seen * (3 * (image[0, 0] - image[0, 1]) + 0.5 * previous[0, 0]), 0, 1)
+    alpha = alpha.astype(np.float32)
     return Maps(alpha, alpha, 1 - alpha, np.ones_like(alpha))
 
 
@@ -177,7 +184,13 @@ def on_device(frame: Frame) -> DeviceFrame:
 
 
 def gpu_stages(
-    device: HostDevice, matter: Matter, background: str, *, keep: bool = False, alpha: bool = True
+    device: HostDevice,
+    matter: Matter,
+    background: str,
+    *,
+    keep: bool = False,
+    alpha: bool = True,
+    options: StageOptions = PLAIN,
 ) -> GpuStages:
     return GpuStages(
         HostNetwork(),
@@ -185,7 +198,7 @@ def gpu_stages(
         nullcontext,
         matter,
         open_background(background),
-        StageOptions(with_alpha=alpha),
+        replace(options, with_alpha=alpha),
         keep=keep,
     )
 
@@ -219,21 +232,91 @@ def test_it_is_what_compose_makes(
     layout: str,
 ) -> None:
     spec = backgrounds.get(background, background)
+    compare_with_compose(device, matter, spec, layout, PLAIN, cut=background == "image")
+
+
+TURNED, PQ, HLG = {"rotation": 90}, {"color": Color(9, 9, 16)}, {"color": Color(9, 9, 18)}
+
+
+@pytest.mark.parametrize(
+    ("background", "layout", "options", "tags"),
+    [
+        ("transparent", "yuv420p", StageOptions(), {}),
+        ("transparent", "p010le", StageOptions(look=Look(light_wrap=0.7, despill=0.5)), TURNED),
+        ("blur", "nv12", StageOptions(with_foreground=True), {}),
+        ("video", "yuv444p10le", StageOptions(with_foreground=True), {"rotation": 180}),
+        ("#2050a0", "nv12", StageOptions(look=Look(despill=1.0)), {}),
+        ("image", "yuv422p", StageOptions(look=Look(light_wrap=1.0)), {}),
+        ("blur", "yuv420p", StageOptions(look=Look(light_wrap=0.7)), {"rotation": 270}),
+        (
+            "#e0e060",
+            "p010le",
+            StageOptions(look=Look(light_wrap=0.7, despill=0.5), with_foreground=True),
+            {},
+        ),
+        ("image", "nv12", StageOptions(look=Look(mask=Mask(invert=True))), {}),
+        ("blur", "yuv420p10le", StageOptions(look=Look(mask=Mask(grow=4, feather=2.5))), TURNED),
+        (
+            "transparent",
+            "yuv444p",
+            StageOptions(look=Look(despill=0.5, mask=Mask(min_alpha=0.3, grow=-3))),
+            {},
+        ),
+        ("blur", "yuv420p", PLAIN, TURNED),
+        ("image", "nv12", PLAIN, {"rotation": 180}),
+        ("#2050a0", "yuv422p10le", PLAIN, {"rotation": 270}),
+        ("#2050a0", "p010le", PLAIN, PQ),
+        ("image", "yuv420p10le", StageOptions(look=Look(light_wrap=0.5)), PQ | TURNED),
+        ("blur", "p010le", PLAIN, HLG),
+    ],
+)
+def test_every_option_makes_what_compose_makes(
+    device: HostDevice,
+    matter: HostMatter,
+    backgrounds: dict[str, str],
+    background: str,
+    layout: str,
+    options: StageOptions,
+    tags: dict[str, Any],
+) -> None:
+    spec = backgrounds.get(background, background)
+    compare_with_compose(device, matter, spec, layout, options, **tags)
+
+
+def compare_with_compose(
+    device: HostDevice,
+    matter: HostMatter,
+    spec: str,
+    layout: str,
+    options: StageOptions,
+    *,
+    cut: bool = False,
+    **tags: Any,  # noqa: ANN401
+) -> None:
+    """Frames in a layout, with other tags, on the device and over ``compose``."""
     engines = {name: key for key, name in PAIRED_NAMES.items()}
-    frames = pictures(engines.get(layout, layout), cut=background == "image")
-    work, scene = gpu_stages(device, matter, spec), open_background(spec)
+    frames = [replace(f, **tags) for f in pictures(engines.get(layout, layout), cut=cut)]
+    work, scene = gpu_stages(device, matter, spec, options=options), open_background(spec)
     reference = HostMatter()
     for frame in frames:
         given = on_device(frame) if layout in engines else frame
         got = through(work, given)
-        expected = compose(frame, reference(frame), scene, with_alpha=True)
+        expected = compose(
+            frame,
+            reference(frame),
+            scene,
+            look=options.look,
+            with_alpha=True,
+            with_foreground=options.with_foreground,
+        )
         assert type(got.frame) is Frame
-        assert (got.frame.pts, got.frame.format) == (frame.pts, frame.format)
         assert got.alpha is not None and expected.alpha is not None
         assert_alike(got.alpha, expected.alpha)
         assert 0.1 < (got.alpha == frame.format.peak).mean() < 0.9
-        for ours, theirs in zip(got.frame.planes, expected.frame.planes, strict=True):
-            assert_alike(ours, theirs)
+        assert_frames_alike(got.frame, expected.frame)
+        assert (got.foreground is None) == (expected.foreground is None)
+        if got.foreground is not None and expected.foreground is not None:
+            assert_frames_alike(got.foreground, expected.foreground)
     work.close()
     ours, theirs = matter.memory, reference.memory
     assert ours is not None and theirs is not None
@@ -242,6 +325,15 @@ def test_it_is_what_compose_makes(
     assert ours.time == theirs.time
     reference.close()
     scene.close()
+
+
+def assert_frames_alike(ours: Frame, theirs: Frame) -> None:
+    assert replace(ours, planes=(), alpha=None) == replace(theirs, planes=(), alpha=None)
+    assert (ours.alpha is None) == (theirs.alpha is None)
+    if ours.alpha is not None and theirs.alpha is not None:
+        assert_alike(ours.alpha, theirs.alpha)
+    for one, other in zip(ours.planes, theirs.planes, strict=True):
+        assert_alike(one, other)
 
 
 def assert_alike(ours: NDArray[Any], theirs: NDArray[Any]) -> None:
@@ -433,8 +525,8 @@ def test_a_live_sessions_frames_stay_on_the_device(
             for ours, theirs in zip(result.composite.planes, wanted.frame.planes, strict=True):
                 assert_alike(ours, theirs)
         assert device.launched.count("composite_8") == launched + 6
-        turned = replace(frames[0], rotation=90, pts=9)  # what the GPU cannot do, the CPU does
-        session.push(turned)
+        # what the GPU cannot do, the CPU does
+        session.push(replace(frames[0], alpha=np.full_like(frames[0].planes[0], 255), pts=9))
         assert session.get(60).error is None
         assert device.launched.count("composite_8") == launched + 6
         session.background = "#a02050"
@@ -472,7 +564,7 @@ def test_planes_lie_one_after_the_other(name: str, size: tuple[int, int]) -> Non
 
 
 def test_maps_of_a_layout_do_not_overlap() -> None:
-    layout = map_layout((288, 512), (144, 256, 29))
+    layout = MapLayout(frame_maps((288, 512)))
     begins = [layout.offsets[name] for name in layout.maps]
     for name, begin, end in zip(layout.maps, begins, [*begins[1:], layout.size], strict=True):
         assert begin % 256 == 0
@@ -509,30 +601,17 @@ def test_the_planes_of_a_device_frame_are_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reader", "wishes", "background", "reason"),
-    [
-        ({"rotation": 90}, {}, "green", "rotated"),
-        ({"color": Color(9, 9, 16)}, {}, "green", "HDR"),
-        ({"has_alpha": True}, {}, "green", "alpha plane"),
-        ({}, {}, "transparent", "transparent"),
-        ({}, {"with_foreground": True}, "green", "foreground colours"),
-        ({}, {"look": Look(despill=0.5)}, "green", "despill"),
-    ],
+    ("reader", "wishes", "reason"),
+    [({"has_alpha": True}, {}, "alpha plane"), ({}, {"selects": True}, "selection")],
 )
 def test_what_it_cannot_do_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-    reader: dict[str, Any],
-    wishes: dict[str, Any],
-    background: str,
-    reason: str,
+    monkeypatch: pytest.MonkeyPatch, reader: dict[str, Any], wishes: dict[str, Any], reason: str
 ) -> None:
-    scene = open_background(background)
-    described, asked = replace(HD, **reader), replace(PLAIN, **wishes)
     monkeypatch.setattr(stages.cuda, "fatbin", lambda: None)
-    assert "FUSEMATTE_CUDA=1" in str(why_not(HD, scene, asked))
+    assert "FUSEMATTE_CUDA=1" in str(why_not(HD, PLAIN))
     monkeypatch.setattr(stages.cuda, "fatbin", lambda: Path("kernels.fatbin"))
-    assert reason in str(why_not(described, scene, asked))
-    assert why_not(HD, open_background("blur"), PLAIN) is None
+    assert reason in str(why_not(replace(HD, **reader), replace(PLAIN, **wishes)))
+    assert why_not(HD, PLAIN) is None
 
 
 @pytest.mark.parametrize(
@@ -555,9 +634,11 @@ def test_why_composites_come_to_the_cpu(
 ) -> None:
     caplog.set_level(logging.INFO)
     encoding = Encoding(codec=codec, pixel_format=pixel_format)
-    assert nvenc_for(replace(HD, **reader), encoding) is None
+    green, hevc = open_background("green"), Encoding(codec="hevc_nvenc")
+    assert nvenc_for(replace(HD, **reader), green, encoding) is None
     assert reason in caplog.text
-    assert nvenc_for(HD, Encoding(codec="hevc_nvenc")) is not None
+    assert nvenc_for(HD, green, hevc) is not None
+    assert nvenc_for(HD, open_background("transparent"), hevc) is None
 
 
 def test_what_nvdec_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

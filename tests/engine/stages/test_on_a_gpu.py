@@ -74,7 +74,10 @@ def clip_of(path: Path, pixel_format: str = "yuv420p", **more: Any) -> Path:  # 
 
 def pictures(path: Path) -> list[NDArray[Any]]:
     with av.open(str(path)) as container:
-        return [frame.to_ndarray() for frame in container.decode(video=0)]
+        frames = list(container.decode(video=0))
+    if frames[0].format.name == "yuva420p":  # which PyAV makes no array of
+        frames = [frame.reformat(format="rgba") for frame in frames]
+    return [frame.to_ndarray() for frame in frames]
 
 
 @contextmanager
@@ -88,7 +91,7 @@ def on_the_cpu() -> Iterator[None]:
 def jobs_of(
     matter: Matter,
     clip: Path,
-    background: Background,
+    scene: Background,
     **wishes: Any,  # noqa: ANN401
 ) -> tuple[Path, Path]:
     """The same job with its frames on the device, and frame by frame over the CPU."""
@@ -96,7 +99,7 @@ def jobs_of(
     for name, where in (("gpu", nullcontext()), ("cpu", on_the_cpu())):
         matter.reset()
         paths.append(clip.with_name(f"{name}.mkv"))
-        tools = Tools(matter, background)
+        tools = Tools(matter, scene)
         with where:
             run_whole(clip, paths[-1], tools=tools, codec="ffv1", network_every=1, **wishes)
     return paths[0], paths[1]
@@ -213,6 +216,34 @@ def test_frames_that_stay_on_it_look_the_same(
     ours, theirs = jobs_of(matter, clip, open_background(background))
     assert "frames stay on" in caplog.text
     assert_alike(ours, theirs, largest=4 << (bits - 8))
+
+
+@pytest.mark.parametrize(
+    ("background", "wishes", "clip"),
+    [
+        ("transparent", {"despill": 0.5}, {}),
+        ("blur", {"light_wrap": 0.7, "despill": 0.5}, {"rotation": 90}),
+        ("green", {"light_wrap": 0.7}, {"pixel_format": "yuv420p10le", "color": (9, 9, 16, 1)}),
+        ("green", {"grow": 3, "feather": 2.0, "invert": True}, {"rotation": 180}),
+    ],
+    ids=["transparent", "wrapped, turned", "wrapped, HDR", "edited, turned"],
+)
+def test_every_option_looks_the_same(
+    matter: Matter,
+    tmp_path: Path,
+    background: str,
+    wishes: dict[str, Any],
+    clip: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    given = clip_of(tmp_path / "given.mp4", **clip)
+    wishes = wishes | {"background": background, "foreground_output": tmp_path / "person.mkv"}
+    ours, theirs = jobs_of(matter, given, open_background(background), **wishes)
+    assert "frames stay on" in caplog.text
+    bits = 10 if "pixel_format" in clip else 8
+    assert_alike(ours, theirs, largest=4 << (bits - 8))
+    assert content(tmp_path / "person.mkv").times == content(ours).times
 
 
 def test_frames_of_the_device_stay_there(matter: Matter, tmp_path: Path) -> None:
