@@ -11,16 +11,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends import Maps
 from fusematte.engine.compositing.backgrounds import (
-    FINEST_BLUR,
     Background,
     BlurBackground,
     TransparentBackground,
@@ -33,15 +31,21 @@ from fusematte.engine.cuda.device_pictures import (
     layout_of,
 )
 from fusematte.engine.frame import PQ, Frame, Map, Matte, Plane, Planes
-from fusematte.engine.matting.continuity import COARSE
 from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import EPSILON, RADIUS
 from fusematte.engine.pixels.color import enlarge, viewable
 from fusematte.engine.stages.contract import StageOptions
-
-ALIGNMENT = 256
-"""Alignment in bytes of each map in the block: that of the CUDA allocator."""
+from fusematte.engine.stages.gpu_maps import (
+    MapLayout,
+    Shapes,
+    blur_maps,
+    blur_of,
+    displayed_maps,
+    frame_maps,
+    gaussian,
+    wrap_maps,
+)
 
 CURVE = 1 << 14
 """Entries of the table with the curve from PQ to what an SDR screen shows."""
@@ -103,76 +107,6 @@ class Network(Protocol):
         device: Any,  # noqa: ANN401
     ) -> Callable[[], None]:
         """A function that runs it once on the device's stream, its tensors at these addresses."""
-
-
-@dataclass(frozen=True)
-class MapLayout:
-    """Float32 maps in one block of memory, by name: (channels, height, width)."""
-
-    maps: Mapping[str, tuple[int, int, int]]
-
-    @property
-    def offsets(self) -> dict[str, int]:
-        """Byte offset of each map."""
-        offsets, end = {}, 0
-        for name, shape in self.maps.items():
-            offsets[name] = end
-            end += -(-4 * int(np.prod(shape)) // ALIGNMENT) * ALIGNMENT
-        return offsets | {"": end}
-
-    @property
-    def size(self) -> int:
-        """Bytes of the block."""
-        return self.offsets[""]
-
-
-def gaussian(sigma: float) -> Map:
-    """The weights of OpenCV's Gaussian for float pictures."""
-    count = round(8 * sigma + 1) | 1
-    return np.asarray(cv2.getGaussianKernel(count, sigma, cv2.CV_32F)[:, 0])
-
-
-class Blur(NamedTuple):
-    """Blur of a background: its (height, width) and the weights of its 1-D Gaussian."""
-
-    size: tuple[int, int]
-    taps: Map
-
-
-def blur_of(background: BlurBackground, size: tuple[int, int]) -> Blur:
-    """The same blur as ``BlurBackground.render`` makes with OpenCV, for a network size."""
-    height, width = size
-    sigma = background.sigma * min(size) / 720
-    factor = max(1, int(sigma / FINEST_BLUR))
-    return Blur((max(1, height // factor), max(1, width // factor)), gaussian(sigma / factor))
-
-
-def frame_maps(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    """The maps of every frame, for the network's size in the frame's orientation."""
-    whole, half, (columns, rows) = (1, *size), (size[0] // 2, size[1] // 2), COARSE
-    maps = dict.fromkeys(("image", "color"), (3, *size))
-    maps |= dict.fromkeys((*Maps._fields, "previous", "slope", "unused_offset", "offset"), whole)
-    maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
-    maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
-    return maps | {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
-
-
-def displayed_maps(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    """The network's tensors for a frame that is turned, as it is displayed."""
-    names = ("guide", *Maps._fields, "slope", "offset")
-    maps = {"image": (3, *size)} | dict.fromkeys(names, (1, *size))
-    return {f"displayed_{name}": shape for name, shape in maps.items()}
-
-
-def blur_maps(blur: Blur) -> dict[str, tuple[int, int, int]]:
-    """Those of a blurred background."""
-    color = (3, *blur.size)
-    return {"background_color": color, "background_alpha": (1, *blur.size), "blurred": color}
-
-
-def wrap_maps(half: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    """Those of light wrap, at half the network's size."""
-    return dict.fromkeys(("light_rgb", "light", "lit_color", "lit_shift"), (3, *half))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -290,7 +224,7 @@ class FramePath:
             tables["curve"] = np.ascontiguousarray(viewable(signal, self.like.color)[0, 0])
         return tables
 
-    def _wanted_maps(self, tables: Mapping[str, Map]) -> dict[str, tuple[int, int, int]]:
+    def _wanted_maps(self, tables: Mapping[str, Map]) -> Shapes:
         maps = frame_maps(self.size)
         maps |= {name: (1, 1, len(table)) for name, table in tables.items()}
         if isinstance(self.background, BlurBackground):
@@ -429,34 +363,16 @@ class FramePath:
         del self._maps, self._run_network, self._background_memory
 
     def _new_slot(self) -> Slot:
-        layout, look = self.layout, self.options.look
+        layout = self.layout
         needs_alpha = self.options.with_alpha or self._with_foreground or self._edits
         alpha_size = layout.height * layout.pitches[0] * needs_alpha
         blocks = [self.device.allocate(size) for size in (layout.size, alpha_size)]
         picture, alpha = layout.planes_at(int(blocks[0])), int(blocks[1]) * needs_alpha
 
-        def layer(shift: str, *, behind: bool, keep_solid: bool, download: bool) -> Layer:
-            blocks.append(self.device.allocate(layout.size))
-            job = self._job(picture, int(blocks[-1]), alpha)
-            job.shift, job.keep_solid = self._grid(shift), keep_solid
-            if self._edits:
-                job.slope, job.offset = self._grid("no_slope"), self._grid("edited")
-            if behind:
-                job.background = self._background_planes()
-                job.small_background = self._background_grid()
-            host = self.device.pinned((layout.size * download,), np.uint8)
-            return Layer(address=int(blocks[-1]), host=host, job=job)
-
-        composite = foreground = None
-        if not self._transparent:
-            composite = layer(
-                "lit_shift" if self._wraps else "shift",
-                behind=True,
-                keep_solid=look.keeps_colors,
-                download=self.download,
-            )
+        composite = None if self._transparent else self._layer(picture, alpha, blocks, new=True)
+        foreground = None
         if self._with_foreground:
-            foreground = layer("shift", behind=False, keep_solid=not look.despill, download=True)
+            foreground = self._layer(picture, alpha, blocks, new=False)
         slot = Slot(
             device=blocks, picture=picture, alpha=alpha,
             staging=self.device.pinned((layout.size,), np.uint8),
@@ -469,6 +385,24 @@ class FramePath:
             slot.refined = self._job(picture, slot.layers[0].address, alpha)
         self._slots.append(slot)
         return slot
+
+    def _layer(self, picture: cuda.Planes, alpha: int, blocks: list[Any], *, new: bool) -> Layer:
+        """A picture's memory, which is added to ``blocks``, and its job.
+
+        new: over the new background; else the person's own colours.
+        """
+        look, size = self.options.look, self.layout.size
+        blocks.append(self.device.allocate(size))
+        job = self._job(picture, int(blocks[-1]), alpha)
+        job.shift = self._grid("lit_shift" if new and self._wraps else "shift")
+        job.keep_solid = look.keeps_colors if new else not look.despill
+        if self._edits:
+            job.slope, job.offset = self._grid("no_slope"), self._grid("edited")
+        if new:
+            job.background = self._background_planes()
+            job.small_background = self._background_grid()
+        host = self.device.pinned((size * (self.download or not new),), np.uint8)
+        return Layer(address=int(blocks[-1]), host=host, job=job)
 
     def _job(self, picture: cuda.Planes, result: int, alpha: int) -> cuda.CompositeJob:
         """The refined alpha, and the frame's own colours."""
@@ -559,16 +493,17 @@ class FramePath:
 
     def _infer(self) -> None:
         """The network, which sees frames upright and in the colours of an SDR screen."""
-        names = ("slope", "offset") if self.network.takes_guide else ()
+        guided = self.network.takes_guide
         if self._is_pq:
             shape = self.map_layout.maps["image"]
             cuda.apply_curve(self.device, self._at["image"], shape, self._at["curve"], CURVE)
         if self._turns:
             self._turn("image", self._at["image"], 3, back=False)
-            self._turn("guide", self._at["color"], 1, back=False)
+            if guided:
+                self._turn("guide", self._at["color"], 1, back=False)
         self._run_network()
         if self._turns:
-            for name in (*Maps._fields, *names):
+            for name in (*Maps._fields, *(("slope", "offset") if guided else ())):
                 self._turn(name, self._at[name], 1, back=True)
 
     def _turn(self, tensor: str, address: int, channels: int, *, back: bool) -> None:

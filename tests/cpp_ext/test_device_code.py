@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from fusematte.cpp_ext import cuda, reference
 from fusematte.engine.backends.tensorrt.plugin import run_plugin
+from fusematte.engine.compositing.look import TINT, despilled, wrap_sigma, wrapped
 from fusematte.engine.cuda.driver import CudaDriver
 from fusematte.engine.cuda.probe import why_no_cuda
+from fusematte.engine.stages.gpu_maps import gaussian
 from tests.device import compiled_for_the_host
 
 from .strategies import LAYOUTS, MATRICES, Case, cases
@@ -165,6 +168,76 @@ def test_estimate_foreground(
     expected = reference.estimate_foreground(color, alpha, radii)
     np.testing.assert_allclose(foreground, expected[0], atol=1e-5)
     np.testing.assert_allclose(background, expected[1], atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Colors:
+    """Of a small picture: [3, h, w], Y'CbCr; ``alpha`` [h, w]."""
+
+    color: Array
+    old: Array
+    alpha: Array
+
+
+@st.composite
+def colors(draw: st.DrawFn) -> Colors:
+    shape = draw(st.integers(2, 40)), draw(st.integers(2, 70))
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    span = np.array([1, 0.5, 0.5])[:, None, None]
+    pictures = span * random.uniform(-1, 1, (3, *shape)) + span * random.normal(0, 0.3, (3, 1, 1))
+    other = span * random.uniform(-0.2, 0.2, (3, *shape)) + span * random.normal(0, 0.1, (3, 1, 1))
+    alpha = np.clip(random.normal(0.5, 1, shape), 0, 1)
+    return Colors(*(np.ascontiguousarray(a, np.float32) for a in (pictures, other, alpha)))
+
+
+@relaxed
+@given(given=colors(), strength=st.floats(0.1, 1))
+def test_despill(device: ArrayDevice, given: Colors, strength: float) -> None:
+    expected = despilled(given.color, given.old, given.alpha, strength)
+    result = given.color.copy()
+    pointers = (device.place(array)[0] for array in (given.color, given.alpha, result, given.old))
+    limits = (ctypes.c_float * 3)(), (ctypes.c_float * 3)()
+    job = cuda.ForegroundJob(*given.alpha.shape, None, 0, *limits, *pointers)
+    cuda.despill(device, job, strength, TINT)
+    device.fetch(result, job.foreground)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+@relaxed
+@given(given=colors(), strength=st.floats(0.1, 1))
+def test_light_wrap(device: ArrayDevice, given: Colors, strength: float) -> None:
+    result, taps = np.empty_like(given.color), gaussian(wrap_sigma(given.alpha.shape))
+    placed = (given.old, given.alpha, given.color, result)
+    pointers = [device.place(array)[0] for array in placed]
+    weights = device.place(taps[None])[0]
+    job = cuda.WrapJob(*given.alpha.shape, len(taps) // 2, weights, strength, *pointers)
+    cuda.light_wrap(device, job)
+    device.fetch(result, job.lit)
+    expected = wrapped(given.color, given.old, given.alpha, strength)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@relaxed
+@given(given=colors(), quarters=st.integers(1, 3))
+def test_turn(device: ArrayDevice, given: Colors, quarters: int) -> None:
+    expected = np.rot90(given.color, quarters, (1, 2))
+    result = np.empty(expected.shape, np.float32)
+    source, target = (device.place(array)[0] for array in (given.color, result))
+    cuda.turn(device, source, given.color.shape, target, quarters)
+    device.fetch(result, target)
+    np.testing.assert_array_equal(result, expected)
+
+
+@relaxed
+@given(given=colors(), entries=st.integers(2, 50))
+def test_apply_curve(device: ArrayDevice, given: Colors, entries: int) -> None:
+    table = np.sqrt(np.linspace(0, 1, entries, dtype=np.float32))
+    result = given.alpha.copy()
+    values, curve = device.place(result)[0], device.place(table[None])[0]
+    cuda.apply_curve(device, values, (1, *result.shape), curve, entries)
+    device.fetch(result, values)
+    expected = np.interp(given.alpha, np.linspace(0, 1, entries), table)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @relaxed

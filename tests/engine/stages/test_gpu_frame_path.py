@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tests.device import HostDevice, compiled_for_the_host
 from tests.helpers import content, make_clip, run_whole
 
+from fusematte.cpp_ext import guided_coefficients
 from fusematte.engine.backends import Maps, sharing
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.composite import Composite, compose
@@ -39,6 +40,7 @@ from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map, Matte, Vide
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.matter import Matter
+from fusematte.engine.matting.refine import EPSILON, RADIUS
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
@@ -47,7 +49,7 @@ from fusematte.engine.stages import gpu as stages
 from fusematte.engine.stages.contract import StageOptions, Stages
 from fusematte.engine.stages.cpu import CpuStages
 from fusematte.engine.stages.gpu import GpuStages, nvdec_for, nvenc_for, take_gpu, why_not
-from fusematte.engine.stages.gpu_frame_path import MapLayout, frame_maps
+from fusematte.engine.stages.gpu_maps import MapLayout, frame_maps
 
 HEIGHT, WIDTH = 96, 160
 PLAIN = StageOptions()
@@ -100,6 +102,30 @@ class HostNetwork:
             self.runs += 1
             for name, value in network_of(image, previous)._asdict().items():
                 at(addresses[name], size)[:] = value
+
+        return run
+
+
+class GuidedNetwork(HostNetwork):
+    """One that contains the guided filter."""
+
+    takes_guide = True
+
+    def bind(
+        self,
+        size: tuple[int, int],
+        addresses: Mapping[str, int],
+        device: Any,  # noqa: ANN401
+    ) -> Callable[[], None]:
+        network = super().bind(size, addresses, device)
+        guide, alpha, slope, offset = (
+            at(addresses[name], size) for name in ("guide", "alpha", "slope", "offset")
+        )
+
+        def run() -> None:
+            network()
+            slope[:] = guided_coefficients(guide, alpha, RADIUS, EPSILON).slope
+            offset[:] = alpha - slope * guide
 
         return run
 
@@ -191,9 +217,10 @@ def gpu_stages(
     keep: bool = False,
     alpha: bool = True,
     options: StageOptions = PLAIN,
+    network: HostNetwork | None = None,
 ) -> GpuStages:
     return GpuStages(
-        HostNetwork(),
+        network or HostNetwork(),
         (device, device),
         nullcontext,
         matter,
@@ -283,6 +310,15 @@ def test_every_option_makes_what_compose_makes(
     compare_with_compose(device, matter, spec, layout, options, **tags)
 
 
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_a_network_with_the_guided_filter(
+    device: HostDevice, matter: HostMatter, rotation: int
+) -> None:
+    compare_with_compose(
+        device, matter, "blur", "nv12", PLAIN, network=GuidedNetwork(), rotation=rotation
+    )
+
+
 def compare_with_compose(
     device: HostDevice,
     matter: HostMatter,
@@ -290,13 +326,15 @@ def compare_with_compose(
     layout: str,
     options: StageOptions,
     *,
+    network: HostNetwork | None = None,
     cut: bool = False,
     **tags: Any,  # noqa: ANN401
 ) -> None:
     """Frames in a layout, with other tags, on the device and over ``compose``."""
     engines = {name: key for key, name in PAIRED_NAMES.items()}
     frames = [replace(f, **tags) for f in pictures(engines.get(layout, layout), cut=cut)]
-    work, scene = gpu_stages(device, matter, spec, options=options), open_background(spec)
+    scene = open_background(spec)
+    work = gpu_stages(device, matter, spec, options=options, network=network)
     reference = HostMatter()
     for frame in frames:
         given = on_device(frame) if layout in engines else frame
@@ -462,8 +500,13 @@ def all_of(stages: Stages, frames: list[Frame]) -> list[Composite]:
 
 @pytest.mark.parametrize(
     "options",
-    [StageOptions(smoothing=True), StageOptions(lookahead=2), StageOptions(with_mattes=True)],
-    ids=["smoothing", "lookahead", "mattes"],
+    [
+        StageOptions(smoothing=True),
+        StageOptions(lookahead=2),
+        StageOptions(with_mattes=True),
+        StageOptions(lookahead=2, look=Look(light_wrap=0.5, mask=Mask(feather=2))),
+    ],
+    ids=["smoothing", "lookahead", "mattes", "edited lookahead"],
 )
 @pytest.mark.parametrize("background", ["#2050a0", "blur"])
 def test_smoothed_frames_are_those_of_the_cpu(
