@@ -7,9 +7,6 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fusematte.engine.commands.options import (
     MASK,
     SELECTION,
@@ -22,15 +19,12 @@ from fusematte.engine.commands.options import (
     selection_of,
     talking,
 )
-from fusematte.engine.compositing.backgrounds import Background, open_background
+from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.compositing.stills import compose_still
 from fusematte.engine.errors import InputError
 from fusematte.engine.jobs.stills import output_paths, read_frame
-from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.selection import Selection
-from fusematte.engine.matting.stills import still_alpha
 from fusematte.engine.media.files import make_folder, write_png
 from fusematte.engine.pipeline import processors
 
@@ -47,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results are DIR/<stem>.png",
     )
     parser.add_argument(
-        "--background", "-b", metavar="BG",
-        help="write composites over this background instead of the alpha; as for run, transparent "
-        "cuts the people out",
+        "--background", "-b", metavar="BG", default="mask",
+        help="new background, as for run: transparent cuts the people out, mask writes the alpha "
+        "alone (%(default)s)",
     )  # fmt: skip
     add_job_options(parser, *MASK, *SELECTION)
     add_model_options(parser)
@@ -59,11 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     with talking(options) as talk, ExitStack() as stack:
-        mask, selection = mask_of(options), selection_of(options)
+        look, selection = Look(mask=mask_of(options)), selection_of(options)
         paths = output_paths(options.images, options.output_dir)
-        background = None
-        if options.background is not None:
-            background = stack.enter_context(closing(open_background(options.background)))
+        background = stack.enter_context(closing(open_background(options.background)))
         make_folder(options.output_dir)
         threads = options.threads or processors()  # nothing else runs beside inference
         matter = stack.enter_context(
@@ -74,7 +66,9 @@ def main(options: argparse.Namespace) -> int:
             if talk.progress is not None:
                 talk.progress.count(number, len(paths), "pictures")
             try:
-                write_png(path, _result(image, matter, background, mask, selection))
+                # The frame is nobody else's, so that its memory is free before the PNG takes any.
+                made = compose_still(read_frame(image), matter, background, look, selection)
+                write_png(path, made)
             except InputError as error:  # the other pictures are still processed
                 code = error.exit_code
                 _tell(talk, image, error)
@@ -96,12 +90,3 @@ def _tell(talk: Talk, image: str, result: Path | InputError) -> None:
         print(f"fusematte: {result}", file=sys.stderr)
     elif talk.progress is not None:
         print(result)
-
-
-def _result(
-    image: str, matter: Matter, background: Background | None, mask: Mask, selection: Selection
-) -> NDArray[np.uint8]:
-    # The frame is nobody else's, so that its memory is free before its result takes as much.
-    if background is None:
-        return still_alpha(read_frame(image), matter, mask, selection)
-    return compose_still(read_frame(image), matter, background, Look(mask=mask), selection)

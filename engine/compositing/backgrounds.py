@@ -1,4 +1,4 @@
-"""The kinds of new background: colour, transparent, picture, animation, video, blurred camera."""
+"""The kinds of new background: colour, picture, animation, video, blurred camera; or none."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from fusematte.engine.media.files import (
     read_animation,
     read_image,
 )
+from fusematte.engine.media.formats import Content
 from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_url
@@ -54,9 +55,11 @@ class Background(ABC):
 
     shows_camera: whether it is made from the frame's own pixels and must not be shown without a
     matte.
+    content: what results over it are.
     """
 
     shows_camera = True
+    content: Content = "color"
 
     @abstractmethod
     def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:
@@ -90,10 +93,20 @@ class TransparentBackground(Background):
     black."""
 
     shows_camera = False
+    content: Content = "rgba"
 
     def render(self, frame: Frame, matte: Matte | None) -> BackgroundPixels:  # noqa: ARG002
         black, _, neutral, _ = frame.levels
         return int(black), int(neutral), int(neutral)
+
+
+class MaskBackground(TransparentBackground):
+    """No background and no people either: results are the alpha as a gray picture."""
+
+    content: Content = "gray"
+
+
+NONE = {"transparent": TransparentBackground, "mask": MaskBackground}
 
 
 class ImageBackground(Background):
@@ -263,8 +276,8 @@ def _alike(a: Frame, b: Frame) -> bool:
 
 
 def open_background(spec: str | PathLike[str]) -> Background:
-    """Opens a background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, or a picture
-    or video by its path, URL, folder or pattern.
+    """Opens a background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent``, ``mask``, or a
+    picture or video by its path, URL, folder or pattern.
 
     Raises:
         BackgroundError: it is none of these, or cannot be read.
@@ -277,9 +290,15 @@ def open_background(spec: str | PathLike[str]) -> Background:
         return ColorBackground((red, green, blue))
     if text == "blur" or text.startswith("blur:"):
         return BlurBackground(_parse_sigma(text))
-    if text == "transparent":
-        return TransparentBackground()
+    if text in NONE:
+        return NONE[text]()
     return _open_video(text) if is_url(text) or is_sequence(text) else _open_file(text)
+
+
+def content_over(spec: str | PathLike[str]) -> Content:
+    """What results over a background are, without opening it."""
+    kind = NONE.get(fspath(spec), Background)
+    return kind.content
 
 
 def _parse_sigma(text: str) -> float:
@@ -300,8 +319,8 @@ def _parse_sigma(text: str) -> float:
 def _open_file(path: str) -> Background:
     if not Path(path).is_file():
         raise BackgroundError(
-            f"background {path!r} is neither green, #rrggbb, blur[:sigma], transparent "
-            "nor a file that exists",
+            f"background {path!r} is neither green, #rrggbb, blur[:sigma], transparent, "
+            "mask nor a file that exists",
             path=path,
             option="background",
         )

@@ -19,9 +19,9 @@ from fusematte.engine.compositing.backgrounds import (
 )
 from fusematte.engine.compositing.look import PLAIN, Look, despilled, wrapped
 from fusematte.engine.frame import Frame, Map, Matte, PixelFormat, Plane, Planes, StreamKey
-from fusematte.engine.matting.mask import WHOLE, Mask, edited_matte
+from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha, edited_matte
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
-from fusematte.engine.pixels.color import as_float, spans
+from fusematte.engine.pixels.color import as_float, gray_frame, spans
 from fusematte.engine.pixels.fit import shrink
 
 FOREGROUND_RADII = (40, 3)
@@ -35,8 +35,9 @@ YCBCR_BOUNDS = ((0.0, 1.0), (-0.5, 0.5), (-0.5, 0.5))
 class Composite(NamedTuple):
     """The result for one frame.
 
-    frame: the person over the new background; with an alpha if that is transparent.
-    alpha: the full-range alpha plane, if requested.
+    frame: the person over the new background; with an alpha if that is transparent; over ``mask``
+        the alpha as a gray picture.
+    alpha: the full-range alpha plane, if requested or over ``mask``.
     foreground: the estimated foreground colours with the alpha, if requested.
     """
 
@@ -63,7 +64,9 @@ def compose(
 
     threads: CPU threads of the kernels; other stages may keep the remaining cores busy.
     """
-    transparent = isinstance(background, TransparentBackground)
+    if background.content == "gray":
+        return _mask(frame, matte, look, with_foreground, threads)
+    transparent = background.content == "rgba"
     with_foreground = with_foreground or transparent
     needs_alpha = with_alpha or with_foreground or frame.alpha is not None
     alpha = new_plane(frame) if needs_alpha else None
@@ -98,6 +101,18 @@ def compose(
     picture = foreground if planes is None else replace(frame, planes=planes, alpha=None)
     assert picture is not None
     return Composite(picture, alpha if with_alpha else None, foreground)
+
+
+def _mask(frame: Frame, matte: Matte, look: Look, with_foreground: bool, threads: int) -> Composite:
+    """The alpha alone; the foreground colours, which take longer, are only made if requested."""
+    if with_foreground:
+        cut = compose(frame, matte, TransparentBackground(), look=look, threads=threads).frame
+        assert cut.alpha is not None
+        return Composite(gray_frame(frame, cut.alpha), cut.alpha, cut)
+    alpha = edited_alpha(frame, matte, look.mask, threads)
+    if frame.alpha is not None:
+        alpha = _product(alpha, frame.alpha, frame.format)
+    return Composite(gray_frame(frame, alpha), alpha, None)
 
 
 def _product(alpha: Plane, other: Plane, format: PixelFormat) -> Plane:
@@ -187,7 +202,8 @@ def composite(
 ) -> Frame:
     """Composites a frame over a new background, in the frame's own size and pixel format.
 
-    Over ``transparent`` the result has an alpha plane and the estimated foreground colours.
+    Over ``transparent`` the result has an alpha plane and the estimated foreground colours; over
+    ``mask`` it is the alpha as a gray picture.
 
     A background given by name or path is opened on first use and kept open for further frames of
     the same Matter.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.compositing.backgrounds import Background, TransparentBackground
+from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import compose
 from fusematte.engine.compositing.look import PLAIN, Look
 from fusematte.engine.frame import Frame
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Selection
-from fusematte.engine.matting.stills import matte_still
+from fusematte.engine.matting.stills import matte_still, still_alpha
 from fusematte.engine.media.av_frames import rgb_of
 from fusematte.engine.pixels.color import STRIP, frame_from_rgb
 
@@ -28,7 +28,8 @@ def compose_picture(
     selection: see ``matte_picture``.
 
     Shape:
-        output: [H, W, 3], RGB; over ``transparent`` [H, W, 4], RGBA with straight alpha.
+        output: [H, W, 3], RGB; over ``transparent`` [H, W, 4], RGBA with straight alpha; over
+        ``mask`` [H, W], the alpha.
     """
     return compose_still(frame_from_rgb(picture), matter, background, look, selection)
 
@@ -41,9 +42,11 @@ def compose_still(
     selection: Selection = (),
 ) -> NDArray[np.uint8]:
     """As ``compose_picture``, of a frame in 4:4:4."""
+    if background.content == "gray":
+        return still_alpha(frame, matter, look.mask, selection)
     made = compose(frame, matte_still(frame, matter, selection), background, look=look).frame
     del frame  # 100 megapixels take 300 MB
-    channels = 4 if isinstance(background, TransparentBackground) else 3
+    channels = 3 if made.alpha is None else 4
     colors = np.empty((made.height, made.width, channels), np.uint8)
     rows = max(1, STRIP // made.width)
     for top in range(0, made.height, rows):

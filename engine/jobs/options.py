@@ -92,8 +92,8 @@ class JobOptions:
     background: StrPath = field(
         default="green",
         metadata=_argument(
-            "new background: green, #rrggbb, blur[:sigma], transparent, a picture, or a video, "
-            "which is looped (green)",
+            "new background: green, #rrggbb, blur[:sigma], transparent, mask (only the alpha, as "
+            "grayscale), a picture, or a video, which is looped (green)",
             metavar="BG",
         ),
     )

@@ -79,7 +79,7 @@ def run(
     Args:
         input: a video file, a URL, a folder or pattern of pictures, or ``-`` for standard input.
         background: ``green``, ``#rrggbb``, ``blur[:sigma]``, ``transparent`` (the foreground with
-            alpha), a picture or a video.
+            alpha), ``mask`` (only the alpha, as grayscale), a picture or a video.
         light_wrap, despill: see ``engine.compositing.look.Look``; 0 to 1.
         invert, grow, feather, min_alpha: edits of the alpha, see ``engine.matting.mask.Mask``.
         keep, drop: clicks on what is to be kept, or not: ``"X,Y"`` or ``"X,Y@TIME"``, from the

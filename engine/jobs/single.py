@@ -14,6 +14,7 @@ from av.codec.hwaccel import HWAccel
 
 from fusematte.engine.compositing.backgrounds import (
     Background,
+    content_over,
     open_background,
 )
 from fusematte.engine.compositing.composite import Composite
@@ -227,7 +228,8 @@ def open_outputs(
         UsageError: an option or a combination of options is invalid.
         OutputError: an output cannot be written.
     """
-    transparent = fspath(options.background) == "transparent"
+    content = content_over(options.background)
+    transparent = content == "rgba"
     if options.alpha_mode is not None and not transparent and options.rgba_output is None:
         raise UsageError(
             "--alpha-mode: no output has an alpha",
@@ -244,7 +246,7 @@ def open_outputs(
     composite = opened(
         open_one(
             output,
-            content="rgba" if transparent else "color",
+            content=content,
             alpha_mode=mode if transparent else None,
             encoding=options.encoding,
             audio=audio_mode(options.audio) if whole else "none",
@@ -262,7 +264,7 @@ def open_outputs(
 
 
 def _write(name: str, writer: AnyWriter, result: Composite) -> Composite:
-    if name == "alpha":
+    if writer.content == "gray":
         assert result.alpha is not None
         writer.write_gray(result.alpha, result.frame)
     elif name == "composite":

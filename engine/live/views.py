@@ -7,7 +7,7 @@ import numpy as np
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import Frame
 from fusematte.engine.live.session import Result
-from fusematte.engine.pixels.color import enlarge
+from fusematte.engine.pixels.color import enlarge, gray_frame
 
 VIEWS = ("composite", "alpha", "foreground", "background", "beta")
 """The composite, the refined alpha, and the network's F, B and beta."""
@@ -28,11 +28,8 @@ def view_of(result: Result, view: str) -> Frame:
     if view == "composite":
         return result.composite
     frame = result.source
-    black, luma_span, neutral, _ = frame.levels
     if view == "alpha" or result.matte is None:
-        shown = result.alpha() / np.float32((1 << frame.format.bits) - 1)
-    else:
-        shown = np.clip(enlarge(getattr(result.matte, view), frame.height, frame.width), 0, 1)
-    luma = (shown * luma_span + (black + 0.5)).astype(frame.format.dtype)
-    gray = np.full(frame.planes[1].shape, neutral, frame.format.dtype)
-    return frame.with_planes((luma, gray, gray))
+        return gray_frame(frame, result.alpha())
+    shown = np.clip(enlarge(getattr(result.matte, view), frame.height, frame.width), 0, 1)
+    codes = shown * frame.format.peak + np.float32(0.5)
+    return gray_frame(frame, codes.astype(frame.format.dtype))

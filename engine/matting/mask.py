@@ -67,9 +67,9 @@ WHOLE = Mask()
 """No edits."""
 
 
-def edited_alpha(frame: Frame, matte: Matte, mask: Mask) -> Plane:
+def edited_alpha(frame: Frame, matte: Matte, mask: Mask, threads: int = 1) -> Plane:
     """The refined and edited alpha: [H, W], 0 to the frame's peak."""
-    alpha = refine(frame, matte)
+    alpha = refine(frame, matte, threads)
     return alpha if mask == WHOLE else mask.edit(alpha, frame.format.peak)
 
 
@@ -81,6 +81,6 @@ def edited_matte(frame: Frame, matte: Matte, mask: Mask, threads: int = 1) -> tu
     """
     if mask == WHOLE:
         return matte, coefficients(matte, threads)
-    alpha = as_float(edited_alpha(frame, matte, mask)) / np.float32(frame.format.peak)
+    alpha = as_float(edited_alpha(frame, matte, mask, threads)) / np.float32(frame.format.peak)
     small = cv2.resize(alpha, matte.alpha.shape[::-1], interpolation=cv2.INTER_AREA)
     return replace(matte, alpha=as_float(small)), Guided(np.zeros_like(alpha), alpha)

@@ -29,7 +29,7 @@ def coefficients(matte: Matte, threads: int = 1) -> Guided:
     return Guided(slope, matte.alpha - slope * guide)
 
 
-def refine(frame: Frame, matte: Matte) -> Plane:
+def refine(frame: Frame, matte: Matte, threads: int = 1) -> Plane:
     """The refined alpha at the frame's size, for a frame and the matte made from it.
 
     Shape:
@@ -37,10 +37,13 @@ def refine(frame: Frame, matte: Matte) -> Plane:
     """
     luma = frame.planes[0]
     alpha = np.empty(luma.shape, frame.format.dtype)
-    slope, offset = coefficients(matte)
+    slope, offset = coefficients(matte, threads)
     # The kernel applies the coefficients while it composites; only its alpha is used here, so the
     # chroma is one row that repeats, in the layout with the least of it.
     rows, columns = (-(-side // 2) for side in luma.shape)
     chroma = np.broadcast_to(np.zeros(columns, luma.dtype), (rows, columns))
-    composite((luma, chroma, chroma), slope, offset, (0, 0, 0), levels=frame.levels, alpha=alpha)
+    composite(
+        (luma, chroma, chroma), slope, offset, (0, 0, 0),
+        levels=frame.levels, alpha=alpha, threads=threads,
+    )  # fmt: skip
     return alpha

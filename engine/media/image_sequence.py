@@ -112,7 +112,7 @@ class SequenceWriter(Unfinished):
         self._mode: AlphaMode | None = mode if content == "rgba" else None
         self.path = named(given, self._mode)
         self.part = part_of(self.path)
-        self._like, self._content, self._frames, self._open = like, content, 0, False
+        self._like, self.content, self._frames, self._open = like, content, 0, False
         turned = like.rotation in (90, 270)
         self._tags = Tags(self._mode, like, float(1 / like.aspect if turned else like.aspect))
         self._make_folder()
@@ -125,7 +125,7 @@ class SequenceWriter(Unfinished):
         if self._linear:
             rgb = to_light(rgb, frame.color.transfer)
         channels = [*rgb]
-        if self._content == "rgba":
+        if self.content == "rgba":
             opacity = _opacity(frame)
             if self._mode == "premultiplied":
                 channels = [channel * opacity for channel in channels]

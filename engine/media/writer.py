@@ -150,7 +150,7 @@ class Writer(Unfinished):
         self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
         self.part = part_of(self.path)
         self._streams = self._to_stdout or is_special(self.path)
-        self._like, self._content, self._hardware = like, content, hardware
+        self._like, self.content, self._hardware = like, content, hardware
         encoding = Encoding(
             codec=codec, pixel_format=pixel_format, bitrate=bitrate, crf=crf, preset=preset
         )
@@ -188,7 +188,7 @@ class Writer(Unfinished):
             self._encode(frame.picture, frame)
         elif self._animation is not None:
             self._encode(self._animation.color(frame), frame)
-        elif self._content == "rgba":
+        elif self.content == "rgba":
             self._encode(self._transparent_picture(frame), frame)
         else:
             self._encode(self._picture(frame.planes, frame.format.name, frame.color), frame)
@@ -299,7 +299,7 @@ class Writer(Unfinished):
     def _with_mastering(self, options: dict[str, str]) -> dict[str, str]:
         """The encoder's options with the mastering metadata of ``like``."""
         mastering = self._like.mastering
-        if self._content == "gray" or mastering == UNTOLD:
+        if self.content == "gray" or mastering == UNTOLD:
             return options
         added = mastering_options(self._codec.name, mastering)
         if added is None:
@@ -515,7 +515,7 @@ class Writer(Unfinished):
             with ordinary_priority():
                 self._video.codec_context.open()
         except av.FFmpegError as error:
-            if self._codec.name == "libx265" and self._content == "rgba":
+            if self._codec.name == "libx265" and self.content == "rgba":
                 raise OutputError.at(
                     self.name,
                     "libx265 in this build of av has no alpha (one made with ENABLE_ALPHA has)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,18 @@ def as_float(picture: Plane) -> Map:
 def enlarge(picture: Map, height: int, width: int) -> Map:
     """Bilinear interpolation of an [h, w] map."""
     return as_float(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def gray_frame(frame: Frame, shown: Plane) -> Frame:
+    """A gray picture in the format and colour range of a frame, and at its time.
+
+    shown: [H, W], 0 (black) to the frame's peak (white).
+    """
+    black, luma_span, neutral, _ = frame.levels
+    peak, dtype = frame.format.peak, frame.format.dtype
+    codes = np.arange(peak + 1, dtype=np.float32) / peak * luma_span + (black + 0.5)
+    gray = np.full(frame.planes[1].shape, neutral, dtype)
+    return replace(frame, planes=(codes.astype(dtype)[shown], gray, gray), alpha=None)
 
 
 def to_rgb(luma: Map, chroma: Map, matrix: YuvMatrix) -> Map:

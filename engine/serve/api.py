@@ -37,7 +37,6 @@ from fusematte.engine.compositing.stills import compose_picture
 from fusematte.engine.errors import BackgroundError, FuseMatteError
 from fusematte.engine.matting.mask import WHOLE, Mask
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.files import decode_image, encode_image
 from fusematte.engine.media.picture_header import read_header
 from fusematte.engine.serve.backgrounds import BLUR, BackgroundChoice
@@ -78,12 +77,10 @@ Read = TypeVar("Read")
 class Order:
     """The options of a request for a picture.
 
-    only_mask: return the alpha alone; background: as ``--background``, but not a file; format: one
-    of ``FORMATS``; size: maximum of the longer side, in pixels; mask: edits of the alpha; ignored:
-    options that are not used.
+    background: as ``--background``, but not a file; format: one of ``FORMATS``; size: maximum of
+    the longer side, in pixels; mask: edits of the alpha; ignored: options that are not used.
     """
 
-    only_mask: bool = False
     background: str = "transparent"
     format: str = "png"
     size: int | None = None
@@ -103,16 +100,16 @@ class Order:
         background = options.get("background", "transparent")
         if "bgc" in options:
             background = _color(options["bgc"])
+        if _flag("om", options.get("om", "false")):
+            background = "mask"
         order = cls(
-            only_mask=_flag("om", options.get("om", "false")),
             background=_spec(background),
             format=_one_of("format", options.get("format", "png").replace("jpg", "jpeg"), FORMATS),
             size=_size(options["size"]) if "size" in options else None,
             mask=_mask(options),
             ignored=tuple(name for name in REMBG_ONLY if name in options),
         )
-        transparent = order.background == "transparent" and not (order.only_mask or over_picture)
-        if order.format == "jpeg" and transparent:
+        if order.format == "jpeg" and order.background == "transparent" and not over_picture:
             raise Refusal("bad_request", "jpeg cannot be transparent; use png or a background")
         return order
 
@@ -231,17 +228,14 @@ class Api:
         try:
             background = self._open(files, order)
             with contextlib.closing(background), self._network:
-                if order.only_mask:
-                    made = matte_picture(picture, self._matter, order.mask)
-                else:
-                    look = Look(mask=order.mask)
-                    made = compose_picture(picture, self._matter, background, look)
+                look = Look(mask=order.mask)
+                made = compose_picture(picture, self._matter, background, look)
         except FuseMatteError as error:
             raise Refusal("internal", str(error)) from error
         return encode_image(made, f".{order.format}", FORMATS[order.format][1])
 
     def _open(self, files: Mapping[str, bytes], order: Order) -> Background:
-        if "background" in files:
+        if "background" in files and order.background != "mask":
             return ImageBackground(_decode("background", files["background"], None))
         return open_background(order.background)
 
@@ -391,11 +385,11 @@ def _choice(spec: str) -> BackgroundChoice:
 
 def _spec(text: str) -> str:
     """Checks that a background is not a path: clients must not read the server's files."""
-    if re.fullmatch(r"green|transparent|#[0-9a-fA-F]{6}|blur(:\d+(\.\d+)?)?", text) is None:
+    if re.fullmatch(r"green|transparent|mask|#[0-9a-fA-F]{6}|blur(:\d+(\.\d+)?)?", text) is None:
         raise Refusal(
             "bad_request",
-            f"background {text!r} is not one of green, #rrggbb, blur[:sigma], transparent; send a "
-            "picture as the file field 'background'",
+            f"background {text!r} is not one of green, #rrggbb, blur[:sigma], transparent, mask; "
+            "send a picture as the file field 'background'",
         )
     try:
         open_background(text).close()

@@ -9,7 +9,7 @@ from fusematte.engine.serve.errors import STATUS
 from fusematte.engine.serve.limits import FORMATS, PICTURE_LIMIT, SIZES, TIME_LIMIT, VIDEO_FORMATS
 from fusematte.engine.serve.uploads import MEBIBYTE
 
-BACKGROUND = "green, #rrggbb, blur[:sigma] or transparent"
+BACKGROUND = "green, #rrggbb, blur[:sigma], transparent or mask (the alpha, as grayscale)"
 PROMPTS = '[{"keep": [x, y], "time": seconds}, {"drop": [x, y], "time": seconds}, ...]'
 BINARY = {"type": "string", "format": "binary"}
 
@@ -88,7 +88,7 @@ JOB: Schema = {
 def _picture(name: str, more: str = "") -> Schema:
     limit = f"at most {PICTURE_LIMIT // MEBIBYTE} MB, {TIME_LIMIT:g} seconds"
     options = {
-        "om": {"type": "boolean", "description": "return the alpha as a grayscale picture"},
+        "om": {"type": "boolean", "description": "the same as background=mask"},
         "bgc": {"type": "string", "description": "background colour r,g,b,a; a is 0 or 255"},
         "background": {"type": "string", "default": "transparent", "description": BACKGROUND},
         "format": {"enum": list(FORMATS), "default": "png"},

@@ -17,7 +17,7 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from fusematte.cpp_ext import cuda
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
-from fusematte.engine.compositing.backgrounds import Background, TransparentBackground
+from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import Composite
 from fusematte.engine.cuda.device_pictures import DeviceFrame
 from fusematte.engine.cuda.driver import CudaDriver
@@ -29,6 +29,7 @@ from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.sources import is_sequence, is_stdin, is_url
 from fusematte.engine.pixels.buffer_pool import new_plane, new_planes
+from fusematte.engine.pixels.color import gray_frame
 from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
 from fusematte.engine.stages.gpu_frame_path import FramePath, Layer, Network, Slot, StreamDevice
 from fusematte.engine.stages.smoothed import Smoothed
@@ -71,8 +72,8 @@ def nvenc_for(info: VideoInfo, background: Background, encoding: Encoding) -> HW
     reason = None
     if encoding.codec not in ENCODERS:
         reason = f"--codec is not one of {', '.join(ENCODERS)}"
-    elif isinstance(background, TransparentBackground):
-        reason = "the background is transparent"
+    elif background.content != "color":
+        reason = "there is no new background"
     elif not info.on_device:
         reason = "the input was not decoded on the GPU"
     elif encoding.pixel_format is not None:
@@ -163,6 +164,9 @@ class GpuStages(Stages):
         if slot.composite is not None:
             picture = _on_host(frame, path, slot.composite)
         path.release(slot)
+        if path.background.content == "gray":
+            assert foreground is not None and alpha is not None
+            picture, shown = gray_frame(foreground, alpha), alpha
         assert picture is not None
         return Composite(picture, shown, foreground)
 

@@ -421,6 +421,21 @@ def test_compose_returns_the_alpha_it_used() -> None:
     assert compose(frame, matte, open_background("green")).alpha is None
 
 
+@pytest.mark.parametrize("name", ["yuv420p", "yuv444p10le"])
+@pytest.mark.parametrize("full_range", [False, True])
+def test_a_mask_is_gray_in_the_frames_own_range(name: str, full_range: bool) -> None:
+    frame = make_frame(name)
+    frame = replace(frame, color=frame.color._replace(full_range=full_range))
+    matte = matte_of(frame, np.tile(np.linspace(0, 1, 64, dtype=np.float32), (32, 1)))
+    got = composite(frame, matte, "mask")
+    black, span, neutral, _ = frame.levels
+    wanted = refine(frame, matte) / frame.format.peak * span + black
+    assert np.abs(got.planes[0] - wanted).max() <= 0.51
+    assert got.planes[0].max() == black + span
+    assert (got.planes[1] == neutral).all() and (got.planes[2] == neutral).all()
+    assert replace(got, planes=frame.planes) == frame
+
+
 def test_soft_edges_do_not_carry_the_old_wall_along() -> None:
     # A white person with a soft edge before a green wall, put before black: the edge must be gray.
     height, width = 64, 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 from tests.helpers import content, make_clip
 
@@ -93,10 +94,15 @@ def check_resume(folder: Path, output: Path, command: list[str]) -> None:
 def test_a_manifest_with_options_of_its_own(folder: Path, tmp_path: Path) -> None:
     manifest, output = folder / "list.txt", tmp_path / "out"
     row = {"input": "more/c.mkv", "output": "d.mkv", "crf": 30, "alpha_output": "alpha.mkv"}
-    manifest.write_text(f"# what to do\n\na.mp4\n{json.dumps(row)}\n")
+    mask = {"input": "a.mp4", "output": "mask_%d.png", "background": "mask"}
+    manifest.write_text(f"# what to do\n\na.mp4\n{json.dumps(row)}\n{json.dumps(mask)}\n")
     assert main(["batch", "-q", str(manifest), "-o", str(output)]) == 0
     names = {path.name for path in output.iterdir()}
-    assert names == {"a.mp4", "d.mkv", "alpha.mkv", "report.json"}
+    masks = {f"mask_{number}.png" for number in (1, 2, 3)}
+    assert names == {"a.mp4", "d.mkv", "alpha.mkv", "report.json"} | masks
+    for name in masks:
+        shown = cv2.imread(str(output / name), cv2.IMREAD_UNCHANGED)
+        assert shown is not None and shown.ndim == 2
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,18 @@ def test_the_network_follows_over_the_joints(filmed: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(found, whole)
 
 
+def test_a_mask_in_segments_and_resumed(filmed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mask.mkv"
+    options: dict[str, Any] = {"background": "mask", "codec": "ffv1", "network_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run(filmed, output, progress=interrupt_after(SEGMENT + 4), **options)
+    run(filmed, output, resume=True, **options)
+    run_whole(filmed, tmp_path / "cut.mkv", background="transparent", network_every=1)
+    masks = [picture[..., 0] for picture in lossless(output)]
+    assert np.mean(masks) > 20  # somebody is seen
+    np.testing.assert_array_equal(masks, [one[..., 3] for one in lossless(tmp_path / "cut.mkv")])
+
+
 def lines(output: Path) -> int:
     journal = segments_of(output) / "journal.jsonl"
     return journal.read_bytes().count(b"\n") if journal.exists() else 0

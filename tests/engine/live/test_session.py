@@ -24,7 +24,9 @@ from fusematte.engine.errors import BackgroundError, ModelError, UsageError
 from fusematte.engine.frame import Frame, Map
 from fusematte.engine.live import session as session_module
 from fusematte.engine.live.session import Result, Session, mirrored
+from fusematte.engine.live.views import view_of
 from fusematte.engine.matting.smoothing import Smoother
+from fusematte.engine.media.av_frames import rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import network_threads
 from fusematte.engine.pixels.color import frame_from_rgb
@@ -246,6 +248,16 @@ def test_background_changes_between_frames(tmp_path: Path) -> None:
         assert session.background == tmp_path / "blue.png"
         session.push(red())
         assert session.get(60).to_ndarray()[0, 0].argmax() == 2
+
+
+def test_a_mask_instead_of_a_composite(matter: HookedMatter) -> None:
+    with Session("mask", matter=matter) as session:
+        session.push(red())
+        result = session.get(60)
+        mask = view_of(result, "alpha")
+        for plane, wanted in zip(result.composite.planes, mask.planes, strict=True):
+            np.testing.assert_array_equal(plane, wanted)
+        assert not rgb_of(session.closed_frame(result.source)).any()
 
 
 def test_model_changes_and_a_bad_one_leaves_the_old() -> None:

@@ -17,10 +17,11 @@ from tests.peers import EdgeMatter
 
 from fusematte.cli import main
 from fusematte.engine.compositing.backgrounds import open_background
-from fusematte.engine.compositing.composite import composite
+from fusematte.engine.compositing.composite import compose, composite
 from fusematte.engine.errors import BackgroundError, FuseMatteError, InputError, UsageError
 from fusematte.engine.frame import Frame
 from fusematte.engine.jobs.single import Tools
+from fusematte.engine.media.files import read_animation
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.outputs import open_output
 from fusematte.engine.media.reader import Reader
@@ -146,6 +147,59 @@ def test_bitrate_and_pixel_format_reach_the_encoder(tmp_path: Path) -> None:
     assert sizes[0] * 2 < sizes[1]
 
 
+# --- the mask alone -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [".mp4", ".mov", ".mkv", ".webm", ".ts", ".avi", ".flv", ".gif", ".webp", ".apng",
+     "_%d.png", "_%d.tiff", "_%d.exr"],
+)  # fmt: skip
+def test_a_mask_is_what_the_alpha_output_is(clip: Path, tmp_path: Path, suffix: str) -> None:
+    if suffix in ("_%d.tiff", "_%d.exr"):
+        pytest.importorskip("tifffile" if suffix == "_%d.tiff" else "OpenEXR")
+    mask, alpha = tmp_path / f"mask{suffix}", tmp_path / f"alpha{suffix}"
+    tools = Tools(EdgeMatter(), open_background("mask"))  # type: ignore[arg-type]
+    edits = {"invert": True, "grow": 2, "feather": 1.5}
+    run_whole(clip, mask, background="mask", tools=tools, alpha_output=alpha, **edits)
+    made = sorted(tmp_path.glob("mask*"))
+    assert len(made) == (6 if "%" in suffix else 1)
+    for one in made:
+        other = one.with_name(one.name.replace("mask", "alpha"))
+        if "%" in suffix:
+            assert one.read_bytes() == other.read_bytes()
+        else:
+            for picture, wanted in zip(pictures_of(one), pictures_of(other), strict=True):
+                np.testing.assert_array_equal(picture, wanted)
+
+
+def pictures_of(path: Path) -> list[np.ndarray]:
+    if path.suffix == ".webp":  # libav cannot read it
+        return [*read_animation(path)[0]]
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(("pixel_format", "peak"), [("yuv420p", 255), ("yuv422p10le", 1023)])
+def test_a_mask_goes_from_black_to_white(tmp_path: Path, pixel_format: str, peak: int) -> None:
+    """In full range and in all bits, with the sound, and beside the people cut out."""
+    clip = make_clip(tmp_path / "in.mkv", codec="ffv1", pixel_format=pixel_format, audio=True)
+    output, cut = tmp_path / "mask.mkv", tmp_path / "cut.mkv"
+    tools = Tools(EdgeMatter(), open_background("mask"))  # type: ignore[arg-type]
+    given = {"background": "mask", "codec": "ffv1"}
+    run_whole(clip, output, rgba_output=cut, tools=tools, **given)
+    for frame, people in zip(read(output), read(cut), strict=True):
+        assert frame.color.full_range
+        assert (frame.planes[0][:, :16] == peak).all() and not frame.planes[0][:, 48:].any()
+        assert people.alpha is not None
+        np.testing.assert_array_equal(frame.planes[0], people.alpha)
+    assert content(output).packets == content(clip).packets
+    alone = tmp_path / "alone.mkv"
+    run_whole(clip, alone, tools=tools, **given)
+    for frame, wanted in zip(read(alone), read(output), strict=True):
+        np.testing.assert_array_equal(frame.planes[0], wanted.planes[0])
+
+
 # --- inputs ---------------------------------------------------------------------------------------
 
 
@@ -252,6 +306,8 @@ def test_the_alpha_of_the_input_counts(
     cut = composite(frame, people, "transparent")
     assert cut.alpha is not None
     assert np.array_equal(cut.alpha, frame.alpha)
+    mask = compose(frame, people, open_background("mask"))
+    assert mask.alpha is not None and np.array_equal(mask.alpha, frame.alpha)
 
 
 def test_errors_are_the_products_own() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
 import cv2
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_a_picture_comes_back_as_the_engine_makes_it(api: Server, portrait: Pict
         rgba = await matted(http, form(png(portrait)))
         assert rgba.shape == (*portrait.shape[:2], 4)
         assert np.abs(rgba.astype(int) - cut).max() <= 1
-        for same in (form(png(portrait), om="true"), form(png(portrait), om="1")):
+        wishes = ({"om": "true"}, {"om": "1"}, {"background": "mask"}, {"om": "1", "bgc": "0,0,0"})
+        for same in (form(png(portrait), **wish) for wish in wishes):
             assert np.abs((await matted(http, same)).astype(int) - alpha).max() <= 1
         mask = await matted(http, form(png(portrait)), "?om=true")
         assert np.abs(mask.astype(int) - alpha).max() <= 1
@@ -264,6 +266,23 @@ def test_jobs_that_cannot_be(api: Server, tmp_path: Path) -> None:
         )
         assert job["prompts"] == [{"drop": [0.5, 0.5]}]
         assert (await job_of(http, job["id"]))["result"] == "x-matted.mov"
+        await give(http.delete(f"api/jobs/{job['id']}"))
+
+    talk(api, conversation)
+    assert api.files() == []
+
+
+def test_a_video_of_the_mask(api: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "talk.mp4", frames=3).read_bytes()
+
+    async def conversation(http: Http) -> None:
+        sent = form(clip, "talk.mp4", background="mask", format="mkv")
+        job = await give(http.post("api/jobs", data=sent))
+        assert (await job_of(http, job["id"]))["state"] == "done"
+        async with http.get(f"api/jobs/{job['id']}/result") as answer:
+            (tmp_path / "mask.mkv").write_bytes(await answer.read())
+        with av.open(str(tmp_path / "mask.mkv")) as container:
+            assert container.streams.video[0].pix_fmt == "gray"
         await give(http.delete(f"api/jobs/{job['id']}"))
 
     talk(api, conversation)

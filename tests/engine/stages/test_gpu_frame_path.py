@@ -270,6 +270,13 @@ TURNED, PQ, HLG = {"rotation": 90}, {"color": Color(9, 9, 16)}, {"color": Color(
     [
         ("transparent", "yuv420p", StageOptions(), {}),
         ("transparent", "p010le", StageOptions(look=Look(light_wrap=0.7, despill=0.5)), TURNED),
+        ("mask", "nv12", StageOptions(with_foreground=True), {}),
+        (
+            "mask",
+            "p010le",
+            StageOptions(look=Look(mask=Mask(invert=True)), with_foreground=True),
+            TURNED,
+        ),
         ("blur", "nv12", StageOptions(with_foreground=True), {}),
         ("video", "yuv444p10le", StageOptions(with_foreground=True), {"rotation": 180}),
         ("#2050a0", "nv12", StageOptions(look=Look(despill=1.0)), {}),
