@@ -102,7 +102,7 @@ $(VENV)/.demo: $(PROJECT) | $(BIN)/python
 
 $(VENV)/.develop: $(PROJECT) | $(BIN)/python
 	$(BIN)/pip install --quiet '$(TORCH)'
-	$(BIN)/pip install --quiet -e '.[demo,sequences,heic,live,serve,cluster,train,export,tensorrt-rtx,dev]'
+	$(BIN)/pip install --quiet -e '.[demo,sequences,heic,live,ndi,serve,cluster,train,export,tensorrt-rtx,dev]'
 	touch $@
 
 cpp_ext/kernels.fatbin: cpp_ext/frame_path.cu $(wildcard cpp_ext/csrc/*) | $(VENV)/.develop

@@ -30,6 +30,7 @@ from fusematte.engine.jobs.progress import JsonProgress
 from fusematte.engine.live.cameras import NO_CAMERA, Camera, list_cameras, open_camera
 from fusematte.engine.live.keyboard import terminal_keys
 from fusematte.engine.live.meter import LiveStatistics
+from fusematte.engine.live.ndi import SCHEME, NdiSource
 from fusematte.engine.live.outputs import Outlet
 from fusematte.engine.live.preview import Preview
 from fusematte.engine.live.recording import Recording
@@ -61,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preview", action="store_true", help="show the result in a window")
     parser.add_argument(
         "--output", "-o", action="append", default=[], metavar="OUT",
-        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP); repeatable",
+        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP; ndi://NAME); "
+        "repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
@@ -161,7 +163,9 @@ def _open_outlets(
         yield opened(Preview())
     has_sound = camera.has_sound and not options.no_audio
     for name in options.output:
-        if is_url(name):
+        if name.startswith(SCHEME):
+            yield opened(NdiSource(name, camera.like, camera.rate, has_sound=has_sound))
+        elif is_url(name):
             yield opened(Stream(name, camera.like, camera.rate, has_sound=has_sound))
         else:
             yield opened(Recording(Path(name), camera.like, camera.rate, has_sound=has_sound))

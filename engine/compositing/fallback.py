@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,11 +19,15 @@ CARD_LUMA, SIGN_LUMA = 0.1, 0.45
 def closed_frame(frame: Frame, background: Background) -> Frame:
     """The background alone, in the frame's format and at its time, without any of its pixels.
 
-    If the background is made from the camera's picture (blur) or fails as well: the still card.
+    Without a background it is transparent.  If the background is made from the camera's picture
+    (blur) or fails as well: the still card.
     """
     if not background.shows_camera:
         try:
-            return frame.with_planes(_background_planes(frame, background))
+            shown = frame.with_planes(_background_planes(frame, background))
+            if background.content == "rgba":
+                return replace(shown, alpha=np.zeros_like(frame.planes[0]))
+            return shown
         except Exception as error:
             log.debug("the background failed, so a still card is shown: %s", error)
     return card(frame)

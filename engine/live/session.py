@@ -372,7 +372,8 @@ class Session:
             # A background video stands still meanwhile: the next composite has an earlier time.
             then = self._blended or like
             still = replace(like, pts=then.pts, time_base=then.time_base)
-            return like.with_planes(closed_frame(still, self._stages.background).planes)
+            closed = closed_frame(still, self._stages.background)
+            return replace(like, planes=closed.planes, alpha=closed.alpha)
         finally:
             self._scene_lock.release()
 

@@ -10,7 +10,7 @@ from av.filter import Graph
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Color, Frame, Plane
-from fusematte.engine.media.av_frames import rgb_of, to_depth
+from fusematte.engine.media.av_frames import rgba_of, to_depth
 
 LAYOUTS = {"gif": "pal8", "libwebp_anim": "bgra", "apng": "rgba"}
 """The encoders, and the pixel format each takes."""
@@ -30,12 +30,7 @@ class Animation:
 
     def color(self, frame: Frame) -> av.VideoFrame:
         """A frame, with its alpha if it has one."""
-        colors = rgb_of(frame)
-        if frame.alpha is None:
-            alpha: Plane = np.full(colors.shape[:2], 255, np.uint8)
-        else:
-            alpha = to_depth(frame.alpha, frame.format.bits, 8)
-        return self._picture(np.dstack([colors, alpha]))
+        return self._picture(rgba_of(frame))
 
     def gray(self, plane: Plane) -> av.VideoFrame:
         """A full-range gray plane: uint8, or uint16 of 10 bits."""

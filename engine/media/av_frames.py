@@ -225,6 +225,16 @@ def rgb_of(frame: Frame) -> NDArray[np.uint8]:
     return np.asarray(picture.to_ndarray(), np.uint8)
 
 
+def rgba_of(frame: Frame) -> NDArray[np.uint8]:
+    """As ``rgb_of``, with straight alpha: [H, W, 4], uint8; opaque if the frame has none."""
+    colors = rgb_of(frame)
+    if frame.alpha is None:
+        alpha: Plane = np.full(colors.shape[:2], 255, np.uint8)
+    else:
+        alpha = to_depth(frame.alpha, frame.format.bits, 8)
+    return np.dstack([colors, alpha])
+
+
 def _writable(plane: VideoPlane, dtype: np.dtype[Any]) -> Plane:
     """A writable view of the samples of a new picture's plane."""
     strides = (plane.line_size, dtype.itemsize)

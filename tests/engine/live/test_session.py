@@ -26,7 +26,7 @@ from fusematte.engine.live import session as session_module
 from fusematte.engine.live.session import Result, Session, mirrored
 from fusematte.engine.live.views import view_of
 from fusematte.engine.matting.smoothing import Smoother
-from fusematte.engine.media.av_frames import rgb_of
+from fusematte.engine.media.av_frames import rgb_of, rgba_of
 from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import network_threads
 from fusematte.engine.pixels.color import frame_from_rgb
@@ -258,6 +258,8 @@ def test_a_mask_instead_of_a_composite(matter: HookedMatter) -> None:
         for plane, wanted in zip(result.composite.planes, mask.planes, strict=True):
             np.testing.assert_array_equal(plane, wanted)
         assert not rgb_of(session.closed_frame(result.source)).any()
+        session.background = "transparent"
+        assert not rgba_of(session.closed_frame(result.source)).any()
 
 
 def test_model_changes_and_a_bad_one_leaves_the_old() -> None:
