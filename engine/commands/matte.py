@@ -66,9 +66,10 @@ def main(options: argparse.Namespace) -> int:
             if talk.progress is not None:
                 talk.progress.count(number, len(paths), "pictures")
             try:
-                # The frame is nobody else's, so that its memory is free before the PNG takes any.
-                made = compose_still(read_frame(image), matter, background, look, selection)
-                write_png(path, made)
+                # Neither frame nor result has a name, so that their memory is free for the next.
+                write_png(
+                    path, compose_still(read_frame(image), matter, background, look, selection)
+                )
             except InputError as error:  # the other pictures are still processed
                 code = error.exit_code
                 _tell(talk, image, error)

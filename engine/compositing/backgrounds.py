@@ -55,7 +55,7 @@ class Background(ABC):
 
     shows_camera: whether it is made from the frame's own pixels and must not be shown without a
     matte.
-    content: what results over it are.
+    content: what results over it hold: colour, colour with alpha, or the alpha alone.
     """
 
     shows_camera = True
@@ -296,7 +296,7 @@ def open_background(spec: str | PathLike[str]) -> Background:
 
 
 def content_over(spec: str | PathLike[str]) -> Content:
-    """What results over a background are, without opening it."""
+    """``Background.content`` of a background that is not opened."""
     kind = NONE.get(fspath(spec), Background)
     return kind.content
 
