@@ -2,10 +2,12 @@
 
     python benchmarks/gpu_check.py [--output PATH]
 
-With whichever of TensorRT, TensorRT-RTX and PyTorch is installed: the tests marked ``gpu``; the
-bandwidth of the CUDA kernels beside that of a plain copy; the device time of a frame for ``edge``
-and ``paper`` at the network sizes of 720p, 1080p and 2160p, fp32 against fp16, with and without
-CUDA graphs; the whole path of ``edge``'s frames on the device, and how many videos fit on it.
+With whichever of TensorRT, TensorRT-RTX and PyTorch is installed: the bandwidth of the CUDA kernels
+beside that of a plain copy; PyTorch's time of a frame; the whole path of ``edge``'s frames on the
+device, and how many videos fit on it; the device time of a frame for ``edge`` and ``paper`` at the
+network sizes of 720p, 1080p and 2160p, fp32 against fp16, with and without CUDA graphs; last the
+tests marked ``gpu``.  Every figure is written as soon as it is measured: a run that is cut off
+leaves those it has.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -275,6 +277,37 @@ def torch_times() -> Iterator[dict[str, Any]]:
     backend.close()
 
 
+def has_torch_cuda() -> bool:
+    """Whether PyTorch is installed and sees the GPU."""
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+class Results:
+    """What was measured so far, which is always in the file."""
+
+    def __init__(self, path: Path, **known: str) -> None:
+        self._path, self._values = path, dict[str, Any](known)
+        path.parent.mkdir(exist_ok=True)
+
+    def put(self, name: str, value: object) -> None:
+        """Adds a figure."""
+        self._values[name] = value
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self._values, indent=2) + "\n", "utf-8")
+        part.replace(self._path)
+
+    def add(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Adds a table, row by row."""
+        table: list[dict[str, Any]] = []
+        for row in rows:
+            table.append(row)
+            self.put(name, table)
+
+
 def run_gpu_tests() -> int:
     """The exit code of the tests marked ``gpu``."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
@@ -288,32 +321,30 @@ def main() -> None:
     args = parser.parse_args()
     if reason := why_no_cuda():
         sys.exit(f"gpu-check needs an NVIDIA GPU: {reason}")
-    tests = run_gpu_tests()
     driver = CudaDriver()
-    results: dict[str, Any] = {
-        "gpu": driver.name,
-        "compute_capability": driver.compute_capability,
-        "driver": driver.version,
-        "date": datetime.now(UTC).date().isoformat(),
-        "gpu_tests_exit_code": tests,
-    }
-    with tempfile.TemporaryDirectory() as folder, driver.current():
-        results["copy_gb_per_s"] = copy_bandwidth(driver)
+    results = Results(
+        args.output,
+        gpu=driver.name,
+        compute_capability=driver.compute_capability,
+        driver=driver.version,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    with driver.current():
+        copy = copy_bandwidth(driver)
+        results.put("copy_gb_per_s", copy)
         if cuda.fatbin() is not None:
-            results["kernels"] = list(kernel_bandwidth(driver, results["copy_gb_per_s"]))
-        if installed():
-            results["tensorrt"] = list(tensorrt_times(driver, Path(folder)))
+            results.add("kernels", kernel_bandwidth(driver, copy))
+    if has_torch_cuda():
+        results.add("torch", torch_times())
+    with tempfile.TemporaryDirectory() as folder, driver.current():
         if cuda.fatbin() is not None and installed():
-            results["frame_path"] = list(path_times(driver))
-    if find_spec("torch") is not None:
-        import torch
-
-        if torch.cuda.is_available():
-            results["torch"] = list(torch_times())
+            results.add("frame_path", path_times(driver))
+        if installed():
+            results.add("tensorrt", tensorrt_times(driver, Path(folder)))
     driver.close()
-    args.output.parent.mkdir(exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    print(json.dumps(results, indent=2))
+    tests = run_gpu_tests()
+    results.put("gpu_tests_exit_code", tests)
+    print(args.output.read_text("utf-8"))
     sys.exit(tests not in (0, 5))  # 5: no test is marked for a GPU
 
 

@@ -42,12 +42,20 @@ def gpu_check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_everything_is_measured(
     gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gpu_check, "run_gpu_tests", lambda: 0)
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(tmp_path / "gpu.json")])
+    output = tmp_path / "gpu.json"
+    written: list[set[str]] = []
+
+    def run_gpu_tests() -> int:
+        written.append(set(json.loads(output.read_text("utf-8"))))
+        return 0
+
+    monkeypatch.setattr(gpu_check, "run_gpu_tests", run_gpu_tests)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--output", str(output)])
     with pytest.raises(SystemExit) as left:
         gpu_check.main()
     assert not left.value.code
-    results = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    results = json.loads(output.read_text("utf-8"))
+    assert written == [set(results) - {"gpu_tests_exit_code"}]  # nothing is kept until the end
     assert len(results["kernels"]) == 4
     assert {(row["network"], row["precision"]) for row in results["tensorrt"]} == {
         (network, precision) for network in ("edge", "paper") for precision in ("fp32", "fp16")
