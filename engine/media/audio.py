@@ -48,9 +48,10 @@ class AudioConverter:
         rate = _OPUS_RATE if encoder == "libopus" else _rate_for(encoder, source.sample_rate)
         self.stream: av.AudioStream = container.add_stream(encoder, rate=rate)  # type: ignore[assignment]
         context: Any = self.stream.codec_context
-        context.layout = source.layout if source.layout.nb_channels <= 2 else _wide(source)
+        context.layout = _layout(encoder, source.layout.nb_channels)
         context.bit_rate = _BITRATES[encoder] * context.layout.nb_channels
         self._unit = template.time_base or Fraction(1, source.sample_rate)
+        self._resampler = self._new_resampler()
         self._graph: Graph | None = None
 
     def __call__(self, packet: Packet | None, shift: int = 0) -> Iterator[Packet]:
@@ -67,48 +68,57 @@ class AudioConverter:
         for frame in frames:
             if frame.pts is not None:
                 frame.pts -= round(shift * self._unit / (frame.time_base or self._unit))
-            yield from self._encode(frame)
+            for part in self._resampled(frame):
+                yield from self._encode(part)
+        if packet is None:
+            for part in self._resampler.resample(None):
+                yield from self._encode(part)
         if packet is None and self._graph is not None:
-            self._graph.push(None)
-            yield from self._drain()
+            yield from self._encode(None)
             yield from self._muxed(None)
 
-    def _encode(self, frame: av.AudioFrame) -> Iterator[Packet]:
+    def _resampled(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
+        """The frame in the format, layout and rate of the encoder."""
+        try:
+            return self._resampler.resample(frame)
+        except ValueError:  # the source changes them here
+            rest = self._resampler.resample(None)
+            self._resampler = self._new_resampler()
+            return rest + self._resampler.resample(frame)
+
+    def _encode(self, frame: av.AudioFrame | None) -> Iterator[Packet]:
         if self._graph is None:
+            assert frame is not None
             self._graph = self._connect(frame)
         self._graph.push(frame)
-        yield from self._drain()
-
-    def _drain(self) -> Iterator[Packet]:
-        assert self._graph is not None
         while True:
             try:
-                frame = self._graph.pull()
+                whole = self._graph.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            assert isinstance(frame, av.AudioFrame)
-            yield from self._muxed(frame)
+            assert isinstance(whole, av.AudioFrame)
+            yield from self._muxed(whole)
 
     def _muxed(self, frame: av.AudioFrame | None) -> Iterator[Packet]:
         for packet in self.stream.codec_context.encode(frame):
             packet.stream = self.stream
             yield packet
 
+    def _new_resampler(self) -> av.AudioResampler:
+        context = self.stream.codec_context
+        return av.AudioResampler(context.format, context.layout, context.sample_rate)
+
     def _connect(self, frame: av.AudioFrame) -> Graph:
-        graph, context = Graph(), self.stream.codec_context
+        """A filter that turns gaps into silence."""
+        graph = Graph()
         source = graph.add_abuffer(
             sample_rate=frame.sample_rate,
             format=frame.format.name,
             layout=frame.layout.name,
             time_base=frame.time_base or Fraction(1, frame.sample_rate),
         )
-        rate = graph.add("aresample", f"{context.sample_rate}:async=1:min_hard_comp=0.02")
-        format = graph.add(
-            "aformat",
-            f"sample_fmts={context.format.name}:channel_layouts={context.layout.name}"
-            f":sample_rates={context.sample_rate}",
-        )
-        graph.link_nodes(source, rate, format, graph.add("abuffersink")).configure()
+        gaps = graph.add("aresample", "async=1:min_hard_comp=0.02")
+        graph.link_nodes(source, gaps, graph.add("abuffersink")).configure()
         return graph
 
 
@@ -118,6 +128,9 @@ def _rate_for(encoder: str, rate: int) -> int:
     return min(able, key=lambda own: (abs(own - rate), -own))
 
 
-def _wide(source: av.AudioCodecContext) -> str:
-    """A layout for more than two channels that all encoders here support."""
-    return {6: "5.1", 8: "7.1"}.get(source.layout.nb_channels, "stereo")
+def _layout(encoder: str, channels: int) -> str:
+    """The layout for so many channels; encoders refuse those whose places nobody knows."""
+    able = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+    if encoder == "libmp3lame":
+        channels = min(channels, 2)
+    return next((able[count] for count in able if count >= channels), "stereo")

@@ -37,6 +37,7 @@ from fusematte.engine.jobs.batch import find_items
 from fusematte.engine.jobs.journal import FORMAT, Journal, Record
 from fusematte.engine.jobs.stills import read_picture
 from fusematte.engine.media import segments
+from fusematte.engine.media.notices import Notice
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import SHIPPED, load_bundle
 
@@ -107,6 +108,12 @@ def seeds(folder: Path) -> list[tuple[Target, Path, str]]:
         path = folder / f"still.{brand}"
         path.write_bytes(photo(picture(128, 64, 0), brand, tile=(64, 64), quarter_turns=1))
         found += [(read_still, path, path.name), (read_background, path, path.name)] * 5
+    return found + documents(folder)
+
+
+def documents(folder: Path) -> list[tuple[Target, Path, str]]:
+    """The seeds that are text."""
+    found: list[tuple[Target, Path, str]] = []
     bundle = folder / "bundle"
     shutil.copytree(SHIPPED / "edge", bundle)
     found += [(read_bundle, bundle / "manifest.json", "manifest.json")] * 15
@@ -115,7 +122,11 @@ def seeds(folder: Path) -> list[tuple[Target, Path, str]]:
     found += [(read_manifest, batch, batch.name)] * 15
     journal = folder / "journal.jsonl"
     header = {"format": FORMAT, "input": "0f", "options": {}, "spans": [[0, 1]]}
-    done = [Record(index, 9, {"decode": 0.5}, False, [], {"output": 100}) for index in range(3)]
+    notice = Notice("%s: changes its size", ("a.mp4",))
+    done = [
+        Record(index, 9, {"decode": 0.5}, False, [], {"output": 100}, [notice])
+        for index in range(3)
+    ]
     lines = [header, *(record._asdict() for record in done)]
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found += [(read_journal, journal, journal.name)] * 15

@@ -18,20 +18,22 @@ DELAY = {".webm": 0.002, ".mkv": 0.05, ".mp4": 0.002, ".ts": 0.03}
 """Seconds by which the click may move: .ts cannot tell of a delay; WMA, here in .mkv, has one."""
 
 
-def click(path: Path, codec: str, *, hole: bool = False) -> Path:
+def click(
+    path: Path, codec: str, *, hole: bool = False, rate: int = RATE, layout: str = "stereo"
+) -> Path:
     """Two seconds, 50 pictures, with a click after one second; with a hole of half a second
     before it, the packets there are missing."""
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound: Any = container.add_stream(codec, rate=RATE)
-        sound.codec_context.layout, sound.codec_context.bit_rate = "stereo", 128_000
-        samples = np.zeros((2, 2 * RATE), np.float32)
-        samples[:, RATE : RATE + 20] = 0.9
-        frame = av.AudioFrame.from_ndarray(samples, "fltp", "stereo")
-        frame.sample_rate, frame.pts = RATE, 0
+        sound: Any = container.add_stream(codec, rate=rate)
+        sound.codec_context.layout, sound.codec_context.bit_rate = layout, 128_000
+        samples = np.zeros((sound.codec_context.layout.nb_channels, 2 * rate), np.float32)
+        samples[:, rate : rate + 20] = 0.9
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
+        frame.sample_rate, frame.pts = rate, 0
         context = sound.codec_context
-        resampler = av.AudioResampler(context.format, context.layout, RATE)
+        resampler = av.AudioResampler(context.format, context.layout, rate)
         packets = [packet for part in resampler.resample(frame) for packet in sound.encode(part)]
         for index in range(50):
             picture = av.VideoFrame(64, 48, "yuv420p")
@@ -66,6 +68,7 @@ def heard(path: Path) -> tuple[str, float, float]:
         (".mov", "pcm_s16le", ".webm", "opus"),
         (".mov", "pcm_s16le", ".mp4", "aac"),
         (".mov", "pcm_s16le", ".ts", "aac"),
+        (".avi", "pcm_s16le", ".mp4", "aac"),  # AVI does not say which channels these are
         (".mp4", "aac", ".webm", "opus"),
         (".mkv", "flac", ".ts", "aac"),
         (".wmv", "wmav2", ".mkv", "opus"),  # PyAV does not let it be copied there
@@ -99,6 +102,21 @@ def test_a_gap_becomes_silence(tmp_path: Path) -> None:
     _, when, end = heard(tmp_path / "out.webm")
     assert abs(when - heard(clip)[1]) < 0.005
     assert abs(end - 2) < 0.1
+
+
+def test_sound_that_changes_its_rate_and_channels(tmp_path: Path) -> None:
+    """As recordings that were joined do."""
+    parts = [
+        click(tmp_path / f"{layout}.ts", "mp2", rate=rate, layout=layout)
+        for layout, rate in (("stereo", 44_100), ("mono", 48_000), ("stereo", 44_100))
+    ]
+    clip, output = tmp_path / "in.ts", tmp_path / "out.webm"
+    clip.write_bytes(b"".join(part.read_bytes() for part in parts))
+    transcode(clip, output, audio="convert")
+    assert len(content(output).times) == 150
+    name, _, end = heard(output)
+    assert name == "opus"
+    assert abs(end - 6) < 0.2
 
 
 @pytest.mark.parametrize("mode", ["copy", "none"])
