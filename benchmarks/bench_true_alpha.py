@@ -2,7 +2,7 @@
 
 Scores each model (shipped names or bundle folders) through the engine on the same scenes and puts
 its row, under its name and version, into benchmarks/results/true-alpha.json, in the place of an
-earlier one.  ``--label`` names a trial.
+earlier one.  ``--label`` names a trial; ``--without`` leaves a part of the engine out.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine
 
 from fusematte.engine.matting.matter import AREAS, Matter
+from fusematte.engine.pixels.color import enlarge, frame_from_rgb
+from fusematte.training.geometry import Picture
 from fusematte.training.layouts import find_sources
 from fusematte.training.samples import load_rooms
 from fusematte.training.true_alpha import (
     CLIPS,
     STILLS,
+    Map,
+    Model,
     TrueAlpha,
     engine_model,
     format_true_alpha,
@@ -38,6 +43,32 @@ def load_scenes(data: Path) -> TrueAlpha:
     return scenes
 
 
+def without_previous(matter: Matter) -> Model:
+    """The engine with each frame matted by itself."""
+    model = engine_model(matter)
+
+    def alpha(picture: Picture) -> Map:
+        model.restart()
+        return model.alpha(picture)
+
+    return Model(alpha, model.restart)
+
+
+def without_filter(matter: Matter) -> Model:
+    """The engine with alpha enlarged instead of refined by the guided filter."""
+
+    def alpha(picture: Picture) -> Map:
+        matte = matter(frame_from_rgb(picture))
+        return np.asarray(enlarge(matte.alpha, *picture.shape[:2]))
+
+    return Model(alpha, matter.reset)
+
+
+MODELS = {
+    None: engine_model, "guided-filter": without_filter, "previous-alpha": without_previous,
+}  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -49,13 +80,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--quality", choices=AREAS, default="normal")
+    parser.add_argument("--without", choices=[name for name in MODELS if name])
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     scenes = load_scenes(args.data)
     for name in args.models:
         with Matter(
             name, backend=args.backend, threads=args.threads, quality=args.quality
         ) as matter:
-            scores = scenes.score(engine_model(matter), stills=args.stills, clips=args.clips)
+            model = MODELS[args.without](matter)
+            scores = scenes.score(model, stills=args.stills, clips=args.clips)
             label = args.label or f"{matter.bundle.name} {matter.bundle.version}"
             row = {
                 "model": label,
@@ -65,14 +99,14 @@ def main() -> None:
                 **scores,
             }
         print(f"{label} ({row['precision']})\n{format_true_alpha(scores)}", flush=True)
-        _put(row)
+        _put(row, args.output)
 
 
-def _put(row: dict[str, Any]) -> None:
-    rows = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.exists() else []
+def _put(row: dict[str, Any], path: Path) -> None:
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
     key = row["model"], row["precision"]
     rows = [one for one in rows if (one["model"], one["precision"]) != key] + [row]
-    RESULTS.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
