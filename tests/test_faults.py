@@ -65,6 +65,34 @@ def test_an_output_that_is_a_fifo(clip: Path, tmp_path: Path) -> None:
 
 
 @posix
+def test_an_input_that_is_a_fifo(tmp_path: Path) -> None:
+    clip, fifo = make_clip(tmp_path / "in.mkv", frames=12), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(clip.read_bytes()))
+    writer.start()
+    run_job(fifo, tmp_path / "out.mp4", backend="openvino:cpu:f32")
+    writer.join(30)
+    assert len(content(tmp_path / "out.mp4").times) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_ctrl_c_while_nobody_writes_to_a_fifo(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    code = "from fusematte.engine.media.reader import Reader; import sys; Reader(sys.argv[1])"
+    code = "import signal; signal.signal(15, signal.default_int_handler); " + code
+    process = subprocess.Popen([sys.executable, "-c", code, fifo], stderr=subprocess.PIPE)
+    waits = Path(f"/proc/{process.pid}/wchan")
+    deadline = time.monotonic() + 200
+    while waits.read_text() != "wait_for_partner":
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=200)
+    assert b"KeyboardInterrupt" in said
+
+
+@posix
 def test_an_output_that_is_a_link(clip: Path, tmp_path: Path) -> None:
     """What it points to is replaced; the link stays."""
     (tmp_path / "elsewhere").mkdir()

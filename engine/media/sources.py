@@ -239,6 +239,8 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
             # A percent sign in the name of a single picture is not a pattern.
             options={"pattern_type": "none"} if "%" in path.name else {},
         )
+    except InterruptedError as error:  # by Ctrl-C, while nobody writes to a FIFO
+        raise KeyboardInterrupt from error
     except (av.FFmpegError, ValueError, OSError) as error:
         if hardware is not None:
             raise BackendError.at(path, f"the GPU's decoder cannot be opened: {error}") from error
@@ -246,7 +248,7 @@ def _open_file(path: Path, hardware: HWAccel | None, joined: JoinedFlv | None) -
             raise InputError.at(
                 path, "permission denied", remedy="check its permissions"
             ) from error
-        if _beginning(path)[4:8] == b"ftyp":
+        if path.is_file() and _beginning(path)[4:8] == b"ftyp":
             raise InputError.at(
                 path,
                 "this MP4 has no index (moov) and cannot be read",
