@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import picture
+from tests.helpers import picture, wait_for
 from tests.peers import HookedMatter, Infer, poison
 
 import fusematte as fm
@@ -180,7 +180,7 @@ def test_lookahead_delays_and_a_fault_lets_go_what_was_held(matter: HookedMatter
     with Session("green", lookahead=2, max_pending=5, matter=matter) as session:
         for index in range(3):
             session.push(red(), pts=index)
-            time.sleep(0.3)
+            wait_for(lambda: not session.busy)
         assert session.get(60).pts == 0
         assert not session.busy
         matter.hook = fault
