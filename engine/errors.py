@@ -97,6 +97,10 @@ class OutputError(FuseMatteError):
     exit_code = 5
 
 
+class OutputBusyError(OutputError):
+    """Another job is writing the output."""
+
+
 class BackgroundError(FuseMatteError):
     """The background is unknown or cannot be read."""
 

@@ -15,7 +15,7 @@ from fusematte.engine.commands.options import (
     backend_of,
     talking,
 )
-from fusematte.engine.errors import FuseMatteError, UsageError
+from fusematte.engine.errors import FuseMatteError, OutputBusyError, UsageError
 from fusematte.engine.jobs.options import OUTPUTS, JobOptions
 from fusematte.engine.jobs.run import run_job
 from fusematte.engine.jobs.segmented import segments_of
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
                 progress=progress,
             )
     except (FuseMatteError, KeyboardInterrupt) as error:
-        if not isinstance(error, UsageError):
+        if not isinstance(error, UsageError | OutputBusyError):  # nothing there is this job's
             further = (getattr(options, name) for name in OUTPUTS)
             _say_what_is_left(begun, options.output, *further)
         raise

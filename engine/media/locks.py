@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from fusematte.engine.errors import OutputError
+from fusematte.engine.errors import OutputBusyError, OutputError
 
 try:
     import fcntl
@@ -20,7 +20,8 @@ def lock_file(path: Path) -> int:
     The file is truncated after it was locked.
 
     Raises:
-        OutputError: another job writes it, or it is a symbolic link.
+        OutputBusyError: another job writes it.
+        OutputError: it is a symbolic link.
         OSError: it cannot be created.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -33,7 +34,8 @@ class FolderLock:
     """Locks a folder for one job, until ``close``.
 
     Raises:
-        OutputError: another job uses it, or it is a symbolic link.
+        OutputBusyError: another job uses it.
+        OutputError: it is a symbolic link.
         OSError: it cannot be opened.
     """
 
@@ -88,7 +90,7 @@ def _take(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OutputError.at(
+        raise OutputBusyError.at(
             path, "another job is writing this", remedy="wait for it or choose another name"
         ) from error
     except OSError:  # a file system without locks

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import content, make_clip, transcode
 
+from fusematte.cli import main
 from fusematte.engine.errors import OutputError
 from fusematte.engine.media.locks import FolderLock
 from fusematte.engine.media.reader import Reader
@@ -32,6 +33,19 @@ def test_two_writers_of_one_output(clip: Path, tmp_path: Path) -> None:
     assert len(content(output).times) == 12
     transcode(clip, output)  # the lock went with the writer
     assert len(content(output).times) == 12
+
+
+def test_a_refused_job_offers_nothing_of_the_other(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    with Reader(clip) as reader, Writer(output, reader) as first:
+        for frame in reader:
+            first.write(frame)
+        assert main(["run", "-q", str(clip), str(output)]) == OutputError.exit_code
+    said = capsys.readouterr().err
+    assert "another job is writing this" in said
+    assert "has the frames done so far" not in said
 
 
 def test_a_killed_writer_leaves_no_lock(clip: Path, tmp_path: Path) -> None:
