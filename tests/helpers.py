@@ -200,6 +200,17 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.001)
 
 
+def animation(
+    path: Path, colors: Sequence[tuple[int, int, int]] = ((255, 0, 0), (0, 0, 255)), ms: int = 200
+) -> Path:
+    """A GIF, APNG, WebP or AVIF of 64 x 48 with a picture of each RGB colour."""
+    frames = cv2.Animation()
+    frames.frames = [np.full((48, 64, 3), color[::-1], np.uint8) for color in colors]
+    frames.durations = np.full(len(colors), ms, np.int32)
+    assert cv2.imwriteanimation(str(path), frames)
+    return path
+
+
 def first_frame(path: Path) -> av.VideoFrame:
     """The first picture of a file."""
     with av.open(str(path)) as container:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
@@ -12,20 +13,25 @@ from numpy.typing import NDArray
 
 from fusematte.engine.errors import InputError, UsageError
 from fusematte.engine.frame import Frame
-from fusematte.engine.media.files import read_image
+from fusematte.engine.media.files import is_animated, read_image
 from fusematte.engine.pixels.color import frame_from_rgb
+
+log = logging.getLogger(__name__)
 
 
 def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
-    """A picture file as RGB: [H, W, 3], uint8.
+    """A picture file as RGB: [H, W, 3], uint8; of an animation the first picture, with a warning.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        return read_image(path)
+        picture, animated = read_image(path), is_animated(path)
     except OSError as error:
         raise InputError.at(path, f"{error.strerror or error}") from error
+    if animated:
+        log.warning("%s: is animated: only its first picture is read", path)
+    return picture
 
 
 def read_frame(path: str | PathLike[str]) -> Frame:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import peak_memory
+from tests.helpers import animation, peak_memory
 
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths, read_picture
@@ -47,6 +47,15 @@ def test_alpha_has_the_pictures_own_size(
     cv2.imwrite(str(path), gradient(*size))
     alpha = matte_picture(read_picture(path), matter)
     assert (alpha.shape, alpha.dtype) == (size, np.uint8)
+
+
+def test_of_an_animation_the_first_picture_is_read_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for suffix in (".gif", ".png", ".webp"):
+        path = animation(tmp_path / f"a{suffix}", ((200, 0, 0), (0, 0, 200)))
+        assert (read_picture(path)[..., 0] > 150).all()
+        assert f"{path}: is animated: only its first picture is read" in caplog.text
 
 
 def test_pictures_do_not_remember_one_another(matter: Matter, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-from tests.helpers import matte_of, picture
+from tests.helpers import animation, matte_of, picture
 from tests.media.corpus import with_orientation
 from tests.media.heif import photo
 
@@ -139,15 +139,6 @@ def test_a_transparent_avif_of_ten_bits(tmp_path: Path) -> None:
     assert read_image(path).min() >= 250
     over_black = read_image(path, opaque=True)
     assert over_black[:16].min() >= 250 and over_black[16:].max() <= 4
-
-
-def animation(path: Path, seconds: float = 0.2) -> Path:
-    """Red, then blue."""
-    frames = cv2.Animation()
-    frames.frames = [np.full((48, 64, 3), color, np.uint8) for color in ((0, 0, 255), (255, 0, 0))]
-    frames.durations = np.full(2, round(seconds * 1000), np.int32)
-    assert cv2.imwriteanimation(str(path), frames)
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif"])

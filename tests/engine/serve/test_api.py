@@ -20,6 +20,7 @@ from tests.engine.serve.conftest import Server
 from tests.engine.serve.fuzz import Fuzzer
 from tests.engine.serve.test_server import give, refused
 from tests.helpers import content, first_frame, make_clip, picture
+from tests.media.heif import photo
 
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.stills import compose_picture
@@ -150,6 +151,21 @@ def test_formats_and_sizes(api: Server) -> None:
         assert (await matted(http, form(data, size="4000"))).shape == (200, 320, 4)
         over = form(data, format="jpeg", background=png(picture(32, 20, 0)))
         assert (await matted(http, over)).shape == (200, 320, 3)
+
+    talk(api, conversation)
+
+
+@pytest.mark.parametrize("brand", ["heic", "avif"])
+def test_photos_of_phones_are_read(api: Server, brand: str) -> None:
+    if brand == "heic":
+        pytest.importorskip("pillow_heif")
+    data = photo(picture(320, 200, 3), brand, quarter_turns=1)
+
+    async def conversation(http: Http) -> None:
+        name = f"a.{brand}"
+        assert (await matted(http, form(data, name, om="true"))).shape == (320, 200)
+        scenery = form(png(picture(64, 48, 0)), format="jpeg", background=data)
+        assert (await matted(http, scenery)).shape == (48, 64, 3)
 
     talk(api, conversation)
 
