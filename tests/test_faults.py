@@ -254,6 +254,17 @@ def test_nobody_reads_what_is_said(clip: Path, tmp_path: Path) -> None:
     assert len(content(output).times) == 12
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_no_space_for_what_is_said() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fusematte", "models"], stdout=full, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+    assert done.returncode == OutputError.exit_code
+    assert done.stderr == "fusematte: standard output: No space left on device\n"
+
+
 def test_no_standard_output_at_all(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     done = subprocess.run(

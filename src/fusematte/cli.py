@@ -115,13 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fusematte: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of standard output is gone; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return OutputError.exit_code
+    except BrokenPipeError:  # the reader of standard output is gone
+        return _without_output()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            print(f"fusematte: standard output: {error.strerror}", file=sys.stderr)
+            return _without_output()
         return _unexpected(error)
     return code
+
+
+def _without_output() -> int:
+    """Lets Python not complain again at exit that standard output cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return OutputError.exit_code
 
 
 def _unexpected(error: Exception) -> int:
