@@ -265,6 +265,19 @@ def test_no_space_for_what_is_said() -> None:
     assert done.stderr == "fusematte: standard output: No space left on device\n"
 
 
+def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:
+    code = (
+        "import threading, time; from fusematte.cli import entry; "
+        "threading.Thread(target=time.sleep, args=(60,), name='fusematte-network').start(); "
+        "entry()"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, "models"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("edge ")
+    assert time.monotonic() - begun < 50
+
+
 def test_no_standard_output_at_all(clip: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     done = subprocess.run(

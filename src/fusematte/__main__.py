@@ -1,8 +1,6 @@
 """``python -m fusematte``."""
 
-import sys
-
-from fusematte.cli import main
+from fusematte.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -125,6 +125,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def entry() -> NoReturn:
+    """Runs a command as a process of its own."""
+    code = main()
+    if any(thread.name.startswith("fusematte-") for thread in threading.enumerate()):
+        # A network that hangs was abandoned: libraries in C++ would abort if it woke up at exit.
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _without_output() -> int:
     """Lets Python not complain again at exit that standard output cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
