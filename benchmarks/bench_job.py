@@ -101,10 +101,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine(), "background": args.background, "sizes": {}}
+    setting = {"machine": machine(), "background": args.background, "clip": args.clip.stem}
+    results: dict[str, Any] = {**setting, "sizes": {}}
     if args.output.exists():
         before = json.loads(args.output.read_text("utf-8"))
-        if all(before[key] == results[key] for key in ("machine", "background")):
+        if all(before.get(key) == value for key, value in setting.items()):
             results["sizes"] = before["sizes"]
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
