@@ -27,7 +27,8 @@ def job_table(results: dict[str, Any]) -> str:
             f"| {row['ratio']:.2f} | {stages}"
         )
     columns = "clip | decode + encode | the full job | share | work per frame"
-    shown = {"m1": "people and the camera move", "d0": "a head before a wall"}[results["clip"]]
+    known = {"m1": "people and the camera move", "d0": "a head before a wall"}
+    shown = known.get(results["clip"], results["clip"])
     return f"{_where(results['machine'])}, {shown}:\n\n{grid(columns, rows)}"
 
 

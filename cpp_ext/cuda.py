@@ -254,13 +254,19 @@ def color_shift(
 
 def blur_background(device: Device, job: BlurJob) -> None:
     """A picture out of focus, into which what alpha covers does not bleed, in code values."""
+    _gaussian(device, "blur", job, job.color, [job.levels, c_void_p(job.behind)])
+
+
+def _gaussian(
+    device: Device, kernels: str, job: BlurJob | WrapJob, source: int, results: list[Any]
+) -> None:
+    """Gaussian means of ``source`` and of what alpha leaves, along the rows, then the columns."""
     blocks, size = _blocks(job.width, job.height), (c_int(job.height), c_int(job.width))
     sums = c_void_p(device.scratch(sizeof(c_float) * 4 * job.height * job.width))
     taps = c_void_p(job.taps), c_int(job.radius)
-    sources = c_void_p(job.color), c_void_p(job.alpha)
-    device.launch("blur_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
-    arguments = [sums, *taps, job.levels, c_void_p(job.behind), *size]
-    device.launch("blur_columns", blocks, BLOCK, arguments)
+    sources = c_void_p(source), c_void_p(job.alpha)
+    device.launch(f"{kernels}_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
+    device.launch(f"{kernels}_columns", blocks, BLOCK, [sums, *taps, *results, *size])
 
 
 def grid_light(
@@ -273,15 +279,8 @@ def grid_light(
 
 def light_wrap(device: Device, job: WrapJob) -> None:
     """The person's colours with the new background's light on their edges."""
-    blocks, size = _blocks(job.width, job.height), (c_int(job.height), c_int(job.width))
-    sums = c_void_p(device.scratch(sizeof(c_float) * 4 * job.height * job.width))
-    taps = c_void_p(job.taps), c_int(job.radius)
-    sources = c_void_p(job.light), c_void_p(job.alpha)
-    device.launch("wrap_rows", blocks, BLOCK, [*sources, *taps, sums, *size])
     colors = c_void_p(job.foreground), c_void_p(job.lit)
-    device.launch(
-        "wrap_columns", blocks, BLOCK, [sums, *taps, c_float(job.strength), *colors, *size]
-    )
+    _gaussian(device, "wrap", job, job.light, [c_float(job.strength), *colors])
 
 
 def despill(device: Device, job: ForegroundJob, strength: float, full: float) -> None:
