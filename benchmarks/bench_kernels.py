@@ -211,6 +211,7 @@ def bench_low(repeats: int) -> dict[str, Any]:
     half_color, half_alpha = half(color), half(alpha)
     jobs: dict[str, Job] = {
         "guided_coefficients": lambda: cpp_ext.guided_coefficients(color[0], alpha, 2, 1e-4),
+        "guided_alpha": lambda: cpp_ext.guided_alpha(color, alpha, 4, 1e-5, certain=0.05),
         "estimate_foreground_half_size": lambda: cpp_ext.estimate_foreground(
             half_color, half_alpha, (45, 3)
         ),

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from machine import machine
 
+from fusematte.cpp_ext import guided_coefficients
 from fusematte.engine.matting.matter import AREAS, Matter
+from fusematte.engine.matting.refine import EPSILON, RADIUS
 from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 from fusematte.training.geometry import Picture
 from fusematte.training.layouts import find_sources
@@ -55,7 +57,7 @@ def without_previous(matter: Matter) -> Model:
 
 
 def without_filter(matter: Matter) -> Model:
-    """The engine with alpha enlarged instead of refined by the guided filter."""
+    """The engine with alpha enlarged instead of refined by the guided filters."""
 
     def alpha(picture: Picture) -> Map:
         matte = matter(frame_from_rgb(picture))
@@ -64,8 +66,25 @@ def without_filter(matter: Matter) -> Model:
     return Model(alpha, matter.reset)
 
 
+def without_color(matter: Matter) -> Model:
+    """The engine with the guided filter in luma alone."""
+
+    def alpha(picture: Picture) -> Map:
+        frame = frame_from_rgb(picture)
+        matte = matter(frame)
+        guide = matte.color[0]
+        slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON)
+        black, span, *_ = frame.levels
+        luma = (frame.planes[0] - black) / span
+        large = [enlarge(plane, *luma.shape) for plane in (slope, matte.alpha - slope * guide)]
+        return np.clip(large[0] * luma + large[1], 0, 1)
+
+    return Model(alpha, matter.reset)
+
+
 MODELS = {
-    None: engine_model, "guided-filter": without_filter, "previous-alpha": without_previous,
+    None: engine_model, "guided-filters": without_filter, "color-guide": without_color,
+    "previous-alpha": without_previous,
 }  # fmt: skip
 
 

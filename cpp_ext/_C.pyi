@@ -30,6 +30,15 @@ def guided_coefficients(
     offset: Floats,
     threads: int,
 ) -> None: ...
+def guided_alpha(
+    guide: Floats,
+    alpha: Floats,
+    radius: int,
+    epsilon: float,
+    certain: float,
+    out: Floats,
+    threads: int,
+) -> None: ...
 def estimate_foreground(
     color: Floats,
     alpha: Floats,

@@ -36,6 +36,7 @@ __all__ = [
     "Resized",
     "composite",
     "estimate_foreground",
+    "guided_alpha",
     "guided_coefficients",
     "instruction_sets",
     "resize_to_tensor",
@@ -135,15 +136,51 @@ def guided_coefficients(
     Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6 and 8;
     He, Sun, "Fast Guided Filter", 2015.
     """
+    guide, alpha = _guided(guide, 2, alpha, radius, epsilon)
+    slope, offset = np.empty_like(guide), np.empty_like(alpha)
+    _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
+    return Guided(slope, offset)
+
+
+def guided_alpha(
+    guide: Floats,
+    alpha: Floats,
+    radius: int,
+    epsilon: float,
+    *,
+    certain: float,
+    threads: int = 1,
+) -> Floats:
+    """Alpha after the guided filter with a guide of three channels: [h, w], 0..1.
+
+    It is drawn to the edges of the guide, whatever channel shows them.
+
+    Args:
+        guide: [3, h, w], float32; alpha, radius, epsilon: as for ``guided_coefficients``.
+        certain: an alpha that is nearer to 0 or 1 than this, above 0, keeps more of its value, and
+            at 0 and 1 all of it: solid areas stay solid.
+
+    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16.
+    """
+    guide, alpha = _guided(guide, 3, alpha, radius, epsilon)
+    if not (_is_real(certain) and 0 < certain <= 1):
+        raise ValueError(f"certain: {certain!r} is not above 0 and up to 1")
+    out = np.empty_like(alpha)
+    _C.guided_alpha(guide, alpha, radius, epsilon, certain, out, _threads(threads))
+    return out
+
+
+def _guided(
+    guide: Floats, axes: int, alpha: Floats, radius: int, epsilon: float
+) -> tuple[Floats, Floats]:
+    """The guide and the alpha, checked with the guided filter's parameters."""
     alpha = _floats("alpha", alpha, 2)
-    guide = _floats("guide", guide, 2)
+    guide = _floats("guide", guide, axes)
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha)
     if not (_is_real(epsilon) and math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon: {epsilon!r} is not a number above 0")
-    slope, offset = np.empty_like(guide), np.empty_like(alpha)
-    _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
-    return Guided(slope, offset)
+    return guide, alpha
 
 
 def estimate_foreground(

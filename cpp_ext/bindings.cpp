@@ -108,6 +108,20 @@ void guided_coefficients(const Floats& guide, const Floats& alpha, int radius, d
     active.load()->guided_coefficients(job, threads);
 }
 
+void guided_alpha(const Floats& guide, const Floats& alpha, int radius, double epsilon,
+                  float certain, Floats out, int threads) {
+    const GuidedAlphaJob job{size(alpha, -2),
+                             size(alpha, -1),
+                             radius,
+                             certain,
+                             epsilon,
+                             guide.data(),
+                             alpha.data(),
+                             out.mutable_data()};
+    const py::gil_scoped_release release;
+    active.load()->guided_alpha(job, threads);
+}
+
 void estimate_foreground(const Floats& color, const Floats& alpha, const std::vector<int>& radii,
                          const std::array<float, 3>& lower, const std::array<float, 3>& upper,
                          Floats foreground, Floats background, int threads) {
@@ -160,6 +174,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("all_finite", all_finite);
     module.def("resize_to_tensor", resize_to_tensor);
     module.def("guided_coefficients", guided_coefficients);
+    module.def("guided_alpha", guided_alpha);
     module.def("estimate_foreground", estimate_foreground);
     module.def("composite", composite);
 }

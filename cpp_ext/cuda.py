@@ -109,6 +109,21 @@ class GuidedJob(Structure):
     ]
 
 
+class GuidedAlphaJob(Structure):
+    """``guide``: [3, height, width]; ``alpha``, ``out``: [height, width]."""
+
+    _fields_ = [
+        ("height", c_int),
+        ("width", c_int),
+        ("radius", c_int),
+        ("certain", c_float),
+        ("epsilon", c_double),
+        ("guide", c_void_p),
+        ("alpha", c_void_p),
+        ("out", c_void_p),
+    ]
+
+
 class ForegroundJob(Structure):
     """Colours [3, height, width], ``alpha`` [height, width]; the device leaves ``radii`` alone."""
 
@@ -200,14 +215,25 @@ def resize_to_tensor(device: Device, job: ResizeJob) -> None:
 
 def guided_coefficients(device: Device, job: GuidedJob) -> None:
     """See ``fusematte.cpp_ext.guided_coefficients``."""
+    _guided(device, "guided", job, moments=4, outputs=2)
+
+
+def guided_alpha(device: Device, job: GuidedAlphaJob) -> None:
+    """See ``fusematte.cpp_ext.guided_alpha``."""
+    _guided(device, "guided_alpha", job, moments=13, outputs=4)
+
+
+def _guided(
+    device: Device, kernel: str, job: GuidedJob | GuidedAlphaJob, *, moments: int, outputs: int
+) -> None:
     columns, rows = _box_blocks(job.height, job.width)
     area = job.height * job.width
-    sums = c_void_p(device.scratch(sizeof(c_double) * 4 * area))
-    solved = c_void_p(device.scratch(sizeof(c_float) * 2 * area))
-    device.launch("guided_columns", columns, BLOCK, [job, sums])
-    device.launch("guided_solve", rows, BLOCK, [job, sums, solved])
-    device.launch("guided_mean_columns", columns, BLOCK, [job, solved, sums])
-    device.launch("guided_mean", rows, BLOCK, [job, sums])
+    sums = c_void_p(device.scratch(sizeof(c_double) * moments * area))
+    solved = c_void_p(device.scratch(sizeof(c_float) * outputs * area))
+    device.launch(f"{kernel}_columns", columns, BLOCK, [job, sums])
+    device.launch(f"{kernel}_solve", rows, BLOCK, [job, sums, solved])
+    device.launch(f"{kernel}_mean_columns", columns, BLOCK, [job, solved, sums])
+    device.launch(f"{kernel}_mean", rows, BLOCK, [job, sums])
 
 
 def estimate_foreground(device: Device, job: ForegroundJob, radii: Sequence[int]) -> None:

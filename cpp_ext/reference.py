@@ -105,6 +105,27 @@ def guided_coefficients(
     return box_mean(slope, radius), box_mean(offset, radius)
 
 
+def guided_alpha(
+    guide: NDArray[np.float32],
+    alpha: NDArray[np.float32],
+    radius: int,
+    epsilon: float,
+    certain: float,
+) -> Array:
+    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16, where alpha is unsure."""
+    image, target = guide.astype(np.float64), alpha.astype(np.float64)
+    mean, mean_target = box_mean(image, radius), box_mean(target, radius)
+    cross = box_mean(image * target, radius) - mean * mean_target
+    second = box_mean(image[:, None] * image[None], radius) - mean[:, None] * mean[None]
+    system = np.moveaxis(np.asarray(second), (0, 1), (-2, -1)) + epsilon * np.eye(3)
+    solved = np.linalg.solve(system, np.moveaxis(np.asarray(cross), 0, -1)[..., None])[..., 0]
+    slope: Array = np.moveaxis(np.asarray(solved, np.float64), -1, 0)
+    offset = mean_target - (slope * mean).sum(0)
+    filtered = (box_mean(slope, radius) * image).sum(0) + box_mean(offset, radius)
+    doubt = np.minimum(np.minimum(target, 1 - target) / certain, 1)
+    return np.asarray(target + doubt * (np.clip(filtered, 0, 1) - target))
+
+
 def estimate_foreground(
     color: NDArray[np.float32],
     alpha: NDArray[np.float32],

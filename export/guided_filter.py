@@ -1,23 +1,23 @@
-"""The guided filter inside an engine: from standard layers, or as a layer of our own.
+"""The guided filter in colour inside an engine: from standard layers, or as a layer of our own.
 
-Both add the input ``guide`` [N, 1, H, W], the frame's luma (0..1) averaged to the network's size,
-and the outputs ``slope`` and ``offset`` [N, 1, H, W].  The refined alpha at full resolution is
-clip(slope * luma + offset, 0, 1), with both interpolated bilinearly, as in
-``engine.matting.refine``.
+Both add the input ``guide`` [N, 3, H, W], the frame's Y'CbCr (0..1, -0.5..0.5) averaged to the
+network's size, and the output ``guided`` [N, 1, H, W], the alpha drawn to the edges of the guide,
+as in ``engine.matting.refine``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
-from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 
 GUIDED_FILTERS = ("external", "native", "plugin")
 
@@ -33,14 +33,11 @@ def add_guided_filter(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     guide = onnx.ValueInfoProto()
     guide.CopyFrom(image)
     guide.name = "guide"
-    guide.type.tensor_type.shape.dim[1].dim_value = 1
     graph.input.append(guide)
-    slope = _plugin_slope(graph) if kind == "plugin" else _native_slope(graph)
-    emit = _emitter(graph, "guided_offset")
-    emit("Sub", "alpha", emit("Mul", slope, "guide"), output="offset")
+    (_plugin if kind == "plugin" else _native)(graph)
     shape = [(d.dim_param or d.dim_value) for d in guide.type.tensor_type.shape.dim]
-    for name in ("slope", "offset"):
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    shape[1] = 1
+    graph.output.append(helper.make_tensor_value_info("guided", TensorProto.FLOAT, shape))
     return filtered
 
 
@@ -53,7 +50,7 @@ def without_guided_filter(model: onnx.ModelProto) -> onnx.ModelProto:
     for field, values in (
         (graph.node, kept),
         (graph.input, [value for value in graph.input if value.name != "guide"]),
-        (graph.output, [v for v in graph.output if v.name not in ("slope", "offset")]),
+        (graph.output, [value for value in graph.output if value.name != "guided"]),
     ):
         values = list(values)
         del field[:]
@@ -74,37 +71,82 @@ def _emitter(graph: onnx.GraphProto, prefix: str) -> Callable[..., str]:
     return emit
 
 
-def _plugin_slope(graph: onnx.GraphProto) -> str:
+def _plugin(graph: onnx.GraphProto) -> None:
     emit = _emitter(graph, "guided_filter")
-    return emit(
+    emit(
         PLUGIN.name,
         "guide",
         "alpha",
-        output="slope",
+        output="guided",
         domain="fusematte",
         plugin_version=PLUGIN.version,
         plugin_namespace=PLUGIN.namespace,
-        radius=RADIUS,
-        epsilon=EPSILON,
+        radius=COLOR_RADIUS,
+        epsilon=COLOR_EPSILON,
+        certain=CERTAIN,
     )
 
 
-def _native_slope(graph: onnx.GraphProto) -> str:
-    """The averaged slope of He, Sun, Tang, "Guided Image Filtering", equations 5 and 8."""
+def _native(graph: onnx.GraphProto) -> None:
+    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16: the symmetric system of each
+    pixel is solved by its adjugate."""
     emit = _emitter(graph, "guided_filter")
-    side = 2 * RADIUS + 1
+    side = 2 * COLOR_RADIUS + 1
 
-    def mean(name: str, output: str = "") -> str:
+    def mean(name: str) -> str:
         """The window's mean, clipped at the border: one axis after the other."""
-        down = {"kernel_shape": [side, 1], "pads": [RADIUS, 0, RADIUS, 0]}
-        across = {"kernel_shape": [1, side], "pads": [0, RADIUS, 0, RADIUS]}
+        down = {"kernel_shape": [side, 1], "pads": [COLOR_RADIUS, 0, COLOR_RADIUS, 0]}
+        across = {"kernel_shape": [1, side], "pads": [0, COLOR_RADIUS, 0, COLOR_RADIUS]}
         columns = emit("AveragePool", name, count_include_pad=0, **down)
-        return emit("AveragePool", columns, output=output, count_include_pad=0, **across)
+        return emit("AveragePool", columns, count_include_pad=0, **across)
 
-    epsilon = numpy_helper.from_array(np.array(EPSILON, np.float32), "guided_filter_epsilon")
-    graph.initializer.append(epsilon)
-    guide, alpha = mean("guide"), mean("alpha")
-    cross = emit("Sub", mean(emit("Mul", "guide", "alpha")), emit("Mul", guide, alpha))
-    variance = emit("Sub", mean(emit("Mul", "guide", "guide")), emit("Mul", guide, guide))
-    slope = emit("Div", cross, emit("Add", variance, epsilon.name))
-    return mean(slope, "slope")
+    def times(one: str, other: str) -> str:
+        return emit("Mul", one, other)
+
+    def covariance(one: str, other: str) -> str:
+        return emit("Sub", mean(times(one, other)), times(means[one], means[other]))
+
+    def determinant(a: str, b: str, c: str, d: str) -> str:
+        """a b - c d."""
+        return emit("Sub", times(a, b), times(c, d))
+
+    def constant(value: NDArray[Any], name: str) -> str:
+        tensor = numpy_helper.from_array(value, f"guided_filter_{name}")
+        graph.initializer.append(tensor)
+        return tensor.name
+
+    epsilon = constant(np.array(COLOR_EPSILON, np.float32), "epsilon")
+    axis = constant(np.array([1], np.int64), "axis")
+    channels = []
+    for index in range(3):
+        ends = (constant(np.array([index + k], np.int64), f"end_{index}_{k}") for k in range(2))
+        channels.append(emit("Slice", "guide", *ends, axis))
+    means = {name: mean(name) for name in (*channels, "alpha")}
+    (aa, ab, ac), (bb, bc), (cc,) = (
+        [covariance(one, other) for other in channels[index:]] for index, one in enumerate(channels)
+    )
+    aa, bb, cc = (emit("Add", variance, epsilon) for variance in (aa, bb, cc))
+    cross = [covariance(channel, "alpha") for channel in channels]
+    m01, m02, m12 = (
+        determinant(ac, bc, ab, cc), determinant(ab, bc, ac, bb), determinant(ab, ac, aa, bc),
+    )  # fmt: skip
+    adjugate = (
+        (determinant(bb, cc, bc, bc), m01, m02),
+        (m01, determinant(aa, cc, ac, ac), m12),
+        (m02, m12, determinant(aa, bb, ab, ab)),
+    )
+
+    def dot(row: Sequence[str], column: Sequence[str]) -> str:
+        return emit("Sum", *(times(a, b) for a, b in zip(row, column, strict=True)))
+
+    whole = dot((aa, ab, ac), adjugate[0])
+    slopes = [emit("Div", dot(row, cross), whole) for row in adjugate]
+    offset = emit("Sub", means["alpha"], dot(slopes, [means[channel] for channel in channels]))
+    value = emit("Add", dot([mean(slope) for slope in slopes], channels), mean(offset))
+    zero, one = (constant(np.array(v, np.float32), f"limit_{v}") for v in (0, 1))
+    sharp = emit("Clip", value, zero, one)
+    certain = constant(np.array(CERTAIN, np.float32), "certain")
+    distance = emit("Min", "alpha", emit("Sub", one, "alpha"))
+    doubt = emit("Min", emit("Div", distance, certain), one)
+    change = times(doubt, emit("Sub", sharp, "alpha"))
+    emit("Add", "alpha", change, output="guided")

@@ -108,6 +108,37 @@ static void guided_coefficients(const GuidedJob& job, int threads) {
         });
 }
 
+static void guided_alpha(const GuidedAlphaJob& job, int threads) {
+    using Filter = ColorGuided;
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const Buffer solved(sizeof(float) * area * Filter::outputs);
+    float* coefficients = solved.floats();
+    box_means<Filter::moments>(
+        job.height, job.width, job.radius, threads,
+        [&](int y, int x, double* q) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
+            Filter::sample(guide, job.alpha[at], q);
+        },
+        [&](int y, int x, const double* mean) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            float out[Filter::outputs];
+            Filter::solve(mean, job.epsilon, out);
+            for (int k = 0; k < Filter::outputs; ++k) coefficients[k * area + at] = out[k];
+        });
+    box_means<Filter::outputs>(
+        job.height, job.width, job.radius, threads,
+        [&](int y, int x, double* q) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            for (int k = 0; k < Filter::outputs; ++k) q[k] = coefficients[k * area + at];
+        },
+        [&](int y, int x, const double* mean) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
+            job.out[at] = Filter::alpha(mean, guide, job.alpha[at], job.certain);
+        });
+}
+
 // The two colours of every pixel, both [3, height, width].
 struct Colors {
     float *fore, *back;

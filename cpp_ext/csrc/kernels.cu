@@ -165,6 +165,39 @@ __device__ void guided_mean(const GuidedJob& job, const double* sums) {
                  });
 }
 
+__device__ void guided_alpha_columns(const GuidedAlphaJob& job, double* sums) {
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    sum_columns<ColorGuided::moments>(
+        job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
+            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
+            ColorGuided::sample(guide, job.alpha[at], q);
+        });
+}
+
+__device__ void guided_alpha_solve(const GuidedAlphaJob& job, const double* sums, float* solved) {
+    mean_rows<ColorGuided::moments>(
+        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
+            ColorGuided::solve(mean, job.epsilon, solved + at * ColorGuided::outputs);
+        });
+}
+
+__device__ void guided_alpha_mean_columns(const GuidedAlphaJob& job, const float* solved,
+                                          double* sums) {
+    constexpr int count = ColorGuided::outputs;
+    sum_columns<count>(job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
+        for (int k = 0; k < count; ++k) q[k] = solved[at * count + k];
+    });
+}
+
+__device__ void guided_alpha_mean(const GuidedAlphaJob& job, const double* sums) {
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    mean_rows<ColorGuided::outputs>(
+        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
+            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
+            job.out[at] = ColorGuided::alpha(mean, guide, job.alpha[at], job.certain);
+        });
+}
+
 // ---- composite: one thread per chroma sample, with the one, two or four luma samples it covers
 
 // Where target sample i lies between two source samples; exact in integers up to 32768 a side.
@@ -272,6 +305,19 @@ __global__ void guided_mean_columns(GuidedJob job, const float* solved, double* 
     device::guided_mean_columns(job, solved, sums);
 }
 __global__ void guided_mean(GuidedJob job, const double* sums) { device::guided_mean(job, sums); }
+
+__global__ void guided_alpha_columns(GuidedAlphaJob job, double* sums) {
+    device::guided_alpha_columns(job, sums);
+}
+__global__ void guided_alpha_solve(GuidedAlphaJob job, const double* sums, float* solved) {
+    device::guided_alpha_solve(job, sums, solved);
+}
+__global__ void guided_alpha_mean_columns(GuidedAlphaJob job, const float* solved, double* sums) {
+    device::guided_alpha_mean_columns(job, solved, sums);
+}
+__global__ void guided_alpha_mean(GuidedAlphaJob job, const double* sums) {
+    device::guided_alpha_mean(job, sums);
+}
 
 // One fusion: `fore` and `back` are the colour itself at first, then the job's own results.
 __global__ void foreground_columns(ForegroundJob job, int radius, const float* fore,

@@ -57,6 +57,15 @@ struct GuidedJob {
     float* offset;
 };
 
+struct GuidedAlphaJob {
+    int height, width, radius;
+    float certain;
+    double epsilon;
+    const float* guide;  // [3, height, width]
+    const float* alpha;  // [height, width]
+    float* out;          // [height, width]
+};
+
 struct ForegroundJob {
     int height, width;
     const int* radii;
@@ -95,6 +104,7 @@ struct Kernels {
     bool (*all_finite)(const float* values, std::size_t count);
     void (*resize_to_tensor)(const ResizeJob&, int threads);
     void (*guided_coefficients)(const GuidedJob&, int threads);
+    void (*guided_alpha)(const GuidedAlphaJob&, int threads);
     void (*estimate_foreground)(const ForegroundJob&, int threads);
     void (*composite)(const CompositeJob&, int threads);
 };

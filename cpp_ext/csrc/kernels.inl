@@ -25,5 +25,5 @@ static bool all_finite(const float* values, std::size_t count) {
 
 #define FUSEMATTE_KERNELS(name, supported)                                                   \
     {name, supported, FUSEMATTE_ISA::all_finite, FUSEMATTE_ISA::resize_to_tensor,            \
-     FUSEMATTE_ISA::guided_coefficients, FUSEMATTE_ISA::estimate_foreground,                 \
-     FUSEMATTE_ISA::composite}
+     FUSEMATTE_ISA::guided_coefficients, FUSEMATTE_ISA::guided_alpha,                        \
+     FUSEMATTE_ISA::estimate_foreground, FUSEMATTE_ISA::composite}

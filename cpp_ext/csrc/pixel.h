@@ -70,6 +70,50 @@ struct Guided {
     }
 };
 
+// The same with a guide of three channels.
+struct ColorGuided {
+    static constexpr int moments = 13, outputs = 4;
+
+    // I, p, Ip, II; of the symmetric II its upper half: 00, 01, 02, 11, 12, 22
+    FUSEMATTE_INLINE void sample(const float* guide, float alpha, double* out) {
+        const double a = guide[0], b = guide[1], c = guide[2], p = alpha;
+        out[0] = a, out[1] = b, out[2] = c, out[3] = p;
+        out[4] = a * p, out[5] = b * p, out[6] = c * p;
+        out[7] = a * a, out[8] = a * b, out[9] = a * c;
+        out[10] = b * b, out[11] = b * c, out[12] = c * c;
+    }
+
+    // Equations 14 and 15, the 3x3 system by its adjugate; means -> three slopes, offset.
+    FUSEMATTE_INLINE void solve(const double* mean, double epsilon, float* out) {
+        const double a = mean[0], b = mean[1], c = mean[2], p = mean[3];
+        const double ap = mean[4] - a * p, bp = mean[5] - b * p, cp = mean[6] - c * p;
+        const double aa = mean[7] - a * a + epsilon, ab = mean[8] - a * b, ac = mean[9] - a * c;
+        const double bb = mean[10] - b * b + epsilon, bc = mean[11] - b * c;
+        const double cc = mean[12] - c * c + epsilon;
+        const double c0 = bb * cc - bc * bc, c1 = ac * bc - ab * cc, c2 = ab * bc - ac * bb;
+        const double c3 = aa * cc - ac * ac, c4 = ab * ac - aa * bc, c5 = aa * bb - ab * ab;
+        const double scale = 1 / (aa * c0 + ab * c1 + ac * c2);
+        const double sa = (c0 * ap + c1 * bp + c2 * cp) * scale;
+        const double sb = (c1 * ap + c3 * bp + c4 * cp) * scale;
+        const double sc = (c2 * ap + c4 * bp + c5 * cp) * scale;
+        out[0] = static_cast<float>(sa);
+        out[1] = static_cast<float>(sb);
+        out[2] = static_cast<float>(sc);
+        out[3] = static_cast<float>(p - sa * a - sb * b - sc * c);
+    }
+
+    // Equation 16 where the given alpha is unsure; where it is solid the window's means would only
+    // let its surroundings in.
+    FUSEMATTE_INLINE float alpha(const double* mean, const float* guide, float given,
+                                 float certain) {
+        const double filtered =
+            mean[0] * guide[0] + mean[1] * guide[1] + mean[2] * guide[2] + mean[3];
+        const float value = static_cast<float>(filtered < 0 ? 0 : filtered > 1 ? 1 : filtered);
+        const float doubt = (given < 0.5f ? given : 1 - given) / certain;
+        return given + (doubt < 1 ? doubt : 1) * (value - given);
+    }
+};
+
 // Blur fusion: Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
 struct Fusion {
     static constexpr int moments = 7;

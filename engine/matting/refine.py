@@ -1,32 +1,50 @@
-"""Guided-filter refinement: upsamples the network's alpha to the frame's resolution.
+"""Guided-filter refinement: from the network's alpha to one at the frame's resolution.
 
-The guided filter (He, Sun, Tang, TPAMI 2013) models alpha as slope * luma + offset in every window
-and averages both over the windows of a pixel.  We keep the averaged slope but not the averaged
-offset: with offset = alpha - slope * luma the network's alpha is unchanged at its own resolution,
-and the frame's luma only adds finer detail.  Averaging the offset as well would blur alpha by the
-window; benchmarks/bench_refine.py has the figures.
+The guided filter (He, Sun, Tang, TPAMI 2013) models alpha as linear in a guide in every window.  It
+runs twice:
 
-The guide is the luma alone.  A Y'CbCr guide lowers the error of a perfect alpha by an eighth, that
-of the network's alpha not at all, and takes more than twice the time (benchmarks/bench_guide.py).
+1. At the network's resolution with Y'CbCr as guide.  The network's edges are softer than the
+   picture's and off by a pixel; the filter draws them to where the colour changes.  Solid areas
+   stay solid.
+2. From there to the frame's resolution with the luma as guide, slope * luma + offset.  We keep the
+   slope averaged over windows but not the averaged offset: with offset = alpha - slope * luma the
+   first step's alpha is unchanged at its own resolution, and the frame's luma only adds finer
+   detail.  Averaging the offset as well would blur alpha by the window.
+
+benchmarks/results/true-alpha-parts.json has the figures without either, refine.json those of the
+second with a perfect alpha.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fusematte.cpp_ext import Guided, composite, guided_coefficients
-from fusematte.engine.frame import Frame, Matte, Plane
+from fusematte.cpp_ext import Guided, composite, guided_alpha, guided_coefficients
+from fusematte.engine.frame import Frame, Map, Matte, Plane
 
+COLOR_RADIUS = 5
+COLOR_EPSILON = 1e-5
+"""Window and regulariser of the first filter, for a guide in 0..1 at the network's resolution."""
+CERTAIN = 0.05
+"""Alphas nearer to 0 or 1 than this keep more of their value in the first filter."""
 RADIUS = 1
 EPSILON = 1e-3
-"""The guided filter's window and regulariser, for a guide in 0..1 at the network's resolution."""
+"""The same of the second."""
+
+
+def at_edges(matte: Matte, threads: int = 1) -> Map:
+    """The network's alpha, drawn to the picture's edges: [h, w], 0..1."""
+    radius = min(COLOR_RADIUS, *matte.alpha.shape)
+    return guided_alpha(
+        matte.color, matte.alpha, radius, COLOR_EPSILON, certain=CERTAIN, threads=threads
+    )
 
 
 def coefficients(matte: Matte, threads: int = 1) -> Guided:
     """Slope and offset, [h, w] each, at the network's resolution, for ``cpp_ext.composite``."""
-    guide = matte.color[0]
-    slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON, threads=threads)
-    return Guided(slope, matte.alpha - slope * guide)
+    alpha, guide = at_edges(matte, threads), matte.color[0]
+    slope, _ = guided_coefficients(guide, alpha, RADIUS, EPSILON, threads=threads)
+    return Guided(slope, alpha - slope * guide)
 
 
 def refine(frame: Frame, matte: Matte, threads: int = 1) -> Plane:

@@ -33,7 +33,13 @@ from fusematte.engine.cuda.device_pictures import (
 from fusematte.engine.frame import PQ, Frame, Map, Matte, Plane, Planes
 from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.refine import (
+    CERTAIN,
+    COLOR_EPSILON,
+    COLOR_RADIUS,
+    EPSILON,
+    RADIUS,
+)
 from fusematte.engine.pixels.color import enlarge, viewable
 from fusematte.engine.stages.contract import StageOptions
 from fusematte.engine.stages.gpu_maps import (
@@ -92,8 +98,8 @@ class StreamDevice(cuda.Device, Protocol):
 class Network(Protocol):
     """An inference engine as the path uses it.
 
-    takes_guide: whether the engine contains the guided filter: then it reads ``guide`` and writes
-    ``slope`` and ``offset``.
+    takes_guide: whether the engine contains the guided filter in colour: then it reads ``guide``
+    and writes ``guided``.
     captures: whether its launches may be captured in the path's CUDA graphs.
     """
 
@@ -239,8 +245,8 @@ class FramePath:
 
     def _tensors(self) -> dict[str, int]:
         """The addresses of the network's tensors."""
-        names = ("image", "previous", "guide", *Maps._fields, "slope", "offset")
-        maps = self._at | {"guide": self._at["color"]}  # whose first channel is the luma
+        names = ("image", "previous", "guide", *Maps._fields, "guided")
+        maps = self._at | {"guide": self._at["color"]}
         return {name: maps.get(f"displayed_{name}", maps[name]) for name in names}
 
     def begin(self, frame: Frame) -> Slot:
@@ -459,7 +465,8 @@ class FramePath:
         self._resize(self.device, slot.picture, "image", "color")
         self._infer()
         if not self.network.takes_guide:
-            self._filter()
+            self._draw_to_edges()
+        self._filter()
         self._composite(slot)
         self._remember()
 
@@ -473,6 +480,7 @@ class FramePath:
         """Composites with the uploaded alpha; other frames have used the maps in between."""
         self.device.begin_frame()
         self._resize(self.device, slot.picture, "image", "color")
+        self._draw_to_edges()
         self._filter()
         self._composite(slot)
 
@@ -480,6 +488,7 @@ class FramePath:
         """The uploaded alpha at full resolution, for the mask to edit."""
         self.device.begin_frame()
         self._resize(self.device, slot.picture, "image", "color")
+        self._draw_to_edges()
         self._filter()
         assert slot.refined is not None
         cuda.composite(self.device, slot.refined)
@@ -500,10 +509,10 @@ class FramePath:
         if self._turns:
             self._turn("image", self._at["image"], 3, back=False)
             if guided:
-                self._turn("guide", self._at["color"], 1, back=False)
+                self._turn("guide", self._at["color"], 3, back=False)
         self._run_network()
         if self._turns:
-            for name in (*Maps._fields, *(("slope", "offset") if guided else ())):
+            for name in (*Maps._fields, *(("guided",) if guided else ())):
                 self._turn(name, self._at[name], 1, back=True)
 
     def _turn(self, tensor: str, address: int, channels: int, *, back: bool) -> None:
@@ -557,12 +566,21 @@ class FramePath:
         strength = self.options.look.light_wrap
         cuda.light_wrap(device, cuda.WrapJob(*half, radius, at["wrap_taps"], strength, *pointers))
 
-    def _filter(self) -> None:
+    def _draw_to_edges(self) -> None:
+        """The guided filter in colour, ``refine.at_edges``."""
         at, size = self._at, self.size
-        pointers = at["color"], at["alpha"], at["slope"], at["unused_offset"]
+        radius = min(COLOR_RADIUS, *size)
+        pointers = at["color"], at["alpha"], at["guided"]
+        job = cuda.GuidedAlphaJob(*size, radius, CERTAIN, COLOR_EPSILON, *pointers)
+        cuda.guided_alpha(self.device, job)
+
+    def _filter(self) -> None:
+        """The guided filter's coefficients in the luma, ``refine.coefficients``."""
+        at, size = self._at, self.size
+        pointers = at["color"], at["guided"], at["slope"], at["unused_offset"]
         job = cuda.GuidedJob(*size, RADIUS, EPSILON, *pointers)
         cuda.guided_coefficients(self.device, job)
-        cuda.refine_offset(self.device, at["alpha"], at["slope"], at["color"], at["offset"], size)
+        cuda.refine_offset(self.device, at["guided"], at["slope"], at["color"], at["offset"], size)
 
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size

@@ -69,7 +69,9 @@ def frame_maps(size: tuple[int, int]) -> Shapes:
     """The maps of every frame, for the network's size in the frame's orientation."""
     whole, half, (columns, rows) = (1, *size), (size[0] // 2, size[1] // 2), COARSE
     maps: Shapes = dict.fromkeys(("image", "color"), (3, *size))
-    maps |= dict.fromkeys((*Maps._fields, "previous", "slope", "unused_offset", "offset"), whole)
+    maps |= dict.fromkeys(
+        (*Maps._fields, "previous", "guided", "slope", "unused_offset", "offset"), whole
+    )
     maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
     return maps | {"coarse": (3, rows, columns), "flat": (3, 1, 1)}
@@ -77,8 +79,8 @@ def frame_maps(size: tuple[int, int]) -> Shapes:
 
 def displayed_maps(size: tuple[int, int]) -> Shapes:
     """The network's tensors for a frame that is turned, as it is displayed."""
-    names = ("guide", *Maps._fields, "slope", "offset")
-    maps = {"image": (3, *size)} | dict.fromkeys(names, (1, *size))
+    maps: Shapes = dict.fromkeys(("image", "guide"), (3, *size))
+    maps |= dict.fromkeys((*Maps._fields, "guided"), (1, *size))
     return {f"displayed_{name}": shape for name, shape in maps.items()}
 
 

@@ -95,6 +95,12 @@ void compare(const Kernels& ours, int height, int width, int bits, bool halved) 
 
     const int radii[] = {6, 3};
     const auto color = noise<float>(3 * n, 0, 1);
+    std::vector<float> guided[2];
+    for (int k = 0; k < 2; ++k) {
+        guided[k].resize(n);
+        (k ? ours : plain).guided_alpha({h, w, 4, 0.1f, 1e-4, color.data(), alpha.data(), guided[k].data()}, 2);
+    }
+    expect("guided filter, alpha", ours.name, guided[0], guided[1], 1e-3);
     std::vector<float> front[2], back[2];
     for (int k = 0; k < 2; ++k) {
         front[k].resize(3 * n), back[k].resize(3 * n);

@@ -41,6 +41,14 @@ def guided(**changed: object) -> object:
     return cpp_ext.guided_coefficients(**(arguments | changed))
 
 
+def guided_alpha(**changed: object) -> object:
+    arguments = {
+        "guide": floats(3, 5, 4), "alpha": floats(5, 4), "radius": 2, "epsilon": 1e-4,
+        "certain": 0.1,
+    }  # fmt: skip
+    return cpp_ext.guided_alpha(**(arguments | changed))
+
+
 def foreground(**changed: object) -> object:
     arguments = {"color": floats(3, 5, 4), "alpha": floats(5, 4), "radii": (3, 1)}
     return cpp_ext.estimate_foreground(**(arguments | changed))
@@ -54,7 +62,7 @@ def composite(**changed: object) -> object:
     return cpp_ext.composite(**arguments)
 
 
-@pytest.mark.parametrize("call", [resize, guided, foreground, composite])
+@pytest.mark.parametrize("call", [resize, guided, guided_alpha, foreground, composite])
 def test_the_arguments_the_others_spoil_are_good(call: Callable[..., object]) -> None:
     call()
     call(threads=3)
@@ -113,6 +121,11 @@ def test_planes(call: Callable[..., object], planes: object) -> None:
         (guided, "guide", spoiled(float("-inf"))),
         (guided, "guide", floats(4, 5)),
         (guided, "guide", floats(2, 5, 4)),
+        (guided_alpha, "guide", floats(5, 4)),
+        (guided_alpha, "guide", floats(2, 5, 4)),
+        (guided_alpha, "certain", 0.0),
+        (guided_alpha, "certain", 1.5),
+        (guided_alpha, "certain", float("nan")),
         (guided, "guide", [[0.5]]),
         (foreground, "radii", ()),
         (foreground, "radii", (5, 1)),

@@ -134,17 +134,39 @@ def test_guided_coefficients(
     np.testing.assert_allclose(offset, expected[1], rtol=1e-5, atol=1e-5)
 
 
+@relaxed
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**16),
+    data=st.data(),
+)
+def test_guided_alpha(
+    device: ArrayDevice, height: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    radius = data.draw(st.integers(1, min(height, width)))
+    random = np.random.default_rng(seed)
+    guide = random.random((3, height, width), np.float32)
+    alpha = random.random((height, width), np.float32)
+    out = np.empty_like(alpha)
+    pointers = (device.place(array)[0] for array in (guide, alpha, out))
+    job = cuda.GuidedAlphaJob(height, width, radius, 0.1, 1e-4, *pointers)
+    cuda.guided_alpha(device, job)
+    device.fetch(out, job.out)
+    expected = reference.guided_alpha(guide, alpha, radius, 1e-4, 0.1)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
 def test_the_layer_of_tensorrt(device: ArrayDevice) -> None:
-    """The plugin's launches, for a batch: what an engine calls it with."""
     random = np.random.default_rng(0)
-    guide, alpha = (random.random((2, 1, 33, 70), np.float32) for _ in range(2))
-    slope = np.full_like(alpha, np.nan)
-    *addresses, result = (device.place(array)[0] for array in (guide, alpha, slope))
-    run_plugin(device, 2, 1e-3, guide.shape, addresses, result)
-    device.fetch(slope, result)
+    guide, alpha = (random.random((2, channels, 13, 17), np.float32) for channels in (3, 1))
+    guided = np.empty_like(alpha)
+    *addresses, result = (device.place(array)[0] for array in (guide, alpha, guided))
+    run_plugin(device, (2, 0.1, 1e-3), alpha.shape, addresses, result)
+    device.fetch(guided, result)
     for index in range(2):
-        expected, _ = reference.guided_coefficients(guide[index, 0], alpha[index, 0], 2, 1e-3)
-        np.testing.assert_allclose(slope[index, 0], expected, atol=1e-5)
+        expected = reference.guided_alpha(guide[index], alpha[index, 0], 2, 1e-3, 0.1)
+        np.testing.assert_allclose(guided[index, 0], expected, atol=1e-5)
 
 
 @relaxed

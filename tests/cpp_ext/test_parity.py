@@ -95,6 +95,48 @@ def test_guided_coefficients(
         np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
 
 
+@relaxed
+@given(
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    epsilon=st.sampled_from([1e-2, 1e-4, 1e-6]),
+    threads=st.integers(1, 8),
+    data=st.data(),
+)
+def test_guided_alpha(
+    height: int, width: int, epsilon: float, threads: int, data: st.DataObject
+) -> None:
+    radius = data.draw(st.integers(1, min(height, width)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    contrast = data.draw(st.sampled_from([1, 0.01, 0]))
+    guide = (0.9 - contrast * random.random((3, height, width))).astype(np.float32)
+    alpha = random.random((height, width)).astype(np.float32)
+    certain = data.draw(st.sampled_from([0.01, 0.5, 1]))
+    expected = reference.guided_alpha(guide, alpha, radius, epsilon, certain)
+    result = cpp_ext.guided_alpha(guide, alpha, radius, epsilon, certain=certain, threads=threads)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_alpha_is_drawn_to_the_edge_of_any_channel(channel: int) -> None:
+    guide = np.full((3, 40, 50), 0.3, np.float32)
+    guide[channel, :, 20:] = 0.5
+    truth = np.float32(guide[channel] > 0.4)
+    soft = np.float32(np.clip((np.arange(50) - 15) / 8, 0, 1) * np.ones((40, 1)))
+    before, after = (
+        np.abs(alpha - truth).mean()
+        for alpha in (soft, cpp_ext.guided_alpha(guide, soft, 6, 1e-6, certain=0.05))
+    )
+    assert after < 0.7 * before
+
+
+def test_solid_areas_stay_solid() -> None:
+    random = np.random.default_rng(0)
+    guide = random.random((3, 40, 50), np.float32)
+    alpha = np.round(random.random((40, 50), np.float32))
+    np.testing.assert_array_equal(cpp_ext.guided_alpha(guide, alpha, 4, 1e-5, certain=0.05), alpha)
+
+
 def test_the_guided_filter_keeps_a_matte_that_the_guide_explains() -> None:
     guide = np.zeros((40, 50), np.float32)
     guide[:, 20:] = 0.8

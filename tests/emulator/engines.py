@@ -23,7 +23,7 @@ import tensorrt_rtx_bindings
 from fusematte.engine.backends.tensorrt import plugin as tensorrt_plugin
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
 from fusematte.engine.cuda.probe import open_libcuda
-from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 from fusematte.export import build_engine, exporter
 from fusematte.export.build_engine import Engine as Built
 from fusematte.export.build_engine import Sizes
@@ -67,19 +67,13 @@ def remember(built: Callable[..., Built]) -> Callable[..., Built]:
 
 
 def guided_filter(stream: int, addresses: dict[str, int], shapes: dict[str, Shape]) -> None:
-    """The plugin's layer, called as TensorRT calls it, and the offset that follows from it."""
-    layer = tensorrt_plugin._plugin_class(tensorrt_rtx_bindings)(RADIUS, EPSILON)
-    described = [SimpleNamespace(dims=shapes[name]) for name in ("guide", "alpha", "slope")]
-    inputs, outputs = [addresses["guide"], addresses["alpha"]], [addresses["slope"]]
-    layer.enqueue(described[:2], described[2:], inputs, outputs, 0, stream)
-    alpha, slope, guide, offset = (
-        view(addresses[name], shapes[name]) for name in ("alpha", "slope", "guide", "offset")
+    """The plugin's layer, called as TensorRT calls it."""
+    layer = tensorrt_plugin._plugin_class(tensorrt_rtx_bindings)(
+        COLOR_RADIUS, COLOR_EPSILON, CERTAIN
     )
-
-    def finish() -> None:
-        offset[:] = alpha - slope * guide
-
-    schedule(stream, finish)
+    described = [SimpleNamespace(dims=shapes[name]) for name in ("guide", "alpha", "guided")]
+    inputs, outputs = [addresses["guide"], addresses["alpha"]], [addresses["guided"]]
+    layer.enqueue(described[:2], described[2:], inputs, outputs, 0, stream)
 
 
 class Runtime:

@@ -26,12 +26,12 @@ from onnx import TensorProto, helper  # noqa: E402
 from tests.device import compiled_for_the_host  # noqa: E402
 
 from fusematte.cli import main  # noqa: E402
-from fusematte.cpp_ext import guided_coefficients  # noqa: E402
+from fusematte.cpp_ext import guided_alpha  # noqa: E402
 from fusematte.engine.backends.tensorrt import library as tensorrt_library  # noqa: E402
 from fusematte.engine.backends.tensorrt import plugin as tensorrt_plugin  # noqa: E402
 from fusematte.engine.cuda.driver import leave_stream, serve_stream  # noqa: E402
 from fusematte.engine.errors import BackendError, ExportError, ModelError  # noqa: E402
-from fusematte.engine.matting.refine import EPSILON, RADIUS  # noqa: E402
+from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS  # noqa: E402
 from fusematte.engine.models import load_bundle  # noqa: E402
 from fusematte.export import exporter  # noqa: E402
 from fusematte.export.build_engine import Engine, Sizes, build_engine  # noqa: E402
@@ -151,17 +151,17 @@ def test_native_filter_gives_the_kernels_numbers(half: onnx.ModelProto) -> None:
     onnx.checker.check_model(filtered, full_check=True)
     rng = np.random.default_rng(0)
     patches = rng.random((1, 3, 6, 10), np.float32).repeat(16, 2).repeat(16, 3)
-    feeds = {"image": patches, "guide": rng.random((1, 1, 96, 160), np.float32)}
+    feeds = {"image": patches, "guide": rng.random((1, 3, 96, 160), np.float32)}
     if load_bundle().takes_previous:
-        feeds["previous"] = feeds["guide"].copy()
+        feeds["previous"] = feeds["guide"][:, :1].copy()
     session = onnxruntime.InferenceSession(
         filtered.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    alpha, slope, offset = session.run(["alpha", "slope", "offset"], feeds)
-    guide, alpha = feeds["guide"][0, 0], alpha[0, 0]
-    expected, _ = guided_coefficients(guide, alpha, RADIUS, EPSILON)
-    np.testing.assert_allclose(slope[0, 0], expected, atol=2e-4)
-    np.testing.assert_allclose(offset[0, 0], alpha - slope[0, 0] * guide, atol=1e-6)
+    alpha, guided = session.run(["alpha", "guided"], feeds)
+    expected = guided_alpha(
+        feeds["guide"][0], alpha[0, 0], COLOR_RADIUS, COLOR_EPSILON, certain=CERTAIN
+    )
+    np.testing.assert_allclose(guided[0, 0], expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("kind", GUIDED_FILTERS)
@@ -174,17 +174,18 @@ def test_the_filter_comes_off_again(half: onnx.ModelProto, kind: str) -> None:
 def test_the_layer_runs_on_its_streams_device(tmp_path: Path) -> None:
     """TensorRT's own plugin class, called as an engine calls it."""
     library = tensorrt_library.load_library("tensorrt-rtx")
-    layer = tensorrt_plugin._plugin_class(library)(2, 1e-3)
+    layer = tensorrt_plugin._plugin_class(library)(2, 1e-3, 0.1)
     device = compiled_for_the_host(tmp_path)
     rng = np.random.default_rng(0)
-    guide, alpha = (rng.random((1, 1, 33, 70), np.float32) for _ in range(2))
-    slope = np.full_like(alpha, np.nan)
-    described = [SimpleNamespace(dims=guide.shape)]
-    addresses = [guide.ctypes.data, alpha.ctypes.data], [slope.ctypes.data]
+    guide, alpha = (rng.random((2, channels, 33, 70), np.float32) for channels in (3, 1))
+    guided = np.full_like(alpha, np.nan)
+    described = [SimpleNamespace(dims=array.shape) for array in (guide, alpha)]
+    addresses = [guide.ctypes.data, alpha.ctypes.data], [guided.ctypes.data]
     serve_stream(7, device)
     layer.enqueue(described, described, *addresses, 0, 7)
-    expected, _ = guided_coefficients(guide[0, 0], alpha[0, 0], 2, 1e-3)
-    np.testing.assert_allclose(slope[0, 0], expected, atol=1e-5)
+    for index in range(2):
+        expected = guided_alpha(guide[index], alpha[index, 0], 2, 1e-3, certain=0.1)
+        np.testing.assert_allclose(guided[index, 0], expected, atol=1e-5)
     leave_stream(7)
     with pytest.raises(KeyError):
         layer.enqueue(described, described, *addresses, 0, 7)

@@ -27,8 +27,16 @@ from fusematte.engine.models import Bundle
 
 log = logging.getLogger(__name__)
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""BT.709 luma weights, for engines that contain the guided filter."""
+YCBCR = np.array(
+    [
+        [0.2126, 0.7152, 0.0722],
+        [-0.2126 / 1.8556, -0.7152 / 1.8556, 0.5],
+        [0.5, -0.7152 / 1.5748, -0.0722 / 1.5748],
+    ],
+    np.float32,
+)
+"""From R'G'B' to BT.709's Y'CbCr (ITU-R BT.709, item 3.3), for engines that contain the guided
+filter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,8 +302,8 @@ class TensorRtBackend(Backend):
         except Exception:
             self._driver.close()
             raise
-        guided = {"guide"} & set(self._runner.inputs)
-        self.check_ports(set(self._runner.inputs) - guided, set(self._runner.outputs))
+        inputs, outputs = set(self._runner.inputs), set(self._runner.outputs)
+        self.check_ports(inputs - {"guide"} if "guided" in outputs else inputs, outputs)
 
     def _load(self, library: Any, flavour: str, exported: bool) -> None:  # noqa: ANN401
         register_plugin(library)
@@ -344,7 +352,7 @@ class TensorRtBackend(Backend):
     def infer(self, image: Map, previous: Map) -> Maps:
         feeds = self.feeds(image, previous)
         if "guide" in self._runner.inputs:
-            feeds["guide"] = np.tensordot(LUMA, image, (0, 1))[:, None].reshape(previous.shape)
+            feeds["guide"] = np.einsum("gc,nchw->nghw", YCBCR, image)
         with self._driver.current():
             results = self._runner.run(feeds)
         return self.within_range(results[name][0, 0] for name in Maps._fields)

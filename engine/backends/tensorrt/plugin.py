@@ -1,4 +1,4 @@
-"""The guided filter as a TensorRT layer (IPluginV3) that runs the CUDA kernels of ``cpp_ext``."""
+"""The guided filter in colour as a TensorRT layer (IPluginV3), which runs ``cpp_ext``'s kernels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class PluginName(NamedTuple):
     namespace: str
 
 
-PLUGIN = PluginName("FuseMatteGuidedFilter", "1", "fusematte")
+PLUGIN = PluginName("FuseMatteGuidedFilter", "2", "fusematte")
 
 
 def register_plugin(library: Any) -> None:  # noqa: ANN401
     """Registers the plugin with a TensorRT flavour, once per process.
 
     Shape:
-        inputs: guide, alpha [N, 1, h, w], float32; output: slope [N, 1, h, w], float32.
+        inputs: guide [N, 3, h, w], alpha [N, 1, h, w]; output: alpha [N, 1, h, w]; float32.
     """
     registry = library.get_plugin_registry()
     known = registry.get_creator(*PLUGIN)
@@ -48,12 +48,14 @@ def _creator(library: Any) -> Any:  # noqa: ANN401
                 [
                     field("radius", np.array([], np.int32), kinds.INT32),
                     field("epsilon", np.array([], np.float32), kinds.FLOAT32),
+                    field("certain", np.array([], np.float32), kinds.FLOAT32),
                 ]
             )
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:  # noqa: ANN401, ARG002
             values = {entry.name: entry.data for entry in fields}
-            return plugin(int(values["radius"][0]), float(values["epsilon"][0]))
+            epsilon, certain = (float(values[key][0]) for key in ("epsilon", "certain"))
+            return plugin(int(values["radius"][0]), epsilon, certain)
 
     return Creator()
 
@@ -75,10 +77,10 @@ class _GuidedFilter:
     library: Any
     bases: tuple[Any, ...]
 
-    def __init__(self, radius: int, epsilon: float) -> None:
+    def __init__(self, radius: int, epsilon: float, certain: float) -> None:
         for base in self.bases:
             base.__init__(self)
-        self.radius, self.epsilon = radius, epsilon
+        self.radius, self.epsilon, self.certain = radius, epsilon, certain
         self.name, self.plugin_version, self.plugin_namespace = PLUGIN
         self.plugin_name = PLUGIN.name
         self.num_outputs = 1
@@ -87,7 +89,7 @@ class _GuidedFilter:
         return self
 
     def clone(self) -> Any:  # noqa: ANN401
-        return type(self)(self.radius, self.epsilon)
+        return type(self)(self.radius, self.epsilon, self.certain)
 
     def get_output_data_types(self, types: Any) -> Any:  # noqa: ANN401
         return [types[1]]
@@ -112,13 +114,13 @@ class _GuidedFilter:
         return self.clone()
 
     def get_fields_to_serialize(self) -> Any:  # noqa: ANN401
-        kinds = self.library.PluginFieldType
+        kinds, field = self.library.PluginFieldType, self.library.PluginField
+        reals = {"epsilon": self.epsilon, "certain": self.certain}
         return self.library.PluginFieldCollection(
-            [
-                self.library.PluginField("radius", np.array([self.radius], np.int32), kinds.INT32),
-                self.library.PluginField(
-                    "epsilon", np.array([self.epsilon], np.float32), kinds.FLOAT32
-                ),
+            [field("radius", np.array([self.radius], np.int32), kinds.INT32)]
+            + [
+                field(name, np.array([value], np.float32), kinds.FLOAT32)
+                for name, value in reals.items()
             ]
         )
 
@@ -129,25 +131,24 @@ class _GuidedFilter:
         inputs, outputs, _workspace, stream = addresses
         device = device_of(int(stream))
         device.begin_frame()
-        shape = described[0].dims
-        run_plugin(device, self.radius, self.epsilon, shape, inputs, outputs[0])
+        settings = self.radius, self.certain, self.epsilon
+        run_plugin(device, settings, described[1].dims, inputs, outputs[0])
 
 
 def run_plugin(
     device: cuda.Device,
-    radius: int,
-    epsilon: float,
+    settings: tuple[int, float, float],
     shape: Sequence[int],
     inputs: Sequence[int],
-    slope: int,
+    result: int,
 ) -> None:
-    """Launches the kernels for each picture of a batch; addresses are device addresses."""
+    """Launches the kernels for each picture of a batch; addresses are device addresses.
+
+    settings: radius, certain, epsilon; shape: of the alpha.
+    """
+    guide, alpha = inputs
     batch, _, height, width = shape
     area = 4 * height * width
     for index in range(batch):
-        guide, alpha = (address + index * area for address in inputs)
-        offset = device.scratch(area)  # the filter's own offset is not used
-        job = cuda.GuidedJob(
-            height, width, radius, epsilon, guide, alpha, slope + index * area, offset
-        )
-        cuda.guided_coefficients(device, job)
+        planes = guide + index * 3 * area, alpha + index * area, result + index * area
+        cuda.guided_alpha(device, cuda.GuidedAlphaJob(height, width, *settings, *planes))

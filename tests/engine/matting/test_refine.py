@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.helpers import matte_of
 
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame
-from fusematte.engine.matting.refine import EPSILON, coefficients, refine
+from fusematte.engine.matting.refine import EPSILON, at_edges, coefficients, refine
 
 
 def gray_frame(luma: NDArray[np.float64], name: str = "yuv420p") -> Frame:
@@ -54,17 +58,40 @@ def test_the_edge_comes_from_the_picture() -> None:
 
 
 def test_a_flat_picture_adds_nothing() -> None:
-    # No variance: slope 0, and the offset is the network's alpha itself, not a blur of it.
+    # No variance: slope 0, and the offset is the alpha of the first step, not a blur of it.
     frame = gray_frame(np.full((32, 32), 0.5))
-    alpha = np.random.default_rng(0).random((32, 32), np.float32)
-    slope, offset = coefficients(matte_of(frame, alpha))
+    matte = matte_of(frame, np.random.default_rng(0).random((32, 32), np.float32))
+    slope, offset = coefficients(matte)
     np.testing.assert_allclose(slope, 0, atol=1e-6 / EPSILON)
-    np.testing.assert_allclose(offset, alpha, atol=1e-6 / EPSILON)
+    np.testing.assert_allclose(offset, at_edges(matte), atol=1e-6 / EPSILON)
 
 
-def test_at_its_own_resolution_alpha_passes_unchanged() -> None:
+def test_at_its_own_resolution_the_luma_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     frame = gray_frame(rng.random((48, 64)))
-    alpha = rng.random((48, 64), np.float32)
-    got = refine(frame, matte_of(frame, alpha)) / 255
-    assert np.abs(got - alpha).max() < 0.51 / 255 + 1e-5
+    matte = matte_of(frame, rng.random((48, 64), np.float32))
+    got = refine(frame, matte) / 255
+    assert np.abs(got - at_edges(matte)).max() < 0.51 / 255 + 1e-5
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_soft_edges_are_drawn_to_those_of_the_picture(channel: int) -> None:
+    """A network's edge, eight pixels wide and off by one, beside that of a shirt before a wall."""
+    truth = np.zeros((48, 64), np.float32)
+    truth[:, 33:] = 1
+    matte = matte_of(gray_frame(np.zeros((48, 64))), truth)
+    matte.color[channel] = 0.1 + 0.1 * truth
+    soft = np.broadcast_to(np.clip((np.arange(64, dtype=np.float32) - 28) / 8, 0, 1), (48, 64))
+    drawn = at_edges(replace(matte, alpha=np.ascontiguousarray(soft)))
+    assert np.abs(drawn - truth).mean() < 0.7 * np.abs(soft - truth).mean()
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_what_the_network_is_sure_of_stays(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alpha = np.clip(rng.normal(0.5, 1, (24, 33)), 0, 1).astype(np.float32)
+    drawn = at_edges(matte_of(gray_frame(rng.random((24, 33))), alpha))
+    solid = (alpha == 0) | (alpha == 1)
+    np.testing.assert_array_equal(drawn[solid], alpha[solid])
+    assert drawn.min() >= 0 and drawn.max() <= 1

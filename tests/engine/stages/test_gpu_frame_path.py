@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tests.device import HostDevice, compiled_for_the_host
 from tests.helpers import content, make_clip, run_whole
 
-from fusematte.cpp_ext import guided_coefficients
+from fusematte.cpp_ext import guided_alpha
 from fusematte.engine.backends import Maps, sharing
 from fusematte.engine.compositing.backgrounds import open_background
 from fusematte.engine.compositing.composite import Composite, compose
@@ -40,7 +40,7 @@ from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Map, Matte, Vide
 from fusematte.engine.live.session import Session
 from fusematte.engine.matting.mask import Mask
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 from fusematte.engine.media.formats import Encoding
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.media.writer import Writer
@@ -118,14 +118,12 @@ class GuidedNetwork(HostNetwork):
         device: Any,  # noqa: ANN401
     ) -> Callable[[], None]:
         network = super().bind(size, addresses, device)
-        guide, alpha, slope, offset = (
-            at(addresses[name], size) for name in ("guide", "alpha", "slope", "offset")
-        )
+        guide = at(addresses["guide"], (3, *size))
+        alpha, guided = (at(addresses[name], size) for name in ("alpha", "guided"))
 
         def run() -> None:
             network()
-            slope[:] = guided_coefficients(guide, alpha, RADIUS, EPSILON).slope
-            offset[:] = alpha - slope * guide
+            guided[:] = guided_alpha(guide, alpha, COLOR_RADIUS, COLOR_EPSILON, certain=CERTAIN)
 
         return run
 
