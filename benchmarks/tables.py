@@ -282,6 +282,28 @@ def true_alpha_table(results: dict[str, Any]) -> str:
     )
 
 
+def parts_table(results: dict[str, Any]) -> str:
+    """What the parts of training and engine contribute, scored on true alpha."""
+    rows = []
+    for row in results["rows"]:
+        stills, clips = row["stills"], row["clips"]
+        values = (stills[name] for name in ("mad", "mse", "mse_edge", "band_mse"))
+        rows.append(
+            f"{row['model']} | {' | '.join(f'{1000 * value:.2f}' for value in values)} "
+            f"| {stills['grad']:.2f} | {1000 * clips['mse']:.2f} | {100 * clips['dtssd']:.2f} "
+            f"| {row['empty']['p95']:.4f}"
+        )
+    counts = results["rows"][0]["counts"]
+    columns = (
+        "what | MAD | MSE | MSE at edges | MSE in the band | gradient | clips MSE | dtSSD "
+        "| empty rooms: 95th percentile"
+    )
+    return (
+        f"\nOn true alpha ({counts['stills']} stills and {counts['clips']} clips, in f32, units as "
+        f"in the model card):\n\n{grid(columns, rows)}"
+    )
+
+
 def ablation_table(results: Iterable[dict[str, Any]]) -> str:
     """Ablations: one line per network, and one without the guided filter."""
     lines = []
@@ -469,6 +491,8 @@ def _training_tables() -> str:
         tables.append(speed_table(_load("training")))
     if designs := [_load(path.stem) for path in sorted(folder.glob("ablation-*.json"))]:
         tables.append(ablation_table(designs))
+    if (folder / "true-alpha-parts.json").exists():
+        tables.append(parts_table(_load("true-alpha-parts")))
     if (folder / "recurrent.json").exists():
         tables.append(recurrent_table(_load("recurrent")))
     return "\n".join(tables) or "Not measured yet.\n"

@@ -136,7 +136,11 @@ def guided_coefficients(
     Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6 and 8;
     He, Sun, "Fast Guided Filter", 2015.
     """
-    guide, alpha = _guided(guide, 2, alpha, radius, epsilon)
+    alpha = _floats("alpha", alpha, 2)
+    guide = _floats("guide", guide, 2)
+    _check_match("guide", guide, alpha)
+    _check_radius("radius", radius, alpha)
+    _check_epsilon(epsilon)
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
     _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
     return Guided(slope, offset)
@@ -153,16 +157,26 @@ def guided_alpha(
 ) -> Floats:
     """Alpha after the guided filter with a guide of three channels: [h, w], 0..1.
 
-    It is drawn to the edges of the guide, whatever channel shows them.
+    It is drawn to the edges of the guide, whatever channel shows them.  The model is computed at
+    half resolution.
 
     Args:
-        guide: [3, h, w], float32; alpha, radius, epsilon: as for ``guided_coefficients``.
+        guide: [3, h, w], float32; alpha: [h, w], float32; h and w are even.
+        radius: of the window at half resolution, 1 to the shorter side there.
+        epsilon: as for ``guided_coefficients``.
         certain: an alpha that is nearer to 0 or 1 than this, above 0, keeps more of its value, and
             at 0 and 1 all of it: solid areas stay solid.
 
-    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16.
+    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16;
+    He, Sun, "Fast Guided Filter", 2015.
     """
-    guide, alpha = _guided(guide, 3, alpha, radius, epsilon)
+    alpha = _floats("alpha", alpha, 2)
+    if any(side % 2 for side in alpha.shape):
+        raise ValueError(f"alpha: has an odd side, {alpha.shape}")
+    guide = _floats("guide", guide, 3)
+    _check_match("guide", guide, alpha)
+    _check_radius("radius", radius, alpha[::2, ::2])
+    _check_epsilon(epsilon)
     if not (_is_real(certain) and 0 < certain <= 1):
         raise ValueError(f"certain: {certain!r} is not above 0 and up to 1")
     out = np.empty_like(alpha)
@@ -170,17 +184,9 @@ def guided_alpha(
     return out
 
 
-def _guided(
-    guide: Floats, axes: int, alpha: Floats, radius: int, epsilon: float
-) -> tuple[Floats, Floats]:
-    """The guide and the alpha, checked with the guided filter's parameters."""
-    alpha = _floats("alpha", alpha, 2)
-    guide = _floats("guide", guide, axes)
-    _check_match("guide", guide, alpha)
-    _check_radius("radius", radius, alpha)
+def _check_epsilon(epsilon: float) -> None:
     if not (_is_real(epsilon) and math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(f"epsilon: {epsilon!r} is not a number above 0")
-    return guide, alpha
 
 
 def estimate_foreground(

@@ -110,7 +110,7 @@ class GuidedJob(Structure):
 
 
 class GuidedAlphaJob(Structure):
-    """``guide``: [3, height, width]; ``alpha``, ``out``: [height, width]."""
+    """``guide``: [3, height, width]; ``alpha``, ``out``: [height, width]; sides are even."""
 
     _fields_ = [
         ("height", c_int),
@@ -215,25 +215,30 @@ def resize_to_tensor(device: Device, job: ResizeJob) -> None:
 
 def guided_coefficients(device: Device, job: GuidedJob) -> None:
     """See ``fusematte.cpp_ext.guided_coefficients``."""
-    _guided(device, "guided", job, moments=4, outputs=2)
+    columns, rows = _box_blocks(job.height, job.width)
+    area = job.height * job.width
+    sums = c_void_p(device.scratch(sizeof(c_double) * 4 * area))
+    solved = c_void_p(device.scratch(sizeof(c_float) * 2 * area))
+    device.launch("guided_columns", columns, BLOCK, [job, sums])
+    device.launch("guided_solve", rows, BLOCK, [job, sums, solved])
+    device.launch("guided_mean_columns", columns, BLOCK, [job, solved, sums])
+    device.launch("guided_mean", rows, BLOCK, [job, sums])
 
 
 def guided_alpha(device: Device, job: GuidedAlphaJob) -> None:
     """See ``fusematte.cpp_ext.guided_alpha``."""
-    _guided(device, "guided_alpha", job, moments=13, outputs=4)
-
-
-def _guided(
-    device: Device, kernel: str, job: GuidedJob | GuidedAlphaJob, *, moments: int, outputs: int
-) -> None:
-    columns, rows = _box_blocks(job.height, job.width)
-    area = job.height * job.width
-    sums = c_void_p(device.scratch(sizeof(c_double) * moments * area))
-    solved = c_void_p(device.scratch(sizeof(c_float) * outputs * area))
-    device.launch(f"{kernel}_columns", columns, BLOCK, [job, sums])
-    device.launch(f"{kernel}_solve", rows, BLOCK, [job, sums, solved])
-    device.launch(f"{kernel}_mean_columns", columns, BLOCK, [job, solved, sums])
-    device.launch(f"{kernel}_mean", rows, BLOCK, [job, sums])
+    height, width = job.height // 2, job.width // 2
+    columns, rows = _box_blocks(height, width)
+    sums = c_void_p(device.scratch(sizeof(c_double) * 13 * height * width))
+    solved, averaged = (
+        c_void_p(device.scratch(sizeof(c_float) * 4 * height * width)) for _ in range(2)
+    )
+    device.launch("guided_alpha_columns", columns, BLOCK, [job, sums])
+    device.launch("guided_alpha_solve", rows, BLOCK, [job, sums, solved])
+    device.launch("guided_alpha_mean_columns", columns, BLOCK, [job, solved, sums])
+    device.launch("guided_alpha_mean", rows, BLOCK, [job, sums, averaged])
+    whole = _blocks(job.width, job.height)
+    device.launch("guided_alpha_apply", whole, BLOCK, [job, averaged])
 
 
 def estimate_foreground(device: Device, job: ForegroundJob, radii: Sequence[int]) -> None:

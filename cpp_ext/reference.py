@@ -113,7 +113,12 @@ def guided_alpha(
     certain: float,
 ) -> Array:
     """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16, where alpha is unsure."""
-    image, target = guide.astype(np.float64), alpha.astype(np.float64)
+    half, whole = [side // 2 for side in alpha.shape], alpha.shape
+    image, target = (
+        np.stack([resample(area_weights, plane, *half) for plane in planes])
+        for planes in (guide.astype(np.float64), alpha.astype(np.float64)[None])
+    )
+    target = target[0]
     mean, mean_target = box_mean(image, radius), box_mean(target, radius)
     cross = box_mean(image * target, radius) - mean * mean_target
     second = box_mean(image[:, None] * image[None], radius) - mean[:, None] * mean[None]
@@ -121,9 +126,11 @@ def guided_alpha(
     solved = np.linalg.solve(system, np.moveaxis(np.asarray(cross), 0, -1)[..., None])[..., 0]
     slope: Array = np.moveaxis(np.asarray(solved, np.float64), -1, 0)
     offset = mean_target - (slope * mean).sum(0)
-    filtered = (box_mean(slope, radius) * image).sum(0) + box_mean(offset, radius)
-    doubt = np.minimum(np.minimum(target, 1 - target) / certain, 1)
-    return np.asarray(target + doubt * (np.clip(filtered, 0, 1) - target))
+    averaged = (*box_mean(slope, radius), box_mean(offset, radius))
+    *slopes, far = (resample(bilinear_weights, plane, *whole) for plane in averaged)
+    filtered = sum(s * plane for s, plane in zip(slopes, guide, strict=True)) + far
+    doubt = np.minimum(np.minimum(alpha, 1 - alpha) / certain, 1)
+    return np.asarray(alpha + doubt * (np.clip(filtered, 0, 1) - alpha))
 
 
 def estimate_foreground(

@@ -88,8 +88,8 @@ def _plugin(graph: onnx.GraphProto) -> None:
 
 
 def _native(graph: onnx.GraphProto) -> None:
-    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16: the symmetric system of each
-    pixel is solved by its adjugate."""
+    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16, at half resolution: each pixel's
+    symmetric system is solved by its adjugate."""
     emit = _emitter(graph, "guided_filter")
     side = 2 * COLOR_RADIUS + 1
 
@@ -115,18 +115,22 @@ def _native(graph: onnx.GraphProto) -> None:
         graph.initializer.append(tensor)
         return tensor.name
 
+    def half(name: str) -> str:
+        return emit("AveragePool", name, kernel_shape=[2, 2], strides=[2, 2])
+
     epsilon = constant(np.array(COLOR_EPSILON, np.float32), "epsilon")
     axis = constant(np.array([1], np.int64), "axis")
-    channels = []
+    whole_channels = []
     for index in range(3):
         ends = (constant(np.array([index + k], np.int64), f"end_{index}_{k}") for k in range(2))
-        channels.append(emit("Slice", "guide", *ends, axis))
-    means = {name: mean(name) for name in (*channels, "alpha")}
+        whole_channels.append(emit("Slice", "guide", *ends, axis))
+    channels, target = [half(channel) for channel in whole_channels], half("alpha")
+    means = {name: mean(name) for name in (*channels, target)}
     (aa, ab, ac), (bb, bc), (cc,) = (
         [covariance(one, other) for other in channels[index:]] for index, one in enumerate(channels)
     )
     aa, bb, cc = (emit("Add", variance, epsilon) for variance in (aa, bb, cc))
-    cross = [covariance(channel, "alpha") for channel in channels]
+    cross = [covariance(channel, target) for channel in channels]
     m01, m02, m12 = (
         determinant(ac, bc, ab, cc), determinant(ab, bc, ac, bb), determinant(ab, ac, aa, bc),
     )  # fmt: skip
@@ -141,8 +145,14 @@ def _native(graph: onnx.GraphProto) -> None:
 
     whole = dot((aa, ab, ac), adjugate[0])
     slopes = [emit("Div", dot(row, cross), whole) for row in adjugate]
-    offset = emit("Sub", means["alpha"], dot(slopes, [means[channel] for channel in channels]))
-    value = emit("Add", dot([mean(slope) for slope in slopes], channels), mean(offset))
+    offset = emit("Sub", means[target], dot(slopes, [means[channel] for channel in channels]))
+    twice = constant(np.array([1, 1, 2, 2], np.float32), "twice")
+
+    def enlarged(name: str) -> str:
+        return emit("Resize", name, "", twice, mode="linear")
+
+    large = [enlarged(mean(slope)) for slope in slopes]
+    value = emit("Add", dot(large, whole_channels), enlarged(mean(offset)))
     zero, one = (constant(np.array(v, np.float32), f"limit_{v}") for v in (0, 1))
     sharp = emit("Clip", value, zero, one)
     certain = constant(np.array(CERTAIN, np.float32), "certain")

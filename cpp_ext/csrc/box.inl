@@ -108,35 +108,83 @@ static void guided_coefficients(const GuidedJob& job, int threads) {
         });
 }
 
-static void guided_alpha(const GuidedAlphaJob& job, int threads) {
+// Of a plane [2 height, 2 width], the mean of the four samples at (x, y) of half its resolution.
+inline float mean_of_four(const float* plane, int width, int y, int x) {
+    const float* at = plane + std::size_t(4) * y * width + 2 * x;
+    return 0.25f * (at[0] + at[1] + at[2 * width] + at[2 * width + 1]);
+}
+
+// The linear model at half resolution: slopes and offset, averaged, [outputs, height, width].
+inline void color_coefficients(const GuidedAlphaJob& job, float* solved, float* averaged,
+                               int threads) {
     using Filter = ColorGuided;
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    const Buffer solved(sizeof(float) * area * Filter::outputs);
-    float* coefficients = solved.floats();
+    const int height = job.height / 2, width = job.width / 2;
+    const std::size_t area = static_cast<std::size_t>(height) * width;
     box_means<Filter::moments>(
-        job.height, job.width, job.radius, threads,
+        height, width, job.radius, threads,
         [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
-            Filter::sample(guide, job.alpha[at], q);
+            const float guide[3] = {mean_of_four(job.guide, width, y, x),
+                                    mean_of_four(job.guide + 4 * area, width, y, x),
+                                    mean_of_four(job.guide + 8 * area, width, y, x)};
+            Filter::sample(guide, mean_of_four(job.alpha, width, y, x), q);
         },
         [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const std::size_t at = static_cast<std::size_t>(y) * width + x;
             float out[Filter::outputs];
             Filter::solve(mean, job.epsilon, out);
-            for (int k = 0; k < Filter::outputs; ++k) coefficients[k * area + at] = out[k];
+            for (int k = 0; k < Filter::outputs; ++k) solved[k * area + at] = out[k];
         });
     box_means<Filter::outputs>(
-        job.height, job.width, job.radius, threads,
+        height, width, job.radius, threads,
         [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            for (int k = 0; k < Filter::outputs; ++k) q[k] = coefficients[k * area + at];
+            const std::size_t at = static_cast<std::size_t>(y) * width + x;
+            for (int k = 0; k < Filter::outputs; ++k) q[k] = solved[k * area + at];
         },
         [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
-            job.out[at] = Filter::alpha(mean, guide, job.alpha[at], job.certain);
+            const std::size_t at = static_cast<std::size_t>(y) * width + x;
+            for (int k = 0; k < Filter::outputs; ++k)
+                averaged[k * area + at] = static_cast<float>(mean[k]);
         });
+}
+
+static void guided_alpha(const GuidedAlphaJob& job, int threads) {
+    constexpr int outputs = ColorGuided::outputs;
+    const int height = job.height / 2, width = job.width / 2;
+    const std::size_t half = static_cast<std::size_t>(height) * width, area = 4 * half;
+    const Buffer memory(sizeof(float) * 2 * outputs * half);
+    float* const averaged = memory.floats() + outputs * half;
+    color_coefficients(job, memory.floats(), averaged, threads);
+    const int workers = least(threads, job.height), line = padded(width + 2);
+    const Buffer lines(sizeof(float) * outputs * line * workers);
+    // Bilinear: every sample lies a quarter of the way from one of half resolution to another.
+    parallel(workers, job.height, [&](int worker, int begin, int end) {
+        float* const rows = lines.floats() + static_cast<std::size_t>(worker) * outputs * line;
+        for (int y = begin; y < end; ++y) {
+            const int near = y / 2, far = most(0, least(height - 1, y % 2 ? near + 1 : near - 1));
+            for (int k = 0; k < outputs; ++k) {
+                const float* one = averaged + k * half + static_cast<std::size_t>(near) * width;
+                const float* other = averaged + k * half + static_cast<std::size_t>(far) * width;
+                float* row = rows + k * line + 1;
+                for (int x = 0; x < width; ++x) row[x] = 0.75f * one[x] + 0.25f * other[x];
+                row[-1] = row[0], row[width] = row[width - 1];
+            }
+            const std::size_t at = static_cast<std::size_t>(y) * job.width;
+            const float *guide = job.guide + at, *alpha = job.alpha + at;
+            float* out = job.out + at;
+            FUSEMATTE_INDEPENDENT
+            for (int x = 0; x < width; ++x)
+                for (int side = 0; side < 2; ++side) {
+                    float mean[outputs];
+                    for (int k = 0; k < outputs; ++k) {
+                        const float* row = rows + k * line + 1 + x;
+                        mean[k] = 0.75f * row[0] + 0.25f * row[2 * side - 1];
+                    }
+                    const int i = 2 * x + side;
+                    const float color[3] = {guide[i], guide[area + i], guide[2 * area + i]};
+                    out[i] = ColorGuided::alpha(mean, color, alpha[i], job.certain);
+                }
+        }
+    });
 }
 
 // The two colours of every pixel, both [3, height, width].

@@ -165,18 +165,27 @@ __device__ void guided_mean(const GuidedJob& job, const double* sums) {
                  });
 }
 
+// Of a plane [2 height, 2 width], the mean of the four samples at `at` of half its resolution.
+__device__ inline float mean_of_four(const float* plane, int width, std::size_t at) {
+    const float* first = plane + 4 * (at / width) * width + 2 * (at % width);
+    return 0.25f * (first[0] + first[1] + first[2 * width] + first[2 * width + 1]);
+}
+
 __device__ void guided_alpha_columns(const GuidedAlphaJob& job, double* sums) {
+    const int height = job.height / 2, width = job.width / 2;
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     sum_columns<ColorGuided::moments>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
-            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
-            ColorGuided::sample(guide, job.alpha[at], q);
+        height, width, job.radius, sums, [&](std::size_t at, double* q) {
+            const float guide[3] = {mean_of_four(job.guide, width, at),
+                                    mean_of_four(job.guide + area, width, at),
+                                    mean_of_four(job.guide + 2 * area, width, at)};
+            ColorGuided::sample(guide, mean_of_four(job.alpha, width, at), q);
         });
 }
 
 __device__ void guided_alpha_solve(const GuidedAlphaJob& job, const double* sums, float* solved) {
     mean_rows<ColorGuided::moments>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
+        job.height / 2, job.width / 2, job.radius, sums, [&](std::size_t at, const double* mean) {
             ColorGuided::solve(mean, job.epsilon, solved + at * ColorGuided::outputs);
         });
 }
@@ -184,17 +193,18 @@ __device__ void guided_alpha_solve(const GuidedAlphaJob& job, const double* sums
 __device__ void guided_alpha_mean_columns(const GuidedAlphaJob& job, const float* solved,
                                           double* sums) {
     constexpr int count = ColorGuided::outputs;
-    sum_columns<count>(job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
-        for (int k = 0; k < count; ++k) q[k] = solved[at * count + k];
-    });
+    sum_columns<count>(job.height / 2, job.width / 2, job.radius, sums,
+                       [&](std::size_t at, double* q) {
+                           for (int k = 0; k < count; ++k) q[k] = solved[at * count + k];
+                       });
 }
 
-__device__ void guided_alpha_mean(const GuidedAlphaJob& job, const double* sums) {
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+__device__ void guided_alpha_mean(const GuidedAlphaJob& job, const double* sums, float* averaged) {
+    const std::size_t half = static_cast<std::size_t>(job.height / 2) * (job.width / 2);
     mean_rows<ColorGuided::outputs>(
-        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
-            const float guide[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
-            job.out[at] = ColorGuided::alpha(mean, guide, job.alpha[at], job.certain);
+        job.height / 2, job.width / 2, job.radius, sums, [&](std::size_t at, const double* mean) {
+            for (int k = 0; k < ColorGuided::outputs; ++k)
+                averaged[k * half + at] = static_cast<float>(mean[k]);
         });
 }
 
@@ -222,6 +232,19 @@ __device__ inline float sample(const Grid& grid, int channel, int x, int y, int 
     const float above = blend(upper[u.second], upper[u.first], u.fraction);
     const float below = blend(lower[u.second], lower[u.first], u.fraction);
     return blend(below, above, v.fraction);
+}
+
+__device__ void guided_alpha_apply(const GuidedAlphaJob& job, const float* averaged) {
+    const int x = thread_x(), y = thread_y();
+    if (x >= job.width || y >= job.height) return;
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+    const Grid grid{averaged, job.height / 2, job.width / 2};
+    float mean[ColorGuided::outputs];
+    for (int k = 0; k < ColorGuided::outputs; ++k)
+        mean[k] = sample(grid, k, x, y, job.height, job.width);
+    const float color[3] = {job.guide[at], job.guide[area + at], job.guide[2 * area + at]};
+    job.out[at] = ColorGuided::alpha(mean, color, job.alpha[at], job.certain);
 }
 
 template <class T>
@@ -315,8 +338,11 @@ __global__ void guided_alpha_solve(GuidedAlphaJob job, const double* sums, float
 __global__ void guided_alpha_mean_columns(GuidedAlphaJob job, const float* solved, double* sums) {
     device::guided_alpha_mean_columns(job, solved, sums);
 }
-__global__ void guided_alpha_mean(GuidedAlphaJob job, const double* sums) {
-    device::guided_alpha_mean(job, sums);
+__global__ void guided_alpha_mean(GuidedAlphaJob job, const double* sums, float* averaged) {
+    device::guided_alpha_mean(job, sums, averaged);
+}
+__global__ void guided_alpha_apply(GuidedAlphaJob job, const float* averaged) {
+    device::guided_alpha_apply(job, averaged);
 }
 
 // One fusion: `fore` and `back` are the colour itself at first, then the job's own results.

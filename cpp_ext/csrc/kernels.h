@@ -58,7 +58,8 @@ struct GuidedJob {
 };
 
 struct GuidedAlphaJob {
-    int height, width, radius;
+    int height, width;  // both even
+    int radius;         // at half of that resolution
     float certain;
     double epsilon;
     const float* guide;  // [3, height, width]

@@ -103,14 +103,13 @@ struct ColorGuided {
     }
 
     // Equation 16 where the given alpha is unsure; where it is solid the window's means would only
-    // let its surroundings in.
-    FUSEMATTE_INLINE float alpha(const double* mean, const float* guide, float given,
+    // let its surroundings in.  mean: of the outputs.
+    FUSEMATTE_INLINE float alpha(const float* mean, const float* guide, float given,
                                  float certain) {
-        const double filtered =
+        const float filtered =
             mean[0] * guide[0] + mean[1] * guide[1] + mean[2] * guide[2] + mean[3];
-        const float value = static_cast<float>(filtered < 0 ? 0 : filtered > 1 ? 1 : filtered);
         const float doubt = (given < 0.5f ? given : 1 - given) / certain;
-        return given + (doubt < 1 ? doubt : 1) * (value - given);
+        return given + (doubt < 1 ? doubt : 1) * (clamp(filtered, 0.0f, 1.0f) - given);
     }
 };
 

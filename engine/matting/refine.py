@@ -3,9 +3,9 @@
 The guided filter (He, Sun, Tang, TPAMI 2013) models alpha as linear in a guide in every window.  It
 runs twice:
 
-1. At the network's resolution with Y'CbCr as guide.  The network's edges are softer than the
-   picture's and off by a pixel; the filter draws them to where the colour changes.  Solid areas
-   stay solid.
+1. At the network's resolution with Y'CbCr as guide, its model computed at half of that.  The
+   network's edges are softer than the picture's and off by a pixel; the filter draws them to where
+   the colour changes.  Solid areas stay solid.
 2. From there to the frame's resolution with the luma as guide, slope * luma + offset.  We keep the
    slope averaged over windows but not the averaged offset: with offset = alpha - slope * luma the
    first step's alpha is unchanged at its own resolution, and the frame's luma only adds finer
@@ -22,19 +22,19 @@ import numpy as np
 from fusematte.cpp_ext import Guided, composite, guided_alpha, guided_coefficients
 from fusematte.engine.frame import Frame, Map, Matte, Plane
 
-COLOR_RADIUS = 5
+COLOR_RADIUS = 3
 COLOR_EPSILON = 1e-5
-"""Window and regulariser of the first filter, for a guide in 0..1 at the network's resolution."""
+"""Window and regulariser of the first filter, at half the network's resolution."""
 CERTAIN = 0.05
 """Alphas nearer to 0 or 1 than this keep more of their value in the first filter."""
 RADIUS = 1
 EPSILON = 1e-3
-"""The same of the second."""
+"""Those of the second, at the network's resolution.  Guides are in 0..1."""
 
 
 def at_edges(matte: Matte, threads: int = 1) -> Map:
     """The network's alpha, drawn to the picture's edges: [h, w], 0..1."""
-    radius = min(COLOR_RADIUS, *matte.alpha.shape)
+    radius = min(COLOR_RADIUS, *(side // 2 for side in matte.alpha.shape))
     return guided_alpha(
         matte.color, matte.alpha, radius, COLOR_EPSILON, certain=CERTAIN, threads=threads
     )

@@ -569,7 +569,7 @@ class FramePath:
     def _draw_to_edges(self) -> None:
         """The guided filter in colour, ``refine.at_edges``."""
         at, size = self._at, self.size
-        radius = min(COLOR_RADIUS, *size)
+        radius = min(COLOR_RADIUS, *self._half)
         pointers = at["color"], at["alpha"], at["guided"]
         job = cuda.GuidedAlphaJob(*size, radius, CERTAIN, COLOR_EPSILON, *pointers)
         cuda.guided_alpha(self.device, job)

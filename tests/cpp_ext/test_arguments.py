@@ -43,7 +43,7 @@ def guided(**changed: object) -> object:
 
 def guided_alpha(**changed: object) -> object:
     arguments = {
-        "guide": floats(3, 5, 4), "alpha": floats(5, 4), "radius": 2, "epsilon": 1e-4,
+        "guide": floats(3, 6, 4), "alpha": floats(6, 4), "radius": 2, "epsilon": 1e-4,
         "certain": 0.1,
     }  # fmt: skip
     return cpp_ext.guided_alpha(**(arguments | changed))
@@ -121,8 +121,11 @@ def test_planes(call: Callable[..., object], planes: object) -> None:
         (guided, "guide", spoiled(float("-inf"))),
         (guided, "guide", floats(4, 5)),
         (guided, "guide", floats(2, 5, 4)),
-        (guided_alpha, "guide", floats(5, 4)),
-        (guided_alpha, "guide", floats(2, 5, 4)),
+        (guided_alpha, "guide", floats(6, 4)),
+        (guided_alpha, "guide", floats(2, 6, 4)),
+        (guided_alpha, "alpha", floats(5, 4)),
+        (guided_alpha, "radius", 3),
+        (guided_alpha, "epsilon", 0.0),
         (guided_alpha, "certain", 0.0),
         (guided_alpha, "certain", 1.5),
         (guided_alpha, "certain", float("nan")),

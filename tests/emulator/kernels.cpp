@@ -55,6 +55,7 @@ const std::map<std::string, Kernel> kernels = {
     KERNEL(guided_alpha_solve),
     KERNEL(guided_alpha_mean_columns),
     KERNEL(guided_alpha_mean),
+    KERNEL(guided_alpha_apply),
     KERNEL(foreground_columns),
     KERNEL(foreground_solve),
     KERNEL(composite_8),

@@ -177,7 +177,7 @@ def test_the_layer_runs_on_its_streams_device(tmp_path: Path) -> None:
     layer = tensorrt_plugin._plugin_class(library)(2, 1e-3, 0.1)
     device = compiled_for_the_host(tmp_path)
     rng = np.random.default_rng(0)
-    guide, alpha = (rng.random((2, channels, 33, 70), np.float32) for channels in (3, 1))
+    guide, alpha = (rng.random((2, channels, 34, 70), np.float32) for channels in (3, 1))
     guided = np.full_like(alpha, np.nan)
     described = [SimpleNamespace(dims=array.shape) for array in (guide, alpha)]
     addresses = [guide.ctypes.data, alpha.ctypes.data], [guided.ctypes.data]

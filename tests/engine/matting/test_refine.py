@@ -90,8 +90,8 @@ def test_soft_edges_are_drawn_to_those_of_the_picture(channel: int) -> None:
 @settings(max_examples=20, deadline=None)
 def test_what_the_network_is_sure_of_stays(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    alpha = np.clip(rng.normal(0.5, 1, (24, 33)), 0, 1).astype(np.float32)
-    drawn = at_edges(matte_of(gray_frame(rng.random((24, 33))), alpha))
+    alpha = np.clip(rng.normal(0.5, 1, (24, 34)), 0, 1).astype(np.float32)
+    drawn = at_edges(matte_of(gray_frame(rng.random((24, 34))), alpha))
     solid = (alpha == 0) | (alpha == 1)
     np.testing.assert_array_equal(drawn[solid], alpha[solid])
     assert drawn.min() >= 0 and drawn.max() <= 1
