@@ -125,6 +125,11 @@ class ExportError(FuseMatteError):
     exit_code = 9
 
 
+def reason_of(error: BaseException) -> str:
+    """What the system or libav says of an error, without path and number."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def first_line(error: BaseException | None) -> str:
     """The first line of an exception's message that says something, or its type if there is none;
     OpenVINO begins with the places in its own source."""

@@ -32,6 +32,11 @@ class PixelFormat(NamedTuple):
     y_shift: int
     bits: int
 
+    def shapes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The shapes of Y, U and V."""
+        chroma = self.chroma_shape(height, width)
+        return (height, width), chroma, chroma
+
     def chroma_shape(self, height: int, width: int) -> tuple[int, int]:
         """The chroma planes' shape for a luma plane of height x width; odd sizes round up."""
         return -(-height >> self.y_shift), -(-width >> self.x_shift)

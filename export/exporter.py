@@ -22,7 +22,7 @@ import onnx
 from fusematte.engine.backends import BACKENDS, Backend
 from fusematte.engine.backends.onnxruntime_backend import OnnxRuntimeBackend
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
-from fusematte.engine.errors import ExportError, OutputError, UsageError
+from fusematte.engine.errors import ExportError, OutputError, UsageError, reason_of
 from fusematte.engine.frame import Map
 from fusematte.engine.media.files import part_of
 from fusematte.engine.models import Bundle, load_bundle
@@ -38,7 +38,6 @@ from fusematte.training.weights import load_averaged_network, load_network
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "fp16", "int8")
 FRAMES = 16
 """Number of frames; int8 is calibrated on every other one and checked on the rest."""
 TIMED_RUNS = 21
@@ -167,7 +166,7 @@ def export(request: Request, folder: Path, tell: Callable[[str], None] = _ignore
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError as error:
-        raise OutputError.at(folder, f"cannot be written: {error.strerror or error}") from error
+        raise OutputError.at(folder, f"cannot be written: {reason_of(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest

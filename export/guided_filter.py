@@ -19,8 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
 from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 
-GUIDED_FILTERS = ("external", "native", "plugin")
-
 
 def add_guided_filter(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     """A copy of the network with the guided filter behind its alpha, in fp32."""

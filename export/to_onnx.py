@@ -29,7 +29,7 @@ class RuntimeNetwork(nn.Module):
         return prediction.alpha, prediction.foreground, prediction.background, prediction.beta
 
 
-def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = True) -> None:
+def export_onnx(network: LateFusionNetwork, path: Path) -> None:
     """Writes ``network`` to ``path``.
 
     The graph keeps the parameters' names and its batch norms, so that training can continue from
@@ -38,8 +38,8 @@ def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = 
     Inputs: ``image`` [N, 3, H, W], RGB, 0..1, and, where the network takes it, ``previous``
     [N, 1, H, W], 0..1.  Outputs: ``alpha``, ``foreground``, ``background``, ``beta``, [N, 1, H, W].
 
-    half_weights: store convolution weights as fp16 with a cast to fp32, which halves the file size;
-    the network still computes in fp32.
+    Convolution weights are stored as fp16 with a cast to fp32, which halves the file size; the
+    network still computes in fp32.
     """
     network.eval()
     names = ("image", "previous") if network.config.previous_alpha else ("image",)
@@ -64,8 +64,7 @@ def export_onnx(network: LateFusionNetwork, path: Path, *, half_weights: bool = 
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces with the exporting machine's paths
-    if half_weights:
-        _store_weights_as_half(model)
+    _store_weights_as_half(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, path)
 

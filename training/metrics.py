@@ -91,14 +91,14 @@ def gradient_magnitude(alpha: Map, sigma: float = GRADIENT_SIGMA) -> Map:
     return np.hypot(x, y)
 
 
-def connectivity(alpha: Map, truth: Map, step: float = CONNECTIVITY_STEP) -> tuple[Map, Map]:
+def connectivity(alpha: Map, truth: Map) -> tuple[Map, Map]:
     """Degree of connectivity of each pixel of both mattes to their common region, 0..1.
 
     The level of a pixel is the highest threshold at which it still belongs to the largest connected
     region (of four neighbours) where both alphas reach the threshold.
     """
     level = np.full(truth.shape, -1.0)
-    thresholds = np.arange(0, 1 + step / 2, step)
+    thresholds = np.arange(0, 1 + CONNECTIVITY_STEP / 2, CONNECTIVITY_STEP)
     for below, threshold in pairwise(thresholds):
         both = ((alpha >= threshold) & (truth >= threshold)).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)

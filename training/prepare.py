@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fusematte.engine.errors import OutputError
+from fusematte.engine.errors import OutputError, reason_of
 from fusematte.engine.media.files import part_of
 from fusematte.training.errors import DataError
 from fusematte.training.geometry import Picture
@@ -87,7 +87,7 @@ def prepare(
         for stem, members in stems.items():
             _write_shards(stem, members, output, storage, prepared, count)
     except OSError as error:
-        raise OutputError.at(output, f"cannot be written: {error.strerror or error}") from error
+        raise OutputError.at(output, f"cannot be written: {reason_of(error)}") from error
     if not prepared.samples:
         raise DataError(
             f"none of {len(prepared.skipped)} samples could be used: {prepared.skipped[0]}"

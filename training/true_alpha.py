@@ -27,8 +27,6 @@ Map = NDArray[np.floating]
 STILLS, CLIPS, FRAMES = 200, 10, 60
 HEIGHT, WIDTH = 540, 960
 SEED = 2026
-RATE = 30
-"""Frames per second of the clips."""
 BANDS = (4, 12, 25)
 """Distances in pixels from the true transition by which the squared error is split."""
 CAMERA_NOISE = 3.0

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusematte.engine.errors import reason_of
+
 log = logging.getLogger(__name__)
 
 MAGIC = b"FUSEMATTE-CACHE-1\n"
@@ -88,7 +90,7 @@ class Cache:
                 log.warning(
                     "%s: the cache cannot be written (%s), so every start is slower; set "
                     "FUSEMATTE_CACHE to a writable folder",
-                    self.folder, error.strerror,
+                    self.folder, reason_of(error),
                 )  # fmt: skip
             _reported.add(self.folder)
             return False

@@ -55,16 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--background", "-b", action="append", metavar="BG",
         help="as for run (blur); with several, key b switches to the next one",
     )  # fmt: skip
-    parser.add_argument(
-        "--virtual-camera", nargs="?", const="", metavar="DEVICE",
-        help="act as a camera for other programs (v4l2loopback, OBS); (the first free one)",
-    )  # fmt: skip
-    parser.add_argument("--preview", action="store_true", help="show the result in a window")
-    parser.add_argument(
-        "--output", "-o", action="append", default=[], metavar="OUT",
-        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP; ndi://NAME); "
-        "repeatable",
-    )  # fmt: skip
+    _add_outputs(parser)
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
         help="latency budget; a smaller network holds it when the machine is busy (one frame)",
@@ -82,16 +73,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=text_of(parse_size), metavar="WxH", help="frame size requested from a camera"
     )
     parser.add_argument(
-        "--fps",
-        type=text_of(parse_frame_rate),
-        metavar="N",
+        "--fps", type=text_of(parse_frame_rate), metavar="N",
         help="frame rate requested from a camera",
-    )
+    )  # fmt: skip
     add_job_options(parser, *LOOK, *MASK)
     add_model_options(parser)
     add_json_option(parser)
     keys = ", ".join(f"{key} {what}" for key, what in KEYS.items())
     parser.epilog = f"keys, in the terminal or the window: {keys}\n\n{parser.epilog}"
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--virtual-camera", nargs="?", const="", metavar="DEVICE",
+        help="act as a camera for other programs (v4l2loopback, OBS); (the first free one)",
+    )  # fmt: skip
+    parser.add_argument("--preview", action="store_true", help="show the result in a window")
+    parser.add_argument(
+        "--output", "-o", action="append", default=[], metavar="OUT",
+        help="a file, or a URL to stream to (rtmp, rtsp, srt, tcp, udp; http is WHIP; ndi://NAME); "
+        "repeatable",
+    )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:

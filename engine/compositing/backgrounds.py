@@ -21,6 +21,7 @@ from fusematte.engine.errors import (
     FuseMatteError,
     InputError,
     TruncatedInputError,
+    reason_of,
 )
 from fusematte.engine.frame import Frame, Map, Matte, Planes
 from fusematte.engine.media.files import (
@@ -334,7 +335,7 @@ def _open_file(path: str) -> Background:
         reason = error
     if is_known_picture(path):  # libav would decode what the picture reader refuses
         raise BackgroundError(
-            f"background {path!r} cannot be read: {reason.strerror or reason}",
+            f"background {path!r} cannot be read: {reason_of(reason)}",
             path=path,
             option="background",
         )

@@ -74,21 +74,14 @@ def compose(
     pixels = background.render(frame, matte)
     own, lit = _foreground_shifts(frame, matte, None if transparent else pixels, look, threads)
 
+    # Without keep_solid the shift, interpolated from a small picture, spills into opaque areas.
     def layer(pixels: BackgroundPixels | None, shift: Map, *, keep_solid: bool) -> Planes:
         planes = new_planes(frame)
         kernels.composite(
-            frame.planes,
-            slope,
-            offset,
-            pixels,
-            levels=frame.levels,
-            shift=shift,
-            # The shift is interpolated from a small picture and would spill into opaque areas.
-            keep_solid=keep_solid,
-            out=planes,
-            alpha=alpha,
-            threads=threads,
-        )
+            frame.planes, slope, offset, pixels,
+            levels=frame.levels, shift=shift, keep_solid=keep_solid,
+            out=planes, alpha=alpha, threads=threads,
+        )  # fmt: skip
         return planes
 
     colors = layer(None, own, keep_solid=not look.despill) if with_foreground else None

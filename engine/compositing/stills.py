@@ -17,31 +17,24 @@ from fusematte.engine.pixels.color import STRIP, frame_from_rgb
 
 
 def compose_picture(
-    picture: NDArray[np.uint8],
-    matter: Matter,
-    background: Background,
-    look: Look = PLAIN,
-    selection: Selection = (),
+    picture: NDArray[np.uint8], matter: Matter, background: Background, look: Look = PLAIN
 ) -> NDArray[np.uint8]:
     """Composites the people in an RGB picture [H, W, 3], uint8, over a background.
-
-    selection: see ``matte_picture``.
 
     Shape:
         output: [H, W, 3], RGB; over ``transparent`` [H, W, 4], RGBA with straight alpha; over
         ``mask`` [H, W], the alpha.
     """
-    return compose_still(frame_from_rgb(picture), matter, background, look, selection)
+    return compose_still(frame_from_rgb(picture), matter, background, look, ())
 
 
 def compose_still(
-    frame: Frame,
-    matter: Matter,
-    background: Background,
-    look: Look = PLAIN,
-    selection: Selection = (),
+    frame: Frame, matter: Matter, background: Background, look: Look, selection: Selection
 ) -> NDArray[np.uint8]:
-    """As ``compose_picture``, of a frame in 4:4:4."""
+    """As ``compose_picture``, of a frame in 4:4:4.
+
+    selection: what to keep of it; see ``matte_picture``.
+    """
     if background.content == "gray":
         return still_alpha(frame, matter, look.mask, selection)
     made = compose(frame, matte_still(frame, matter, selection), background, look=look).frame

@@ -40,7 +40,7 @@ class _Elsewhere:
 
 def stand_ins(format: PixelFormat, height: int, width: int) -> Planes:
     """Planes with a shape but no pixels; reading them raises TypeError."""
-    shapes = (height, width), *[format.chroma_shape(height, width)] * 2
+    shapes = format.shapes(height, width)
     return cast(Planes, tuple(_Elsewhere(shape, format.dtype) for shape in shapes))
 
 

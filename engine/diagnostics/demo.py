@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import OutputError, UsageError, reason_of
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import Progress, Report, run_once
 from fusematte.engine.media.files import make_folder, write_png
@@ -98,7 +98,7 @@ def _write_clip(path: Path, pictures: Iterator[Picture]) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
             container.mux(stream.encode(None))
     except OSError as error:
-        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be written: {reason_of(error)}") from error
 
 
 def contact_sheet(videos: list[Path]) -> Picture:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import OutputError, UsageError, reason_of
 from fusematte.engine.jobs.measures import Measure
 from fusematte.engine.media.locks import FolderLock, sync_folder
 from fusematte.engine.media.notices import Notice
@@ -80,7 +80,7 @@ class Journal:
             self._hold()
             self._clear()
         except OSError as error:
-            raise OutputError.at(self._folder, f"cannot be created: {error.strerror}") from error
+            raise OutputError.at(self._folder, f"cannot be created: {reason_of(error)}") from error
         self._append(header)
 
     def read(self) -> tuple[Header, list[Record]] | None:
@@ -152,7 +152,7 @@ class Journal:
                 os.fsync(file.fileno())
             sync_folder(self._folder)
         except OSError as error:
-            raise OutputError.at(self._path, f"cannot be written: {error.strerror}") from error
+            raise OutputError.at(self._path, f"cannot be written: {reason_of(error)}") from error
 
 
 _OURS = re.compile(r"journal\.jsonl|\d{6}-\w*output\.\w+(\.part)?")

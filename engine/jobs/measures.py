@@ -78,7 +78,7 @@ class Suspect(NamedTuple):
     severity: float
 
 
-def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspect]:
+def suspects(measures: Sequence[Measure]) -> list[Suspect]:
     """The frames to check, in order; of neighbouring frames only the worst."""
     found = sorted(
         [*_jumps(measures), *_unsure(measures), *_doubted(measures)], key=lambda s: -s.severity
@@ -87,7 +87,7 @@ def suspects(measures: Sequence[Measure], most: int = MOST_FRAMES) -> list[Suspe
     for suspect in found:
         if all(abs(suspect.frame - other.frame) > NEIGHBOURS for other in chosen):
             chosen.append(suspect)
-    return sorted(chosen[:most])
+    return sorted(chosen[:MOST_FRAMES])
 
 
 def _doubted(measures: Sequence[Measure]) -> Iterable[Suspect]:

@@ -2,6 +2,8 @@
 journals and cluster tasks.
 """
 
+# ruff: noqa: RUF009  (`_option` makes fields, as `field` does)
+
 from __future__ import annotations
 
 import re
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
@@ -25,6 +27,7 @@ from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.stages.contract import StageOptions
 
 StrPath = str | PathLike[str]
+T = TypeVar("T")
 
 
 def parse_time(text: str) -> Fraction:
@@ -69,16 +72,19 @@ def parse_frame_rate(text: str) -> Fraction:
     return rate
 
 
-def _argument(
+def _option(
+    default: T,
     help: str,
     *,
     metavar: str | None = None,
     parse: Callable[[str], object] | None = None,
     choices: tuple[str, ...] | None = None,
-) -> dict[str, Any]:
-    """Keyword arguments of ``argparse`` for a field."""
+) -> T:
+    """A field with the keyword arguments that ``argparse`` gets for it."""
     given = {"help": help, "metavar": metavar, "type": parse, "choices": choices}
-    return {name: value for name, value in given.items() if value is not None}
+    metadata = {name: value for name, value in given.items() if value is not None}
+    option: T = field(default=default, metadata=metadata)
+    return option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,187 +95,121 @@ class JobOptions:
     default gives ``--no-...``.
     """
 
-    background: StrPath = field(
-        default="green",
-        metadata=_argument(
-            "new background: green, #rrggbb, blur[:sigma], transparent, mask (only the alpha, as "
-            "grayscale), a picture, or a video, which is looped (green)",
-            metavar="BG",
-        ),
+    background: StrPath = _option(
+        "green",
+        "new background: green, #rrggbb, blur[:sigma], transparent, mask (only the alpha, as "
+        "grayscale), a picture, or a video, which is looped (green)",
+        metavar="BG",
     )
-    light_wrap: float = field(
-        default=0.0,
-        metadata=_argument(
-            "strength of the new background's light on a person's edges, 0 to 1 (0)",
-            metavar="SHARE",
-            parse=float,
-        ),
+    light_wrap: float = _option(
+        0.0,
+        "strength of the new background's light on a person's edges, 0 to 1 (0)",
+        metavar="SHARE",
+        parse=float,
     )
-    despill: float = field(
-        default=0.0,
-        metadata=_argument(
-            "remove the old background's colour cast, 0 to 1 (0)", metavar="SHARE", parse=float
-        ),
+    despill: float = _option(
+        0.0, "remove the old background's colour cast, 0 to 1 (0)", metavar="SHARE", parse=float
     )
-    invert: bool = field(
-        default=False, metadata=_argument("keep the background, remove the person")
+    invert: bool = _option(False, "keep the background, remove the person")
+    grow: int = _option(
+        0, "grow the matte by PX pixels; negative values shrink it (0)", metavar="PX", parse=int
     )
-    grow: int = field(
-        default=0,
-        metadata=_argument(
-            "grow the matte by PX pixels; negative values shrink it (0)", metavar="PX", parse=int
-        ),
+    feather: float = _option(
+        0.0, "soften the edges of the matte: sigma in pixels (0)", metavar="PX", parse=float
     )
-    feather: float = field(
-        default=0.0,
-        metadata=_argument(
-            "soften the edges of the matte: sigma in pixels (0)", metavar="PX", parse=float
-        ),
+    min_alpha: float = _option(
+        0.0, "set alpha below this value to 0, 0 to 1 (0)", metavar="SHARE", parse=float
     )
-    min_alpha: float = field(
-        default=0.0,
-        metadata=_argument(
-            "set alpha below this value to 0, 0 to 1 (0)", metavar="SHARE", parse=float
-        ),
+    keep: tuple[str, ...] = _option(
+        (),
+        "keep the person or thing there, and follow it; in pixels or shares of the picture; "
+        "can be given again",
+        metavar="X,Y[@TIME]",
     )
-    keep: tuple[str, ...] = field(
-        default=(),
-        metadata=_argument(
-            "keep the person or thing there, and follow it; in pixels or shares of the picture; "
-            "can be given again",
-            metavar="X,Y[@TIME]",
-        ),
+    drop: tuple[str, ...] = _option(
+        (), "do not keep the person there; can be given again", metavar="X,Y[@TIME]"
     )
-    drop: tuple[str, ...] = field(
-        default=(),
-        metadata=_argument(
-            "do not keep the person there; can be given again", metavar="X,Y[@TIME]"
-        ),
+    keep_box: tuple[str, ...] = _option(
+        (), "keep what is in this box; can be given again", metavar="X,Y,W,H[@TIME]"
     )
-    keep_box: tuple[str, ...] = field(
-        default=(),
-        metadata=_argument(
-            "keep what is in this box; can be given again", metavar="X,Y,W,H[@TIME]"
-        ),
+    keep_mask: StrPath | None = _option(
+        None, "keep what is white in this picture of the first frame", metavar="PICTURE"
     )
-    keep_mask: StrPath | None = field(
-        default=None,
-        metadata=_argument(
-            "keep what is white in this picture of the first frame", metavar="PICTURE"
-        ),
+    prompts: StrPath | None = _option(
+        None, "a JSON file of what to keep and to drop, and when", metavar="FILE"
     )
-    prompts: StrPath | None = field(
-        default=None,
-        metadata=_argument("a JSON file of what to keep and to drop, and when", metavar="FILE"),
+    smoothing: bool = _option(
+        False, "reduce flicker where the picture stands still and the network is unsure"
     )
-    smoothing: bool = field(
-        default=False,
-        metadata=_argument(
-            "reduce flicker where the picture stands still and the network is unsure"
-        ),
+    lookahead: int = _option(
+        0, "smooth with the next N frames as well, 0 to 30 (0)", metavar="N", parse=int
     )
-    lookahead: int = field(
-        default=0,
-        metadata=_argument(
-            "smooth with the next N frames as well, 0 to 30 (0)", metavar="N", parse=int
-        ),
+    quality: Quality = _option(
+        "normal",
+        "high: the network sees twice the detail, and takes twice as long (normal)",
+        choices=tuple(AREAS),
     )
-    quality: Quality = field(
-        default="normal",
-        metadata=_argument(
-            "high: the network sees twice the detail, and takes twice as long (normal)",
-            choices=tuple(AREAS),
-        ),
+    network_every: int = _option(
+        4,
+        "on a CPU, let up to N - 1 frames between two that the network mattes follow the "
+        "motion, 1 to 8; 1: none (4)",
+        metavar="N",
+        parse=int,
     )
-    network_every: int = field(
-        default=4,
-        metadata=_argument(
-            "on a CPU, let up to N - 1 frames between two that the network mattes follow the "
-            "motion, 1 to 8; 1: none (4)",
-            metavar="N",
-            parse=int,
-        ),
+    alpha_output: StrPath | None = _option(
+        None, "also write the alpha as grayscale video", metavar="PATH"
     )
-    alpha_output: StrPath | None = field(
-        default=None, metadata=_argument("also write the alpha as grayscale video", metavar="PATH")
+    foreground_output: StrPath | None = _option(
+        None, "also write the foreground colours, without alpha", metavar="PATH"
     )
-    foreground_output: StrPath | None = field(
-        default=None,
-        metadata=_argument("also write the foreground colours, without alpha", metavar="PATH"),
+    rgba_output: StrPath | None = _option(
+        None, "also write the foreground with alpha: .mov, .webm, .mkv or pictures", metavar="PATH"
     )
-    rgba_output: StrPath | None = field(
-        default=None,
-        metadata=_argument(
-            "also write the foreground with alpha: .mov, .webm, .mkv or pictures", metavar="PATH"
-        ),
+    codec: str | None = _option(None, "video encoder of OUT (libx264; libvpx-vp9 for .webm)")
+    pixel_format: str | None = _option(
+        None, "pixel format of OUT, as FFmpeg names it", metavar="FMT"
     )
-    codec: str | None = field(
-        default=None, metadata=_argument("video encoder of OUT (libx264; libvpx-vp9 for .webm)")
+    crf: int | None = _option(
+        None, "constant quality; lower is better (depends on codec)", parse=int
     )
-    pixel_format: str | None = field(
-        default=None, metadata=_argument("pixel format of OUT, as FFmpeg names it", metavar="FMT")
+    bitrate: int | None = _option(
+        None, "bitrate of OUT, instead of --crf: 800k, 8M", metavar="N", parse=parse_bitrate
     )
-    crf: int | None = field(
-        default=None,
-        metadata=_argument("constant quality; lower is better (depends on codec)", parse=int),
+    preset: str | None = _option(None, "encoder preset (veryfast)")
+    alpha_mode: AlphaMode | None = _option(
+        None,
+        "alpha of picture sequences (.exr: premultiplied; .png, .tiff: straight)",
+        choices=ALPHA_MODES,
     )
-    bitrate: int | None = field(
-        default=None,
-        metadata=_argument(
-            "bitrate of OUT, instead of --crf: 800k, 8M", metavar="N", parse=parse_bitrate
-        ),
+    audio: AudioMode | bool = _option(
+        "convert",
+        "convert: copy audio, and convert what OUT cannot hold; copy: never convert; none: no "
+        "audio (convert)",
+        choices=AUDIO_MODES,
     )
-    preset: str | None = field(default=None, metadata=_argument("encoder preset (veryfast)"))
-    alpha_mode: AlphaMode | None = field(
-        default=None,
-        metadata=_argument(
-            "alpha of picture sequences (.exr: premultiplied; .png, .tiff: straight)",
-            choices=ALPHA_MODES,
-        ),
+    start: Fraction | float | None = _option(
+        None, "start at TIME: 75, 1:15 or 0:01:15.0", metavar="TIME", parse=parse_time
     )
-    audio: AudioMode | bool = field(
-        default="convert",
-        metadata=_argument(
-            "convert: copy audio, and convert what OUT cannot hold; copy: never convert; none: "
-            "no audio (convert)",
-            choices=AUDIO_MODES,
-        ),
+    end: Fraction | float | None = _option(
+        None, "end before TIME", metavar="TIME", parse=parse_time
     )
-    start: Fraction | float | None = field(
-        default=None,
-        metadata=_argument(
-            "start at TIME: 75, 1:15 or 0:01:15.0", metavar="TIME", parse=parse_time
-        ),
+    frame_rate: Fraction | None = _option(
+        None,
+        "frame rate of picture sequences: 24, 30000/1001 (25)",
+        metavar="N",
+        parse=parse_frame_rate,
     )
-    end: Fraction | float | None = field(
-        default=None, metadata=_argument("end before TIME", metavar="TIME", parse=parse_time)
+    model: StrPath = _option(DEFAULT_MODEL, f"a shipped model or a bundle folder ({DEFAULT_MODEL})")
+    backend: str = _option(
+        "auto",
+        "inference backend, as in openvino:gpu; doctor lists them (the fastest)",
+        metavar="NAME[:DEVICE]",
     )
-    frame_rate: Fraction | None = field(
-        default=None,
-        metadata=_argument(
-            "frame rate of picture sequences: 24, 30000/1001 (25)",
-            metavar="N",
-            parse=parse_frame_rate,
-        ),
-    )
-    model: StrPath = field(
-        default=DEFAULT_MODEL,
-        metadata=_argument(f"a shipped model or a bundle folder ({DEFAULT_MODEL})"),
-    )
-    backend: str = field(
-        default="auto",
-        metadata=_argument(
-            "inference backend, as in openvino:gpu; doctor lists them (the fastest)",
-            metavar="NAME[:DEVICE]",
-        ),
-    )
-    threads: int | None = field(
-        default=None,
-        metadata=_argument(
-            "CPU threads for inference (as tune found best, else half of the processors)",
-            metavar="N",
-            parse=int,
-        ),
+    threads: int | None = _option(
+        None,
+        "CPU threads for inference (as tune found best, else half of the processors)",
+        metavar="N",
+        parse=int,
     )
 
     def __post_init__(self) -> None:

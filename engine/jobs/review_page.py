@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import FuseMatteError, OutputError
+from fusematte.engine.errors import FuseMatteError, OutputError, reason_of
 from fusematte.engine.jobs.measures import JUMP, UNSURE, Measure, Suspect, suspects
 from fusematte.engine.media.files import jpeg, write_whole
 from fusematte.engine.media.reader import Reader
@@ -142,7 +142,7 @@ def check_folder(path: str | PathLike[str]) -> Path:
         probe.unlink()
     except OSError as error:
         raise OutputError.at(
-            folder, f"the report cannot be written: {error.strerror}", option="report"
+            folder, f"the report cannot be written: {reason_of(error)}", option="report"
         ) from error
     return folder
 

@@ -351,8 +351,7 @@ def work(
 
     measures = Measures(span) if measured else None
     busy: dict[str, float] = {}
-    files = {"output": output, **options.further_outputs}
-    damaged = False
+    files, damaged = {"output": output, **options.further_outputs}, False
     try:
         with collected() as notices:
             busy = run_once(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import fspath
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from av.codec.hwaccel import HWAccel
 
@@ -228,38 +228,34 @@ def open_outputs(
         UsageError: an option or a combination of options is invalid.
         OutputError: an output cannot be written.
     """
-    content = content_over(options.background)
-    transparent = content == "rgba"
-    if options.alpha_mode is not None and not transparent and options.rgba_output is None:
+    content, mode = content_over(options.background), options.alpha_mode
+    if mode is not None and content != "rgba" and options.rgba_output is None:
         raise UsageError(
             "--alpha-mode: no output has an alpha",
             remedy="use --background transparent or --rgba-output",
             option="alpha_mode",
         )
-    open_one = partial(open_output, like=info)
-    mode = options.alpha_mode
 
-    def opened(writer: AnyWriter) -> AnyWriter:
+    def opened(path: StrPath, **settings: Any) -> AnyWriter:  # noqa: ANN401
+        writer = open_output(path, info, **settings)
         stack.push(writer)
         return writer
 
     composite = opened(
-        open_one(
-            output,
-            content=content,
-            alpha_mode=mode if transparent else None,
-            encoding=options.encoding,
-            audio=audio_mode(options.audio) if whole else "none",
-            subtitles=whole,
-            hardware=encoder,
-        )
+        output,
+        content=content,
+        alpha_mode=mode if content == "rgba" else None,
+        encoding=options.encoding,
+        audio=audio_mode(options.audio) if whole else "none",
+        subtitles=whole,
+        hardware=encoder,
     )
     alpha, foreground, rgba = options.alpha_output, options.foreground_output, options.rgba_output
     return Outputs(
         composite,
-        opened(open_one(alpha, content="gray")) if alpha else None,
-        opened(open_one(foreground)) if foreground else None,
-        opened(open_one(rgba, content="rgba", alpha_mode=mode)) if rgba else None,
+        opened(alpha, content="gray") if alpha else None,
+        opened(foreground) if foreground else None,
+        opened(rgba, content="rgba", alpha_mode=mode) if rgba else None,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import InputError, UsageError
+from fusematte.engine.errors import InputError, UsageError, reason_of
 from fusematte.engine.frame import Frame
 from fusematte.engine.media.files import is_animated, read_image
 from fusematte.engine.pixels.color import frame_from_rgb
@@ -28,7 +28,7 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     try:
         picture, animated = read_image(path), is_animated(path)
     except OSError as error:
-        raise InputError.at(path, f"{error.strerror or error}") from error
+        raise InputError.at(path, reason_of(error)) from error
     if animated:
         log.warning("%s: is animated: only its first picture is read", path)
     return picture

@@ -21,7 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from fusematte.engine.errors import InputError, TruncatedInputError, UsageError
+from fusematte.engine.errors import InputError, TruncatedInputError, UsageError, reason_of
 from fusematte.engine.frame import PIXEL_FORMATS, Frame, displayed_size
 from fusematte.engine.live.backoff import BackOff
 from fusematte.engine.live.sound import Sound, SoundDecoder
@@ -179,7 +179,8 @@ class LiveContainer(Camera):
             self._first = next(item for item in self._decoded if isinstance(item, av.VideoFrame))
         except (av.FFmpegError, StopIteration) as error:
             self._container.close()
-            raise InputError.at(name, f"delivers no picture: {_reason(error)}") from error
+            reason = reason_of(error) or "it ended"
+            raise InputError.at(name, f"delivers no picture: {reason}") from error
         self.like = _upright(frame_of(self._first, self._scaler))
         self.rate = Fraction(self._container.streams.video[0].average_rate or RATE)
         self.has_sound = bool(self._container.streams.audio)
@@ -203,7 +204,7 @@ class LiveContainer(Camera):
             except StopIteration:
                 pass
             except av.FFmpegError as error:
-                reason = _reason(error)
+                reason = reason_of(error)
             self._container.close()
             if not self._stop.is_set():
                 log.warning("%s: lost (%s); reconnecting", self.name, reason)
@@ -248,7 +249,7 @@ class LiveContainer(Camera):
             return InputError.at(self.name, "this build of PyAV does not support the protocol")
         if self._driver is None:
             return InputError.at(
-                self.name, f"cannot be reached: {_reason(error)}", remedy="check the URL"
+                self.name, f"cannot be reached: {reason_of(error)}", remedy="check the URL"
             )
         known = ", ".join(device.name for device in list_cameras())
         hint = "check --size and --fps; " if self._options else ""
@@ -258,7 +259,7 @@ class LiveContainer(Camera):
             hint = "close the program that uses it; "
         found = f"available cameras: {known} (see --camera list)" if known else NO_CAMERA
         return InputError(
-            f"camera {self.name!r} cannot be opened: {_reason(error)}",
+            f"camera {self.name!r} cannot be opened: {reason_of(error)}",
             path=self.name,
             remedy=hint + found,
         )
@@ -266,7 +267,15 @@ class LiveContainer(Camera):
     def _conform(self, picture: av.VideoFrame) -> Frame:
         """The picture in display orientation, with the size and format of the first one: a stream
         may be different after it was lost."""
-        return _conform(frame_of(picture, self._scaler), self.like)
+        frame, like = _upright(frame_of(picture, self._scaler)), self.like
+        if (frame.planes[0].shape, frame.format, frame.color) == (
+            like.planes[0].shape,
+            like.format,
+            like.color,
+        ):
+            return frame
+        timed = replace(like, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
+        return timed.with_planes(fit_frame(frame, like))
 
 
 def _first_of(streams: Sequence[av.AudioStream]) -> SoundDecoder | None:
@@ -331,29 +340,11 @@ def _upright(frame: Frame) -> Frame:
     """The frame in display orientation; in 4:2:0 if it has to be rotated."""
     if not frame.rotation:
         return frame
-    height, width = displayed_size(frame)
     format = PIXEL_FORMATS["yuv420p" if frame.format.bits == 8 else "yuv420p10le"]
-    shapes = (height, width), *[format.chroma_shape(height, width)] * 2
-    y, u, v = (np.empty(shape, format.dtype) for shape in shapes)
+    y, u, v = (np.empty(shape, format.dtype) for shape in format.shapes(*displayed_size(frame)))
     target = replace(frame, planes=(y, u, v), format=format, rotation=0, aspect=Fraction(1))
     return target.with_planes(fit_frame(frame, target))
 
 
-def _conform(frame: Frame, like: Frame) -> Frame:
-    frame = _upright(frame)
-    if (frame.planes[0].shape, frame.format, frame.color) == (
-        like.planes[0].shape,
-        like.format,
-        like.color,
-    ):
-        return frame
-    timed = replace(like, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
-    return timed.with_planes(fit_frame(frame, like))
-
-
 def _until(moment: float) -> float:
     return max(0.0, moment - time.perf_counter())
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or "it ended")

@@ -37,15 +37,14 @@ class Decision:
 
 
 class Governor:
-    """Chooses among ``levels`` so that frames take at most ``budget_ms``.
+    """Chooses among ``LEVELS`` so that frames take at most ``budget_ms``.
 
     level: factor on the network's area for the next frame.
     decisions: the last changes, oldest first.
     """
 
-    def __init__(self, budget_ms: float, levels: tuple[float, ...] = LEVELS) -> None:
+    def __init__(self, budget_ms: float) -> None:
         self.budget_ms = budget_ms
-        self.levels = levels
         self.decisions: deque[Decision] = deque(maxlen=50)
         self.changes = 0
         self._index = 0
@@ -58,7 +57,7 @@ class Governor:
     @property
     def level(self) -> float:
         """The current factor on the model's area."""
-        return self.levels[self._index]
+        return LEVELS[self._index]
 
     @property
     def holds(self) -> bool:
@@ -88,7 +87,7 @@ class Governor:
         if self._went_up is not None and now - self._went_up < 2 * self._patience:
             self._patience = min(2 * self._patience, MAX_PATIENCE)
         self._went_up = None
-        if self._index + 1 < len(self.levels):
+        if self._index + 1 < len(LEVELS):
             self._move(now, 1, f"{self._misses()} frames over {self.budget_ms:.0f} ms")
 
     def _consider_up(self, now: float) -> None:
@@ -105,7 +104,7 @@ class Governor:
     def _expected_above(self) -> float:
         """The expected latency of slow frames at the next level up: inference time grows with the
         area, the other delays do not."""
-        growth = self.levels[self._index - 1] / self.level
+        growth = LEVELS[self._index - 1] / self.level
         return sorted(self._latencies)[-MISSES] + (growth - 1) * median(self._network)
 
     def _move(self, now: float, step: int, why: str) -> None:

@@ -14,6 +14,8 @@ from fusematte.engine.frame import Frame
 from fusematte.engine.live.outputs import Outlet
 from fusematte.engine.media.av_frames import rgb_of
 
+TITLE = "FuseMatte"
+
 
 class Click(NamedTuple):
     """A click on the picture, in pixels of it: keep who is there, or not."""
@@ -32,10 +34,9 @@ class Preview(Outlet):
         OutputError: this build of OpenCV has no windows, or there is no display.
     """
 
-    def __init__(self, title: str = "FuseMatte") -> None:
+    def __init__(self) -> None:
         self.name = "preview"
         self.key = ""
-        self._title = title
         self._clicks: list[Click] = []
         if "GUI:                           NONE" in cv2.getBuildInformation():
             raise OutputError(
@@ -51,15 +52,15 @@ class Preview(Outlet):
                 remedy="set DISPLAY or leave out --preview",
             )
         try:
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:
             raise OutputError(
                 f"--preview: no window can be opened: {error}", option="preview"
             ) from error
-        cv2.setMouseCallback(title, self._on_mouse)
+        cv2.setMouseCallback(TITLE, self._on_mouse)
 
     def show(self, frame: Frame) -> None:
-        cv2.imshow(self._title, rgb_of(frame)[..., ::-1])
+        cv2.imshow(TITLE, rgb_of(frame)[..., ::-1])
         code = cv2.waitKey(1)
         self.key = chr(code & 0xFF) if code >= 0 else ""
 
@@ -75,4 +76,4 @@ class Preview(Outlet):
 
     def close(self) -> None:
         with contextlib.suppress(cv2.error):
-            cv2.destroyWindow(self._title)
+            cv2.destroyWindow(TITLE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import OutputError, UsageError, reason_of
 from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.h264_encoder import LiveEncoder
 from fusematte.engine.live.outputs import Outlet
@@ -68,7 +68,4 @@ class Recording(Outlet):
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(
-                f"{self.name}: cannot be written: {reason}", path=self._path
-            ) from error
+            raise OutputError.at(self._path, f"cannot be written: {reason_of(error)}") from error

@@ -24,7 +24,7 @@ from fusematte.engine.compositing.fallback import card, closed_frame
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import CLOCK, Frame, Matte, Plane, displayed_size
-from fusematte.engine.live.governor import Governor
+from fusematte.engine.live.governor import LEVELS, Governor
 from fusematte.engine.live.meter import LiveStatistics, Meter
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
@@ -322,7 +322,6 @@ class Session:
 
         Raises:
             UsageError: it lies outside the picture, or the session is closed.
-            ModelError: the model has not learnt to follow a choice.
         """
         self._prompt(Prompt(kind="keep", place=(x, y)))
 
@@ -408,7 +407,7 @@ class Session:
         return replace(frame, pts=pts)
 
     def _scales(self) -> tuple[float, ...]:
-        return (1.0,) if self._governor is None else self._governor.levels
+        return (1.0,) if self._governor is None else LEVELS
 
     def _open_stages(self, options: StageOptions) -> Stages:
         """Opens background, matter and stages."""
@@ -462,10 +461,10 @@ class Session:
         frame, matter = job.frame, self._stages.matter
         shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
         if shape != self._prepared_for:
-            self._prepared_for, self._unprepared = shape, list(self._governor.levels)
+            self._prepared_for, self._unprepared = shape, list(LEVELS)
         if self._unprepared:
             matter.prepare(frame, [self._unprepared.pop(0)])
-            return self._governor.levels[0]
+            return LEVELS[0]
         job.level = self._governor.level
         return job.level
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
 from fractions import Fraction
 
 from fusematte.engine.errors import OutputError, UsageError
@@ -45,11 +44,10 @@ class Stream(Outlet):
         url: str,
         like: Frame,
         rate: Fraction,
-        clock: Callable[[], float] = time.monotonic,
         *,
         has_sound: bool = False,
     ) -> None:
-        self.name, self._clock = url, clock
+        self.name = url
         scheme = url.partition(":")[0].lower()
         if scheme not in _FORMATS:
             raise UsageError.at(url, "unknown protocol", remedy=f"use one of {', '.join(_FORMATS)}")
@@ -70,7 +68,7 @@ class Stream(Outlet):
         self._is_open = self._lost = False
 
     def show(self, frame: Frame) -> None:
-        if not self._is_open and not self._waits.is_due(self._clock()):
+        if not self._is_open and not self._waits.is_due(time.monotonic()):
             return
         try:
             if not self._is_open:
@@ -106,7 +104,7 @@ class Stream(Outlet):
                 remedy="use rtmp, or pipe to ffmpeg",
             ) from error
         self._is_open = False
-        self._waits.failed(self._clock())
+        self._waits.failed(time.monotonic())
         if not self._lost:
             log.warning("%s: cannot be reached: %s; reconnecting", self.name, error)
         self._lost = True

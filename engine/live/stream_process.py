@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import av
 
+from fusematte.engine.errors import reason_of
 from fusematte.engine.frame import Frame
 from fusematte.engine.live.h264_encoder import LiveEncoder
 from fusematte.engine.live.sound import Sound
@@ -153,8 +154,7 @@ def _try(work: Callable[[], object]) -> tuple[str, bool] | None:
     try:
         work()
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = str(getattr(error, "strerror", None) or error)
-        return reason, isinstance(error, av.error.ProtocolNotFoundError)
+        return reason_of(error), isinstance(error, av.error.ProtocolNotFoundError)
     return None
 
 

@@ -16,10 +16,7 @@ from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
 
 
 def matte_picture(
-    picture: NDArray[np.uint8],
-    matter: Matter,
-    mask: Mask = WHOLE,
-    selection: Selection = (),
+    picture: NDArray[np.uint8], matter: Matter, selection: Selection = ()
 ) -> NDArray[np.uint8]:
     """The alpha [H, W], uint8, of a still RGB picture [H, W, 3], uint8.
 
@@ -28,17 +25,17 @@ def matte_picture(
     Raises:
         UsageError: a prompt lies outside the picture.
     """
-    return still_alpha(frame_from_rgb(picture), matter, mask, selection)
+    return still_alpha(frame_from_rgb(picture), matter, WHOLE, selection)
 
 
 def still_alpha(
-    frame: Frame, matter: Matter, mask: Mask = WHOLE, selection: Selection = ()
+    frame: Frame, matter: Matter, mask: Mask, selection: Selection
 ) -> NDArray[np.uint8]:
-    """As ``matte_picture``, of a frame of 8 bits."""
+    """As ``matte_picture``, of a frame of 8 bits, with edits."""
     return np.asarray(edited_alpha(frame, matte_still(frame, matter, selection), mask), np.uint8)
 
 
-def matte_still(frame: Frame, matter: Matter, selection: Selection = ()) -> Matte:
+def matte_still(frame: Frame, matter: Matter, selection: Selection) -> Matte:
     """The matte of a single frame: the mean of the network's alphas at its default size and at that
     of high quality, where the model accepts it."""
     selection = check(selection, displayed_size(frame))

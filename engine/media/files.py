@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import OutputError
+from fusematte.engine.errors import OutputError, reason_of
 from fusematte.engine.media.heif import decode_heic, is_animation, is_heif, read_photo_header
 from fusematte.engine.media.picture_header import check_size, read_header
 
@@ -48,15 +48,23 @@ def decode_image(encoded: bytes, *, opaque: bool = False) -> NDArray[np.uint8]:
     if is_heif(encoded):
         return _decode_photo(encoded, opaque=opaque)
     if header.alpha and opaque:  # OpenCV rotates only what it decodes without alpha
-        return _rgb(_upright(_decode(encoded, cv2.IMREAD_UNCHANGED), _orientation(encoded)))
+        return _rgb(_upright(_decode(encoded, cv2.IMREAD_UNCHANGED), *_turns(encoded)))
     return np.asarray(_decode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
-def _upright(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The picture, rotated and mirrored by an EXIF orientation, 1 to 8."""
-    turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
-    turned = np.rot90(picture, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned)
+def _upright(
+    picture: NDArray[np.uint8], quarter_turns: int, mirror: int | None
+) -> NDArray[np.uint8]:
+    """A decoded picture as it is shown: rotated anticlockwise, then mirrored along an axis."""
+    turned = np.rot90(picture, quarter_turns)
+    return np.ascontiguousarray(turned if mirror is None else np.flip(turned, mirror))
+
+
+def _turns(encoded: bytes) -> tuple[int, int | None]:
+    """Quarter turns and mirrored axis of a PNG or WebP, by its EXIF orientation."""
+    orientation = _orientation(encoded)
+    quarter_turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
+    return quarter_turns, 1 if orientation in (2, 4, 5, 7) else None
 
 
 def _orientation(encoded: bytes) -> int:
@@ -92,7 +100,7 @@ def _decode_photo(encoded: bytes, *, opaque: bool) -> NDArray[np.uint8]:
         picture = _rgb(np.asarray(unscaled >> (photo.bits - 8), np.uint8))
     else:
         picture = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    return photo.upright(picture)
+    return _upright(picture, photo.quarter_turns, photo.mirror)
 
 
 def _decode(encoded: bytes, flags: int) -> NDArray[Any]:
@@ -189,7 +197,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError.at(path, f"cannot be created: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be created: {reason_of(error)}") from error
     return path
 
 
@@ -237,7 +245,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error
+        raise OutputError.at(path, f"cannot be written: {reason_of(error)}") from error
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -38,13 +38,6 @@ class Photo(NamedTuple):
     alpha: bool = False
     bits: int = 0
 
-    def upright(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A decoded picture [H, W, C] as it is to be shown."""
-        picture = np.rot90(picture, self.quarter_turns)
-        return np.ascontiguousarray(
-            picture if self.mirror is None else np.flip(picture, self.mirror)
-        )
-
 
 def is_heif(data: bytes) -> bool:
     """Whether a file begins as a HEIC or AVIF photo or animation."""

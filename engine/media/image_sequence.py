@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import OutputError, UsageError, reason_of
 from fusematte.engine.frame import Frame, Map, Plane, VideoInfo
 from fusematte.engine.media.files import Unfinished, make_folder, part_of
 from fusematte.engine.media.formats import Content, Encoding
@@ -213,8 +213,7 @@ class SequenceWriter(Unfinished):
         self._frames += 1
 
     def _failure(self, error: Exception) -> OutputError:
-        reason = getattr(error, "strerror", None) or error
-        return OutputError.at(self.path, f"cannot be written: {reason}")
+        return OutputError.at(self.path, f"cannot be written: {reason_of(error)}")
 
 
 def is_picture_sequence(path: str | os.PathLike[str]) -> bool:

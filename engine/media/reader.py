@@ -614,7 +614,7 @@ class Reader(_Described):
         planes, alpha = planes_of(picture, info.format, info.color, VideoReformatter())
         if self._mirrored:
             planes, alpha = upside_down(planes, alpha)
-        shapes = (info.height, info.width), *[info.format.chroma_shape(info.height, info.width)] * 2
+        shapes = info.format.shapes(info.height, info.width)
         y, u, v = (np.empty(shape, info.format.dtype) for shape in shapes)
         target = Frame(planes=(y, u, v), **known)
         fitted = fit_frame(Frame(planes=planes, **known), target)

@@ -14,7 +14,7 @@ import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
-from fusematte.engine.errors import BackendError, InputError, UsageError
+from fusematte.engine.errors import BackendError, InputError, UsageError, reason_of
 from fusematte.engine.media.heif import is_animation, is_heif, read_photo_header
 from fusematte.engine.media.joined_flv import JoinedFlv, find_joints
 
@@ -194,8 +194,9 @@ def _open_url(name: str) -> InputContainer:
     try:
         return av.open(name, metadata_errors="replace", timeout=_PATIENCE)
     except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError.at(name, f"cannot be opened: {reason}", remedy="check the URL") from error
+        raise InputError.at(
+            name, f"cannot be opened: {reason_of(error)}", remedy="check the URL"
+        ) from error
 
 
 def _open_stdin(name: str) -> InputContainer:

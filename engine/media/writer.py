@@ -25,7 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
 from fusematte.engine.cuda.device_pictures import PAIRED_NAMES, DeviceFrame
-from fusematte.engine.errors import OutputError, UsageError
+from fusematte.engine.errors import OutputError, UsageError, reason_of
 from fusematte.engine.frame import PIXEL_FORMATS, UNTOLD, Color, Frame, Plane, VideoInfo
 from fusematte.engine.media.animation import LAYOUTS, LOOPING, Animation
 from fusematte.engine.media.audio import USUAL, AudioConverter, AudioMode, audio_mode
@@ -373,7 +373,7 @@ class Writer(Unfinished):
         except av.FFmpegError as error:
             raise OutputError.at(
                 self.name,
-                f"{self._codec.name} cannot be used here ({error.strerror})",
+                f"{self._codec.name} cannot be used here ({reason_of(error)})",
                 option="codec",
                 remedy="choose another codec",
             ) from error
@@ -525,7 +525,7 @@ class Writer(Unfinished):
             raise OutputError.at(
                 self.name,
                 f"{self._codec.name} cannot encode {like.width}x{like.height} "
-                f"{self._format} ({error.strerror})",
+                f"{self._format} ({reason_of(error)})",
                 option="codec",
                 remedy="choose another codec",
             ) from error
@@ -628,8 +628,7 @@ class Writer(Unfinished):
             self._container.close()
 
     def _failure(self, error: Exception) -> OutputError:
-        reason = getattr(error, "strerror", None) or error
-        return OutputError.at(self.name, f"cannot be written: {reason}")
+        return OutputError.at(self.name, f"cannot be written: {reason_of(error)}")
 
 
 def _shown(path: Path) -> int:

@@ -13,6 +13,7 @@ from fusematte.engine.errors import UsageError
 
 TARGETS = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch-tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
+GUIDED_FILTERS = ("external", "native", "plugin")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guided-filter",
         default="external",
-        choices=("external", "native", "plugin"),
+        choices=GUIDED_FILTERS,
         help="guided filter after a TensorRT engine, within it as standard layers, or as a plugin "
         "(%(default)s)",
     )

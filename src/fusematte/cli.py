@@ -27,6 +27,7 @@ from fusematte.engine.errors import (
     OutputError,
     UsageError,
     first_line,
+    reason_of,
 )
 
 _NO_MEMORY = (
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _without_output()
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            print(f"fusematte: standard output: {error.strerror}", file=sys.stderr)
+            print(f"fusematte: standard output: {reason_of(error)}", file=sys.stderr)
             return _without_output()
         return _unexpected(error)
     return code

@@ -35,12 +35,9 @@ from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 from fusematte.engine.models import load_bundle  # noqa: E402
 from fusematte.export import exporter  # noqa: E402
 from fusematte.export.build_engine import Engine, Sizes, build_engine  # noqa: E402
+from fusematte.export.commands.export import GUIDED_FILTERS  # noqa: E402
 from fusematte.export.graph import simplify, to_half  # noqa: E402
-from fusematte.export.guided_filter import (  # noqa: E402
-    GUIDED_FILTERS,
-    add_guided_filter,
-    without_guided_filter,
-)
+from fusematte.export.guided_filter import add_guided_filter, without_guided_filter  # noqa: E402
 from fusematte.export.to_onnx import OPSET, OUTPUTS, RuntimeNetwork  # noqa: E402
 from fusematte.training.network import build_network  # noqa: E402
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fusematte.engine.commands.options import Talk, add_backend_options, backend_of, talking
-from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.jobs.stills import output_paths
+from fusematte.engine.errors import UsageError
+from fusematte.engine.jobs.stills import output_paths, read_picture
 from fusematte.engine.matting.matter import Matter
-from fusematte.engine.media.files import make_folder, read_image, write_png
+from fusematte.engine.media.files import make_folder, write_png, write_whole
 from fusematte.training.errors import DataError
 from fusematte.training.evaluate import (
     FG_BG,
@@ -115,11 +115,7 @@ def _explain(options: argparse.Namespace, matter: Matter, talk: Talk) -> None:
     paths = output_paths(options.explain, options.output_dir)
     make_folder(options.output_dir)
     for image, path in zip(options.explain, paths, strict=True):
-        try:
-            picture = read_image(image)
-        except OSError as error:
-            raise InputError.at(image, f"{error.strerror or error}") from error
-        write_png(path, explain(picture, matter))
+        write_png(path, explain(read_picture(image), matter))
         if talk.lines is not None:
             talk.lines.tell("done", input=image, output=str(path))
         elif not options.quiet:
@@ -161,7 +157,7 @@ def _score(
     if talk.lines is not None:
         talk.lines.tell("done", **results)
     elif options.scores is not None:
-        _write_text(Path(options.scores), json.dumps(results, indent=2) + "\n")
+        write_whole(Path(options.scores), (json.dumps(results, indent=2) + "\n").encode())
 
 
 def _score_people(
@@ -189,10 +185,3 @@ def _score_people(
     if options.sheet is not None:
         write_png(options.sheet, contact_sheet(evaluation.best, evaluation.worst))
     return evaluation.results | {"skipped": len(skipped)}
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError.at(path, f"cannot be written: {error.strerror}") from error

@@ -36,19 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder-weights", metavar="FILE", help="start from ImageNet weights: a file, or imagenet"
     )
     parser.add_argument(
-        "--objects",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
+        "--objects", type=Path, nargs="+", default=[], metavar="DIR",
         help="cut-out pictures, with alpha channel, of objects that are not people",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
+        "--workers", type=int, metavar="N",
         help="processes that prepare samples (0: a thread; with a GPU one per further core)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="train for N minutes; the schedule is adapted"
     )

@@ -43,8 +43,9 @@ def test_where_a_selection_is_in_doubt_comes_first() -> None:
         measures[index] = measures[index]._replace(doubt="lost")
     measures[80] = measures[80]._replace(doubt="two")
     measures[150] = measures[150]._replace(confidence=0.7)
-    found = suspects(measures, most=2)
-    assert [(suspect.frame, suspect.why) for suspect in found] == [(60, "lost"), (80, "two")]
+    lost, two, unsure = suspects(measures)
+    assert [(suspect.frame, suspect.why) for suspect in (lost, two)] == [(60, "lost"), (80, "two")]
+    assert min(lost.severity, two.severity) > unsure.severity
 
 
 def test_a_cut_of_the_picture_is_no_jump() -> None:

@@ -198,7 +198,7 @@ def test_tiny_and_odd_frames_of_every_layout(
 ) -> None:
     layout = PIXEL_FORMATS[name]
     rng = np.random.default_rng(0)
-    shapes = size, layout.chroma_shape(*size), layout.chroma_shape(*size)
+    shapes = layout.shapes(*size)
     y, u, v = (rng.integers(0, 1 << layout.bits, shape, layout.dtype) for shape in shapes)
     matte = matter(Frame(planes=(y, u, v), format=layout, color=Color(full_range=True)))
     assert matte.alpha.shape == network_size(*size, area=AREA, multiple=32)

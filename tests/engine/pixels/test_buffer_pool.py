@@ -27,7 +27,7 @@ def empty_pool() -> Iterator[None]:
 
 
 def frame_of(format: PixelFormat, height: int, width: int) -> Frame:
-    shapes = [(height, width), *[format.chroma_shape(height, width)] * 2]
+    shapes = format.shapes(height, width)
     y, u, v = (np.zeros(shape, format.dtype) for shape in shapes)
     return Frame(planes=(y, u, v), format=format)
 

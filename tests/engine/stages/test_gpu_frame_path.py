@@ -591,7 +591,7 @@ def test_a_live_sessions_frames_stay_on_the_device(
 def test_planes_lie_one_after_the_other(name: str, size: tuple[int, int]) -> None:
     format = PIXEL_FORMATS[name]
     rng = np.random.default_rng(0)
-    shapes = size, format.chroma_shape(*size), format.chroma_shape(*size)
+    shapes = format.shapes(*size)
     planes = [rng.integers(0, format.peak + 1, shape).astype(format.dtype) for shape in shapes]
     for paired in {False, name in PAIRED_NAMES}:
         layout = PictureLayout(format=format, height=size[0], width=size[1], paired=paired)
