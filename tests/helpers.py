@@ -197,7 +197,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happens"
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def animation(

@@ -140,11 +140,11 @@ def test_usage_errors_exit_with_2(capfd: pytest.CaptureFixture[str]) -> None:
         assert said.startswith("fusematte: ") and "--help" in said
 
 
-def test_ctrl_c_leaves_a_playable_part(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_playable_part(tmp_path: Path, small_model: str) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=160, height=120, frames=400, audio=True)
     output, part = tmp_path / "out.mp4", tmp_path / "out.mp4.part"
     process = subprocess.Popen(
-        [*COMMAND, "run", "--json", str(clip), str(output)],
+        [*COMMAND, "run", "--json", "--model", small_model, str(clip), str(output)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

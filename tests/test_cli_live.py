@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from fusematte.cli import main
 from fusematte.engine.live import cameras
-from tests.helpers import content, make_clip
+from tests.helpers import content, make_clip, wait_for
+
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 def fails(capfd: pytest.CaptureFixture[str], code: int, *arguments: object) -> str:
@@ -120,18 +122,18 @@ def test_pictures_reach_a_virtual_camera(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "q"])
-def test_ctrl_c_and_q_end_it_with_a_whole_file(how: str, tmp_path: Path) -> None:
+def test_ctrl_c_and_q_end_it_with_a_whole_file(how: str, tmp_path: Path, small_model: str) -> None:
     clip = make_clip(tmp_path / "in.mp4", frames=1500)
     output, part = tmp_path / "out.ts", tmp_path / "out.ts.part"
     leader, terminal = pty.openpty()
+    live = ["live", "-c", str(clip), "-o", str(output), "--model", small_model]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fusematte", "live", "-c", str(clip), "-o", str(output)],
+        [sys.executable, "-m", "fusematte", *live],
         stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    wait_for(lambda: (part.exists() and part.stat().st_size > 0) or process.poll() is not None)
+    assert process.poll() is None
     deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
     if how == "q":
         os.write(leader, b"maf")
         while process.poll() is None and time.monotonic() < deadline:

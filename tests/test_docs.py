@@ -17,6 +17,11 @@ from tests.helpers import content, first_frame, make_clip
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PRODUCT = [
+    path
+    for folder in ("engine", "training", "export", "src", "cpp_ext")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 SNIPPETS = [
     pytest.param(page, code, id=f"{page.relative_to(ROOT)}-{number}")
     for page in (ROOT / "README.md", *PAGES)
@@ -26,6 +31,7 @@ SNIPPETS = [
 ]
 
 
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize(("page", "code"), SNIPPETS)
 def test_the_python_of_the_documents_runs(
     page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +63,41 @@ def test_the_exit_codes_are_documented() -> None:
     for code in codes | {errors.INTERRUPTED}:
         assert f"| {code} |" in README
         assert re.search(rf"\b{code} ", EXIT_CODES)
+
+
+def test_the_environment_is_documented() -> None:
+    """Each variable that the product reads or sets; those of its child processes are passed on."""
+    page = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    found = set()
+    for path in PRODUCT:
+        code = path.read_text("utf-8")
+        if "os.environ" in code and path.name != "build_engine.py":
+            found |= set(re.findall(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+|RANK|DISPLAY)"', code))
+    assert len(found) > 10
+    assert {name for name in found if f"`{name}" not in page and f"${name}/" not in page} == set()
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """Files and modules; in a row of the first table, also what is said to be in its files."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for name in re.findall(r"`([\w./-]+/[\w./-]*)`", page + contributing):
+        is_example = "NAME" in name or "OUTPUT" in name
+        assert is_example or (ROOT / name).exists() or (ROOT / "engine" / name).exists(), name
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    places = [row for row in rows if "engine/" in row[1]]
+    assert len(places) > 8
+    for question, answer in places:
+        files = re.findall(r"`([\w/]+\.(?:py|md))`", answer)
+        text = "\n".join((ROOT / file).read_text("utf-8") for file in files)
+        for name in re.findall(r"`([A-Za-z_.]+)`", question + answer):
+            if not name.endswith((".py", ".md")):
+                assert all(part in text for part in name.split(".")), (question, name)
+    packages = page.partition("## The packages")[2].partition("\n\n`cpp_ext`")[0]
+    for names, contents in re.findall(r"^\| (`.*?`) \| (.*) \|$", packages, re.MULTILINE):
+        folders = [ROOT / "engine" / name for name in re.findall(r"`(\w+)`", names)]
+        for name in re.findall(r"`([a-z_]+)`", contents):
+            assert any((folder / f"{name}.py").exists() for folder in folders), name
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:

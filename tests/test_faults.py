@@ -18,8 +18,9 @@ from fusematte.engine.errors import FAULT, INTERRUPTED, BackgroundError, OutputE
 from fusematte.engine.jobs.run import run as run_job
 from fusematte.engine.media.outputs import open_output
 from fusematte.engine.media.reader import Reader
-from tests.helpers import content, make_clip, picture, transcode
+from tests.helpers import content, make_clip, picture, transcode, wait_for
 
+pytestmark = pytest.mark.usefixtures("small_network")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
 
@@ -35,14 +36,14 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
 
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_signals_end_a_job_as_ctrl_c_does(tmp_path: Path, name: str) -> None:
+def test_signals_end_a_job_as_ctrl_c_does(tmp_path: Path, small_model: str, name: str) -> None:
     clip = make_clip(tmp_path / "in.mp4", width=160, height=120, frames=300)
     output, part = tmp_path / "out.nut", tmp_path / "out.nut.part"  # raw: it grows with each frame
-    process = start("run", "-q", clip, output)
-    deadline = time.monotonic() + 200
-    while not (part.exists() and part.stat().st_size > 1 << 18):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start("run", "-q", "--model", small_model, clip, output)
+    wait_for(
+        lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 1 << 18), 200
+    )
+    assert process.poll() is None
     process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=200)
     assert process.returncode == INTERRUPTED, said
@@ -83,10 +84,7 @@ def test_ctrl_c_while_nobody_writes_to_a_fifo(tmp_path: Path) -> None:
     code = "import signal; signal.signal(15, signal.default_int_handler); " + code
     process = subprocess.Popen([sys.executable, "-c", code, fifo], stderr=subprocess.PIPE)
     waits = Path(f"/proc/{process.pid}/wchan")
-    deadline = time.monotonic() + 200
-    while waits.read_text() != "wait_for_partner":
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: process.poll() is not None or waits.read_text() == "wait_for_partner", 200)
     process.terminate()
     _, said = process.communicate(timeout=200)
     assert b"KeyboardInterrupt" in said
@@ -241,12 +239,12 @@ def test_a_background_that_vanishes(clip: Path, tmp_path: Path, what: str) -> No
 
 
 @posix
-def test_nobody_reads_what_is_said(clip: Path, tmp_path: Path) -> None:
+def test_nobody_reads_what_is_said(clip: Path, tmp_path: Path, small_model: str) -> None:
     code = "import os, sys; from fusematte.cli import main; sys.exit(main(sys.argv[1:]))"
     output = tmp_path / "out.mp4"
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", code, "run", str(clip), str(output)]
+    command = [sys.executable, "-c", code, "run", "--model", small_model, str(clip), str(output)]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert done.returncode == 5
@@ -278,10 +276,10 @@ def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:
     assert time.monotonic() - begun < 50
 
 
-def test_no_standard_output_at_all(clip: Path, tmp_path: Path) -> None:
+def test_no_standard_output_at_all(clip: Path, tmp_path: Path, small_model: str) -> None:
     output = tmp_path / "out.mp4"
     done = subprocess.run(
-        f"exec '{sys.executable}' -m fusematte run '{clip}' '{output}' >&-",
+        f"exec '{sys.executable}' -m fusematte run --model '{small_model}' '{clip}' '{output}' >&-",
         shell=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -171,7 +171,7 @@ def test_the_network_leaves_half_of_the_processors_to_others(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
     assert network_threads() == threads
     with open_tools(JobOptions(backend="openvino")) as tools:
-        backend = tools.matter._lease.backend
+        backend = tools.matter.backend
         assert isinstance(backend, OpenVinoBackend)
         assert backend._options["INFERENCE_NUM_THREADS"] == threads
     with pytest.raises(UsageError, match="threads"), open_tools(JobOptions(threads=0)):
