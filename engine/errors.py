@@ -125,6 +125,18 @@ class ExportError(FuseMatteError):
     exit_code = 9
 
 
+def check_range(option: str, value: float, least: float, most: float, unit: str = "") -> None:
+    """Raises UsageError unless ``value`` is from ``least`` to ``most``.
+
+    unit: what the value counts, with a space before it.
+    """
+    if not least <= value <= most:
+        bounds = f"{least:g} to {most:g}{unit}"
+        raise UsageError(
+            f"{option.replace('_', ' ')} must be {bounds}, not {value:g}", option=option
+        )
+
+
 def reason_of(error: BaseException) -> str:
     """What the system or libav says of an error, without path and number."""
     return str(getattr(error, "strerror", None) or error)

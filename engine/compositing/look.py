@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import check_range
 from fusematte.engine.frame import Map
 from fusematte.engine.matting.mask import WHOLE, Mask
 
@@ -40,12 +40,8 @@ class Look:
     mask: Mask = WHOLE
 
     def __post_init__(self) -> None:
-        for name, value in (("light wrap", self.light_wrap), ("despill", self.despill)):
-            if not 0 <= value <= 1:
-                raise UsageError(
-                    f"{name} must be a number from 0 to 1, not {value}",
-                    option=name.replace(" ", "_"),
-                )
+        check_range("light_wrap", self.light_wrap, 0, 1)
+        check_range("despill", self.despill, 0, 1)
 
     @property
     def keeps_colors(self) -> bool:

@@ -15,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self, TypeVar
 
-from fusematte.engine.errors import BackendError, UsageError
+from fusematte.engine.errors import BackendError, check_range
 from fusematte.engine.pipeline import processors
 
 Result = TypeVar("Result")
@@ -60,8 +60,7 @@ class Processes:
     """
 
     def __init__(self, count: int) -> None:
-        if not 1 <= count <= MOST:
-            raise UsageError(f"--jobs {count}: must be from 1 to {MOST}", option="jobs")
+        check_range("jobs", count, 1, MOST)
         self.threads = max(1, processors() // count)
         context = get_context("spawn")
         # Nothing is ever sent: the end that the workers hold tells them when ours is closed.

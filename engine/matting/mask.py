@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from fusematte.cpp_ext import Guided
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import check_range
 from fusematte.engine.frame import Frame, Matte, Plane
 from fusematte.engine.matting.refine import coefficients, refine
 from fusematte.engine.pixels.color import as_float
@@ -36,18 +36,9 @@ class Mask:
     min_alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        if not -REACH <= self.grow <= REACH:
-            raise UsageError(
-                f"grow must be {-REACH} to {REACH} pixels, not {self.grow}", option="grow"
-            )
-        if not 0 <= self.feather <= REACH:
-            raise UsageError(
-                f"feather must be 0 to {REACH} pixels, not {self.feather:g}", option="feather"
-            )
-        if not 0 <= self.min_alpha <= 1:
-            raise UsageError(
-                f"min alpha must be 0 to 1, not {self.min_alpha:g}", option="min_alpha"
-            )
+        check_range("grow", self.grow, -REACH, REACH, " pixels")
+        check_range("feather", self.feather, 0, REACH, " pixels")
+        check_range("min_alpha", self.min_alpha, 0, 1)
 
     def edit(self, alpha: Plane, peak: int) -> Plane:
         """An edited copy of an alpha plane [H, W], uint8 or uint16, 0 to ``peak``."""

@@ -13,7 +13,7 @@ from typing import Any
 from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import Composite
 from fusematte.engine.compositing.look import PLAIN, Look
-from fusematte.engine.errors import UsageError
+from fusematte.engine.errors import check_range
 from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
@@ -63,17 +63,8 @@ class StageOptions:
         return self.with_mattes or self.smoothing or self.lookahead > 0 or edits
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lookahead <= MAX_LOOKAHEAD:
-            raise UsageError(
-                f"lookahead must be 0 to {MAX_LOOKAHEAD} frames, not {self.lookahead}",
-                option="lookahead",
-            )
-        if not 1 <= self.network_every <= MAX_NETWORK_EVERY:
-            raise UsageError(
-                f"--network-every must be 1 to {MAX_NETWORK_EVERY} frames, "
-                f"not {self.network_every}",
-                option="network_every",
-            )
+        check_range("lookahead", self.lookahead, 0, MAX_LOOKAHEAD, " frames")
+        check_range("network_every", self.network_every, 1, MAX_NETWORK_EVERY, " frames")
 
 
 @dataclass(kw_only=True)

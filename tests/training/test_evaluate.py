@@ -166,15 +166,17 @@ def test_people_cut_out_are_scored_over_rooms(
     assert (tile[alpha == 0] == 90).all()
 
 
-def test_explanations_show_the_maps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_explanations_show_the_maps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], small_model: str
+) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), person(0, 96, 128)[0])
     folder = tmp_path / "explained"
-    assert main(["evaluate", "edge", "--explain", str(path), "-o", str(folder)]) == 0
+    assert main(["evaluate", small_model, "--explain", str(path), "-o", str(folder)]) == 0
     assert str(folder / "a.png") in capfd.readouterr().out
     sheet = cv2.imread(str(folder / "a.png"))
     assert sheet is not None
-    with Matter() as matter:
+    with Matter(small_model) as matter:
         again = explain(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), matter)  # type: ignore[arg-type]
     np.testing.assert_array_equal(sheet[..., ::-1], again)
 

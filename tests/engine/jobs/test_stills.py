@@ -26,8 +26,8 @@ from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 
 
 @pytest.fixture(scope="module")
-def matter() -> Iterator[Matter]:
-    with Matter() as made:
+def matter(small_model: str) -> Iterator[Matter]:
+    with Matter(small_model) as made:
         yield made
 
 
@@ -87,8 +87,10 @@ def test_where_an_engine_is_never_larger_one_look_is_all(
 ) -> None:
     with Reader(shared_clips / "m1.mp4") as reader:
         picture = rgb_of(next(iter(reader)))
-    monkeypatch.setattr(Bundle, "takes", lambda _, height, width: height * width <= 288 * 512)
-    frame, found = frame_from_rgb(picture), matte_picture(picture, matter)
+    frame = frame_from_rgb(picture)
+    height, width = matter.size_for(frame)
+    monkeypatch.setattr(Bundle, "takes", lambda _, rows, columns: rows * columns <= height * width)
+    found = matte_picture(picture, matter)
     matter.reset()
     np.testing.assert_array_equal(found, refine(frame, matter(frame)))
 

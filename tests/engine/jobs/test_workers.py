@@ -169,7 +169,7 @@ def test_files_of_a_batch_side_by_side(
 
 def test_counts_that_cannot_be(clip: Path, tmp_path: Path) -> None:
     for count in (0, MOST + 1):
-        with pytest.raises(UsageError, match=f"--jobs {count}"):
+        with pytest.raises(UsageError, match=f"jobs must be 1 to .*, not {count}"):
             Processes(count)
     with pytest.raises(UsageError, match="leave one out"):
         run(clip, tmp_path / "out.mp4", jobs=2, cluster="auto")
