@@ -325,34 +325,29 @@ def _open_file(path: str) -> Background:
             path=path,
             option="background",
         )
+    refused: OSError | None = None
     try:
-        if is_played_as_video(path):
-            return _open_video(path)
-        if is_animated(path):
-            return AnimatedBackground(path)
-        return ImageBackground(read_image(path, opaque=True))
+        if not is_played_as_video(path):
+            if is_animated(path):
+                return AnimatedBackground(path)
+            return ImageBackground(read_image(path, opaque=True))
     except OSError as error:
-        reason = error
-    if is_known_picture(path):  # libav would decode what the picture reader refuses
-        raise BackgroundError(
-            f"background {path!r} cannot be read: {reason_of(reason)}",
-            path=path,
-            option="background",
-        )
+        if is_known_picture(path):  # libav would decode what the picture reader refuses
+            raise _unreadable(path, f"cannot be read: {reason_of(error)}") from error
+        refused = error
+    return _open_video(path, refused)
+
+
+def _open_video(path: str, refused: OSError | None = None) -> Background:
+    """refused: why it cannot be read as a picture, if that was tried."""
     try:
         return VideoBackground(path)
     except (FuseMatteError, StopIteration) as error:
-        raise BackgroundError(
-            f"background {path!r} is neither a picture ({reason}) nor a video ({error})",
-            path=path,
-            option="background",
-        ) from error
+        why = f"is neither a picture ({refused}) nor a video ({error})"
+        if refused is None:
+            why = f"cannot be read: {error}"
+        raise _unreadable(path, why) from error
 
 
-def _open_video(path: str) -> Background:
-    try:
-        return VideoBackground(path)
-    except (FuseMatteError, StopIteration) as error:
-        raise BackgroundError(
-            f"background {path!r} cannot be read: {error}", path=path, option="background"
-        ) from error
+def _unreadable(path: str, why: str) -> BackgroundError:
+    return BackgroundError(f"background {path!r} {why}", path=path, option="background")
