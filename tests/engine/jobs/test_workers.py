@@ -109,30 +109,27 @@ def test_a_dead_worker_is_an_error_and_resume_goes_on(
     assert content(output).times == content(clip).times
 
 
-def start(clip: Path, output: Path, model: str) -> subprocess.Popen[str]:
+def start(clip: Path, output: Path) -> subprocess.Popen[str]:
     code = (
         "import sys; from fusematte.engine.media import segments; from fusematte.cli import main; "
         "segments.FRAMES = 100; sys.exit(main(sys.argv[1:]))"
     )
-    options = ["--jobs", "2", "--model", model, "--backend", BACKEND]
+    command = [sys.executable, "-c", code, "run", "--jobs", "2", "--backend", BACKEND, clip, output]
     return subprocess.Popen(
-        [sys.executable, "-c", code, "run", *options, str(clip), str(output)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [*map(str, command)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 @pytest.mark.parametrize(
     "ending", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )
-def test_no_worker_outlives_the_job(
-    ending: signal.Signals, tmp_path: Path, small_model: str
-) -> None:
+def test_no_worker_outlives_the_job(ending: signal.Signals, tmp_path: Path) -> None:
     clip = make_clip(
         tmp_path / "in.mp4", width=640, height=480, frames=400, options={"g": "50"}
     )  # long enough to be in the middle of it
     output = tmp_path / "out.mp4"
-    process = start(clip, output, small_model)
+    process = start(clip, output)
     first = segments_of(output) / "000000-output.mp4.part"
     wait_for(lambda: (first.exists() and first.stat().st_size > 1000) or process.poll() is not None)
     workers = workers_of(psutil.Process(process.pid))
