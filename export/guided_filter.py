@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
@@ -86,49 +85,39 @@ def _plugin(graph: onnx.GraphProto) -> None:
 
 
 def _native(graph: onnx.GraphProto) -> None:
-    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16, at half resolution: each pixel's
-    symmetric system is solved by its adjugate."""
-    emit = _emitter(graph, "guided_filter")
-    side = 2 * COLOR_RADIUS + 1
+    """He, Sun, Tang, "Guided Image Filtering", equations 14 to 16, at half resolution."""
+    layers = _Layers(graph)
+    channels = [layers.channel("guide", index) for index in range(3)]
+    slopes, offset = _linear_model(
+        layers, [layers.half(channel) for channel in channels], layers.half("alpha")
+    )
+    large = [layers.twice(layers.mean(slope)) for slope in slopes]
+    value = layers.sum(layers.dot(large, channels), layers.twice(layers.mean(offset)))
+    zero, one, certain = (layers.constant(value) for value in (0.0, 1.0, CERTAIN))
+    distance = layers.emit("Min", "alpha", layers.difference(one, "alpha"))
+    doubt = layers.emit("Min", layers.emit("Div", distance, certain), one)
+    change = layers.difference(layers.emit("Clip", value, zero, one), "alpha")
+    layers.emit("Add", "alpha", layers.product(doubt, change), output="guided")
 
-    def mean(name: str) -> str:
-        """The window's mean, clipped at the border: one axis after the other."""
-        down = {"kernel_shape": [side, 1], "pads": [COLOR_RADIUS, 0, COLOR_RADIUS, 0]}
-        across = {"kernel_shape": [1, side], "pads": [0, COLOR_RADIUS, 0, COLOR_RADIUS]}
-        columns = emit("AveragePool", name, count_include_pad=0, **down)
-        return emit("AveragePool", columns, count_include_pad=0, **across)
 
-    def times(one: str, other: str) -> str:
-        return emit("Mul", one, other)
+def _linear_model(layers: _Layers, channels: Sequence[str], alpha: str) -> tuple[list[str], str]:
+    """Equations 14 and 15: slopes and offset of each pixel, its symmetric system solved by the
+    adjugate."""
+    means = {name: layers.mean(name) for name in (*channels, alpha)}
 
     def covariance(one: str, other: str) -> str:
-        return emit("Sub", mean(times(one, other)), times(means[one], means[other]))
+        product = layers.mean(layers.product(one, other))
+        return layers.difference(product, layers.product(means[one], means[other]))
 
     def determinant(a: str, b: str, c: str, d: str) -> str:
         """a b - c d."""
-        return emit("Sub", times(a, b), times(c, d))
+        return layers.difference(layers.product(a, b), layers.product(c, d))
 
-    def constant(value: NDArray[Any], name: str) -> str:
-        tensor = numpy_helper.from_array(value, f"guided_filter_{name}")
-        graph.initializer.append(tensor)
-        return tensor.name
-
-    def half(name: str) -> str:
-        return emit("AveragePool", name, kernel_shape=[2, 2], strides=[2, 2])
-
-    epsilon = constant(np.array(COLOR_EPSILON, np.float32), "epsilon")
-    axis = constant(np.array([1], np.int64), "axis")
-    whole_channels = []
-    for index in range(3):
-        ends = (constant(np.array([index + k], np.int64), f"end_{index}_{k}") for k in range(2))
-        whole_channels.append(emit("Slice", "guide", *ends, axis))
-    channels, target = [half(channel) for channel in whole_channels], half("alpha")
-    means = {name: mean(name) for name in (*channels, target)}
+    epsilon = layers.constant(COLOR_EPSILON)
     (aa, ab, ac), (bb, bc), (cc,) = (
         [covariance(one, other) for other in channels[index:]] for index, one in enumerate(channels)
     )
-    aa, bb, cc = (emit("Add", variance, epsilon) for variance in (aa, bb, cc))
-    cross = [covariance(channel, target) for channel in channels]
+    aa, bb, cc = (layers.sum(variance, epsilon) for variance in (aa, bb, cc))
     m01, m02, m12 = (
         determinant(ac, bc, ab, cc), determinant(ab, bc, ac, bb), determinant(ab, ac, aa, bc),
     )  # fmt: skip
@@ -137,24 +126,55 @@ def _native(graph: onnx.GraphProto) -> None:
         (m01, determinant(aa, cc, ac, ac), m12),
         (m02, m12, determinant(aa, bb, ab, ab)),
     )
+    whole = layers.dot((aa, ab, ac), adjugate[0])
+    cross = [covariance(channel, alpha) for channel in channels]
+    slopes = [layers.emit("Div", layers.dot(row, cross), whole) for row in adjugate]
+    offset = layers.difference(means[alpha], layers.dot(slopes, [means[c] for c in channels]))
+    return slopes, offset
 
-    def dot(row: Sequence[str], column: Sequence[str]) -> str:
-        return emit("Sum", *(times(a, b) for a, b in zip(row, column, strict=True)))
 
-    whole = dot((aa, ab, ac), adjugate[0])
-    slopes = [emit("Div", dot(row, cross), whole) for row in adjugate]
-    offset = emit("Sub", means[target], dot(slopes, [means[channel] for channel in channels]))
-    twice = constant(np.array([1, 1, 2, 2], np.float32), "twice")
+class _Layers:
+    """Appends standard layers to a graph; each method returns its result's name."""
 
-    def enlarged(name: str) -> str:
-        return emit("Resize", name, "", twice, mode="linear")
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        self._constants = count()
+        self.emit = _emitter(graph, "guided_filter")
 
-    large = [enlarged(mean(slope)) for slope in slopes]
-    value = emit("Add", dot(large, whole_channels), enlarged(mean(offset)))
-    zero, one = (constant(np.array(v, np.float32), f"limit_{v}") for v in (0, 1))
-    sharp = emit("Clip", value, zero, one)
-    certain = constant(np.array(CERTAIN, np.float32), "certain")
-    distance = emit("Min", "alpha", emit("Sub", one, "alpha"))
-    doubt = emit("Min", emit("Div", distance, certain), one)
-    change = times(doubt, emit("Sub", sharp, "alpha"))
-    emit("Add", "alpha", change, output="guided")
+    def constant(self, value: float | Sequence[int] | Sequence[float]) -> str:
+        kind = np.int64 if isinstance(value, list) else np.float32
+        name = f"guided_filter_constant_{next(self._constants)}"
+        self._graph.initializer.append(numpy_helper.from_array(np.array(value, kind), name))
+        return name
+
+    def channel(self, name: str, index: int) -> str:
+        start, stop, axis = (self.constant([number]) for number in (index, index + 1, 1))
+        return self.emit("Slice", name, start, stop, axis)
+
+    def half(self, name: str) -> str:
+        return self.emit("AveragePool", name, kernel_shape=[2, 2], strides=[2, 2])
+
+    def twice(self, name: str) -> str:
+        """Enlarged bilinearly."""
+        return self.emit("Resize", name, "", self.constant((1.0, 1.0, 2.0, 2.0)), mode="linear")
+
+    def mean(self, name: str) -> str:
+        """The window's mean, clipped at the border: one axis after the other."""
+        side = 2 * COLOR_RADIUS + 1
+        down = {"kernel_shape": [side, 1], "pads": [COLOR_RADIUS, 0, COLOR_RADIUS, 0]}
+        across = {"kernel_shape": [1, side], "pads": [0, COLOR_RADIUS, 0, COLOR_RADIUS]}
+        columns = self.emit("AveragePool", name, count_include_pad=0, **down)
+        return self.emit("AveragePool", columns, count_include_pad=0, **across)
+
+    def sum(self, one: str, other: str) -> str:
+        return self.emit("Add", one, other)
+
+    def difference(self, one: str, other: str) -> str:
+        return self.emit("Sub", one, other)
+
+    def product(self, one: str, other: str) -> str:
+        return self.emit("Mul", one, other)
+
+    def dot(self, row: Sequence[str], column: Sequence[str]) -> str:
+        products = (self.product(a, b) for a, b in zip(row, column, strict=True))
+        return self.emit("Sum", *products)
