@@ -25,14 +25,14 @@ from fusematte.engine.live.cameras import (
 
 
 def test_a_file_is_played_at_its_own_pace_once(tmp_path: Path) -> None:
-    clip = make_clip(tmp_path / "in.mkv", times=[0, 2, 3, 8], rate=20)
+    clip = make_clip(tmp_path / "in.mkv", times=[0, 2, 3, 40], rate=20)
     camera = open_camera(str(clip))
     assert camera.like.width == 64
     begun, came = time.perf_counter(), []
     for _ in camera:
         came.append(time.perf_counter() - begun)
-    for time_, due in zip(came, (0, 0.1, 0.15, 0.4), strict=True):
-        assert due <= time_ < due + 0.25
+    for time_, due in zip(came, (0, 0.1, 0.15, 2), strict=True):
+        assert due <= time_ < due + 1.5  # late on a busy machine, but not at half the pace
 
 
 def test_closing_ends_the_wait(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.helpers import picture
 from tests.peers import free_port, until_listening
 
 from fusematte.engine.errors import InputError, OutputError, UsageError
-from fusematte.engine.frame import CLOCK
+from fusematte.engine.frame import CLOCK, Frame
 from fusematte.engine.live.cameras import LiveContainer
 from fusematte.engine.live.outputs import Outlet, Sender
 from fusematte.engine.live.stream import WHIP_TOKEN, Stream
@@ -32,7 +32,11 @@ from fusematte.engine.pipeline import Feed
 from fusematte.engine.pixels.color import frame_from_rgb
 
 RECOVERY = 5.0
-"""Seconds from the peer's return, when it listens, to pictures."""
+"""Seconds from the peer's return, when it listens, to pictures, on an idle machine."""
+PATIENCE = 60.0
+"""Seconds until something has happened on a busy machine, for which nothing is promised."""
+PACE = 0.04
+"""Seconds between two frames."""
 RUN = ("ffmpeg", "-loglevel", "error", "-nostdin", "-y")
 IMPATIENT = ("-fflags", "nobuffer", "-analyzeduration", "100000", "-probesize", "20000")
 """ffmpeg would look at five seconds of a stream before it begins."""
@@ -47,8 +51,8 @@ def nothing_is_left() -> Iterator[None]:
     process = psutil.Process()
     before = process.num_fds(), process.children()
     yield
-    wait(lambda: not [t for t in threading.enumerate() if t.name.startswith("fusematte-")], 10)
-    wait(lambda: (process.num_fds(), process.children()) == before, 10)
+    wait(lambda: not [t for t in threading.enumerate() if t.name.startswith("fusematte-")])
+    wait(lambda: (process.num_fds(), process.children()) == before)
     assert (process.num_fds(), process.children()) == before
 
 
@@ -76,17 +80,29 @@ def listening(url: str, *command: object) -> Iterator[subprocess.Popen[str]]:
 
 
 class Taker:
-    """Notes when the packets come that a peer tells of, and their own times."""
+    """Notes the times of the packets that a peer tells of."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.packets: list[tuple[float, int]] = []
+        self.packets: list[int] = []
         assert process.stdout is not None
         threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
             if not line.startswith("#"):
-                self.packets.append((time.monotonic(), int(line.split(",")[2])))
+                self.packets.append(int(line.split(",")[2]))
+
+
+class Timed(Stream):
+    """Counts the seconds by its frames, so that a busy machine does not make them more."""
+
+    def __init__(self, url: str) -> None:
+        self.seconds = 0.0
+        super().__init__(url, LIKE, Fraction(25), lambda: self.seconds)
+
+    def show(self, frame: Frame) -> None:
+        self.seconds += PACE
+        super().show(frame)
 
 
 @contextmanager
@@ -95,7 +111,7 @@ def streaming(outlet: Outlet) -> Iterator[Sender]:
     sender, stop = Sender(outlet), threading.Event()
 
     def run() -> None:
-        while not stop.wait(0.04):
+        while not stop.wait(PACE):
             pts = round(Fraction(time.monotonic()) / CLOCK)
             sender.show(replace(LIKE, pts=pts, time_base=CLOCK))
 
@@ -109,10 +125,10 @@ def streaming(outlet: Outlet) -> Iterator[Sender]:
         sender.close()
 
 
-def wait(done: Callable[[], bool], seconds: float) -> float:
-    """Waits until it is done, no longer than that; the seconds it took."""
+def wait(done: Callable[[], bool]) -> float:
+    """Waits until it is done, no longer than PATIENCE; the seconds it took."""
     begun = time.monotonic()
-    while not done() and time.monotonic() - begun < seconds:
+    while not done() and time.monotonic() - begun < PATIENCE:
         time.sleep(0.02)
     return time.monotonic() - begun
 
@@ -132,20 +148,25 @@ TAKE = {
 
 @pytest.mark.parametrize("protocol", list(TAKE))
 def test_a_relay_that_is_killed_gets_the_stream_again(
-    protocol: str, monkeypatch: pytest.MonkeyPatch
+    protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(WHIP_TOKEN, "bring-this")
     url = address(protocol)
-    takers = []
-    with streaming(Stream(url, LIKE, Fraction(25))) as sender:
+    stream, takers = Timed(url), []
+    with streaming(stream) as sender:
         for _ in range(2):
+            wait(lambda: "reconnecting" in caplog.text)
+            lost = stream.seconds
+            wait(lambda t=lost: stream.seconds > t + 1.5)  # than the longest wait between two tries
+            caplog.clear()
             with listening(url, *TAKE[protocol](url)) as peer:
+                begun = stream.seconds
                 takers.append(told := Taker(peer))
-                assert wait(lambda t=told: bool(t.packets), 2 * RECOVERY) < RECOVERY
-                wait(lambda t=told: len(t.packets) > 10, 20)
-            time.sleep(1.5)  # long enough for the longest wait between two tries
+                wait(lambda: "is back" in caplog.text)
+                assert stream.seconds - begun < RECOVERY
+                wait(lambda t=told: len(t.packets) > 10)
     assert sender.error is None
-    before, after = ([pts for _, pts in told.packets] for told in takers)
+    before, after = (told.packets for told in takers)
     assert len(before) > 10 and len(after) > 10
     # Of RTP's times aiortc tells those since the connection's first.
     for times in (before, after) if protocol == "http" else (before + after,):
@@ -162,12 +183,12 @@ def test_a_server_that_never_answers_holds_up_nobody_else(
         streaming(Stream(url, LIKE, Fraction(25))) as sender,
     ):
         last = deadline = time.monotonic()
-        while "no answer" not in caplog.text and time.monotonic() - deadline < 20:
+        while "no answer" not in caplog.text and time.monotonic() - deadline < PATIENCE:
             time.sleep(0.02)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
     assert "no answer for 3 s" in caplog.text
     assert sender.error is None
-    assert longest < 1  # of three seconds
+    assert longest < 2.5  # of three seconds
 
 
 def test_a_stream_is_told_once_that_it_is_lost_and_once_that_it_is_back(
@@ -175,10 +196,10 @@ def test_a_stream_is_told_once_that_it_is_lost_and_once_that_it_is_back(
 ) -> None:
     url = address("tcp")
     with streaming(Stream(url, LIKE, Fraction(25))):
-        wait(lambda: "reconnecting" in caplog.text, 20)
+        wait(lambda: "reconnecting" in caplog.text)
         with listening(url, *TAKE["tcp"](url)) as peer:
             told = Taker(peer)
-            wait(lambda: bool(told.packets), 20)
+            wait(lambda: bool(told.packets))
     said = [record.message for record in caplog.records]
     assert [url in line for line in said] == [True, True], said
     assert "refused" in said[0] and said[1].endswith("is back")
@@ -187,7 +208,7 @@ def test_a_stream_is_told_once_that_it_is_lost_and_once_that_it_is_back(
 def test_without_its_token_a_whip_server_is_not_reached(caplog: pytest.LogCaptureFixture) -> None:
     url = address("http")
     with listening(url, *TAKE["http"](url)), streaming(Stream(url, LIKE, Fraction(25))):
-        wait(lambda: "401" in caplog.text, 20)
+        wait(lambda: "401" in caplog.text)
     assert f"{url}: cannot be reached" in caplog.text and "401" in caplog.text
 
 
@@ -212,16 +233,18 @@ def test_a_source_that_is_killed_is_read_again(protocol: str) -> None:
     with listening(url, *GIVE[protocol](url)):
         begun = time.monotonic()
         camera = LiveContainer(url)
-        assert time.monotonic() - begun < RECOVERY
+        first = time.monotonic() - begun
+        assert first < 4 * RECOVERY  # libav would look at FLV for minutes
         feed = Feed(
             "camera", camera, lambda f: came.append((time.monotonic(), f.planes[0].tobytes()))
         )
-        wait(lambda: len(came) > 20, 20)
+        wait(lambda: len(came) > 20)
     time.sleep(1.5)
     count = len(came)
     with listening(url, *GIVE[protocol](url)):
-        assert wait(lambda: len(came) > count, 2 * RECOVERY) < RECOVERY
-        wait(lambda: len(came) > count + 20, 20)
+        # The first time tells how busy the machine is: nothing had to be waited for.
+        assert wait(lambda: len(came) > count) < RECOVERY + first
+        wait(lambda: len(came) > count + 20)
     camera.close()
     feed.close(RECOVERY)
     assert feed.ended.is_set() and feed.error is None
@@ -262,5 +285,5 @@ def test_nobody_at_the_other_end_holds_nothing_up() -> None:
         time.sleep(1)
         begun = time.monotonic()
         sender.show(LIKE)
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 2.5  # of the three that a connection may take
     assert sender.error is None

@@ -138,7 +138,7 @@ class Fuzzer:
         """Sends pictures of as many shapes as stay compiled, so that others add nothing."""
         for width in range(24, 24 * (COMPILED + 1), 24):
             _, still = cv2.imencode(".png", picture(width, 24, 0))
-            self.send(self._form("/api/matte", still.tobytes()))
+            self.send(self._form("/api/matte", still.tobytes()), PATIENCE)
 
     def _wrong(self, request: bytes) -> str | None:
         try:
@@ -154,7 +154,7 @@ class Fuzzer:
         self.statuses[status] += 1
         return f"answers {line!r}" if status == "500" else None
 
-    def send(self, request: bytes) -> bytes:
+    def send(self, request: bytes, wait: float = WAIT) -> bytes:
         """What the server answers, up to the end of the connection."""
         answer = b""
         with socket.create_connection((self.host, self.port), PATIENCE) as connection:
@@ -162,7 +162,7 @@ class Fuzzer:
             until = time.monotonic() + PATIENCE
             while True:
                 # What was damaged may promise more than comes: the server waits for it.
-                if not answer and not select.select([connection], [], [], WAIT)[0]:
+                if not answer and not select.select([connection], [], [], wait)[0]:
                     connection.shutdown(socket.SHUT_WR)
                 chunk = connection.recv(1 << 16)
                 if not chunk:
@@ -172,9 +172,9 @@ class Fuzzer:
                     raise TimeoutError
 
     def _tidy(self) -> None:
-        answer = self.send(self._head("GET", f"{self.root}jobs"))
+        answer = self.send(self._head("GET", f"{self.root}jobs"), PATIENCE)
         for job in json.loads(answer.partition(b"\r\n\r\n")[2]):
-            self.send(self._head("DELETE", f"{self.root}jobs/{job['id']}"))
+            self.send(self._head("DELETE", f"{self.root}jobs/{job['id']}"), PATIENCE)
 
 
 def _part(disposition: str, content: bytes) -> bytes:

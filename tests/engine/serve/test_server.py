@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import platform
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -302,6 +306,45 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
     asyncio.run(until(gone, "the upload to be forgotten"))
 
 
+def test_downloads_that_break_off_are_no_fault(server: Server) -> None:
+    """Clients ask for many pieces of a file, read none, and reset the connection."""
+    port, root = int(server.url.split(":")[2].partition("/")[0]), server.url.split("/", 3)[3]
+    request = (
+        f"GET /{root}page/app.js HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nRange: bytes=0-0\r\n\r\n"
+    )
+    for _ in range(5):
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            line.settimeout(1)
+            line.connect(("127.0.0.1", port))
+            with contextlib.suppress(TimeoutError):  # the server waits for a reader
+                line.sendall(4000 * request.encode())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert b" 200 " in raw(server, f"GET /{root}state HTTP/1.1", f"Host: 127.0.0.1:{port}")
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_memory_is_not_scattered_over_many_heaps(server: Server, tmp_path: Path) -> None:
+    """Each would keep what a job's threads have freed in it."""
+    clip = make_clip(tmp_path / "a.mp4", frames=3).read_bytes()
+
+    async def conversation(http: Http) -> None:
+        job = await give(http.post("jobs?name=a.mp4", data=clip))
+        await finished(http, job["id"])
+        await give(http.delete(f"jobs/{job['id']}"))
+
+    talk(server, conversation)
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    begins = re.findall(r"^(\w+)-\w+ rw-p 0+ 00:00 0 *$", mapped, re.MULTILINE)
+    heaps = [begin for begin in begins if int(begin, 16) % HEAP == 0]
+    assert 0 < len(heaps) <= 4  # 12 to 15 with glibc's own limit, on two processors
+
+
+HEAP = 64 << 20
+"""Bytes of address space of a heap that is not the first; it begins at a multiple of that."""
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
 def test_a_full_disk_refuses_an_upload(tmp_path: Path) -> None:
     target = tmp_path / "upload"
@@ -457,7 +500,6 @@ def test_a_picture_that_is_too_large_is_refused(server: Server) -> None:
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
-    import struct
     import zlib
 
     def chunk(name: bytes, data: bytes) -> bytes:
