@@ -94,11 +94,11 @@ class Taker:
 
 
 class Timed(Stream):
-    """Counts the seconds by its frames, so that a busy machine does not make them more."""
+    """Counts the seconds in which it could try to connect by its frames: few on a busy machine."""
 
     def __init__(self, url: str) -> None:
         self.seconds = 0.0
-        super().__init__(url, LIKE, Fraction(25), lambda: self.seconds)
+        super().__init__(url, LIKE, Fraction(25))
 
     def show(self, frame: Frame) -> None:
         self.seconds += PACE
