@@ -184,7 +184,7 @@ def test_one_that_fails_is_left_out(bundle: Bundle, caplog: pytest.LogCaptureFix
 
 
 def test_a_device_that_gives_other_mattes_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    for wrong in (0.6, float("nan")):
+    for wrong in (0.7, float("nan")):
         made: dict[Spec, Backend] = {
             BAD: Sleeping(alpha=wrong),
             SLOW: Sleeping(),
