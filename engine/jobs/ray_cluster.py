@@ -38,7 +38,7 @@ class Cluster:
         machine is part of, or starts one on this machine alone.
 
     Raises:
-        BackendError: Ray is not installed, or no cluster answers at the address.
+        BackendError: Ray is not installed or does not start, or no cluster answers at the address.
     """
 
     threads = 1
@@ -122,9 +122,20 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _start_here(ray: ModuleType, options: dict[str, Any]) -> None:
-    """Starts a cluster that no other machine reaches: whoever does can run code on it."""
-    with _loopback_allowed(ray):
-        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **options)
+    """Starts a cluster that no other machine reaches: whoever does can run code on it.
+
+    Raises:
+        BackendError: it does not start.
+    """
+    try:
+        with _loopback_allowed(ray):
+            ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, **options)
+    except Exception as error:  # Ray raises the class itself when the machine is too slow
+        raise BackendError(
+            f"--cluster auto: Ray does not start here: {first_line(error)}",
+            option="cluster",
+            remedy="use --jobs on one machine, or try again when it has less to do",
+        ) from error
     if (found := ray.util.get_node_ip_address()) != LOOPBACK:
         log.warning(
             "the Ray cluster that was started here listens on %s; other machines may reach it",

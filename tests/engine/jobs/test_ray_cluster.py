@@ -148,6 +148,20 @@ def test_addresses_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_cluster_that_does_not_start_is_told(tmp_path: Path) -> None:
+    """In a process of its own, as Ray keeps what it began."""
+    pytest.importorskip("ray")
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--cluster", "auto"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fusematte", *command], capture_output=True, text=True,
+        env={**os.environ, "RAY_TMPDIR": "/dev/null/ray"},
+    )  # fmt: skip
+    assert done.returncode == 8, done.stderr
+    assert "does not start here" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 class _Ray(ModuleType):
     """What the engine asks of Ray before it has a cluster: none runs here, one is started."""
 
