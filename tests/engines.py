@@ -130,7 +130,7 @@ class Engine:
         return self.modes.INPUT if name in self.inputs else self.modes.OUTPUT
 
     def get_tensor_shape(self, name: str) -> Shape:
-        return 1, 3 if name == "image" else 1, -1, -1
+        return 1, 3 if name in ("image", "guide") else 1, -1, -1
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[Shape]:
         assert profile == 0
