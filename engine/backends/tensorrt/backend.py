@@ -22,21 +22,11 @@ from fusematte.engine.backends.tensorrt.plugin import register_plugin
 from fusematte.engine.cuda.driver import CudaDriver, serve_stream
 from fusematte.engine.cuda.probe import why_no_cuda
 from fusematte.engine.errors import BackendError, ExportError, ModelError
-from fusematte.engine.frame import Map
+from fusematte.engine.frame import BT709, Map
 from fusematte.engine.models import Bundle
+from fusematte.engine.pixels.color import to_ycbcr
 
 log = logging.getLogger(__name__)
-
-YCBCR = np.array(
-    [
-        [0.2126, 0.7152, 0.0722],
-        [-0.2126 / 1.8556, -0.7152 / 1.8556, 0.5],
-        [0.5, -0.7152 / 1.5748, -0.0722 / 1.5748],
-    ],
-    np.float32,
-)
-"""From R'G'B' to BT.709's Y'CbCr (ITU-R BT.709, item 3.3), for engines that contain the guided
-filter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +342,8 @@ class TensorRtBackend(Backend):
     def infer(self, image: Map, previous: Map) -> Maps:
         feeds = self.feeds(image, previous)
         if "guide" in self._runner.inputs:
-            feeds["guide"] = np.einsum("gc,nchw->nghw", YCBCR, image)
+            luma, chroma = to_ycbcr(image[0], BT709)
+            feeds["guide"] = np.concatenate([luma[None], chroma])[None]
         with self._driver.current():
             results = self._runner.run(feeds)
         return self.within_range(results[name][0, 0] for name in Maps._fields)
