@@ -89,6 +89,21 @@ def test_a_cluster_of_ones_own_listens_to_this_machine_alone(tmp_path: Path) -> 
     assert "other machines may reach it" not in done.stderr
 
 
+def test_a_cluster_that_does_not_start_is_told(tmp_path: Path) -> None:
+    """In a process of its own, as Ray keeps what it began.  Before the other tests' cluster, which
+    it would join."""
+    pytest.importorskip("ray")
+    clip = make_clip(tmp_path / "in.mp4", frames=2)
+    command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--cluster", "auto"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fusematte", *command], capture_output=True, text=True,
+        env={**os.environ, "RAY_TMPDIR": "/dev/null/ray"},
+    )  # fmt: skip
+    assert done.returncode == 8, done.stderr
+    assert "does not start here" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_long_job_survives_a_killed_worker(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_model: str
@@ -146,20 +161,6 @@ def test_addresses_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[s
             (line,) = capfd.readouterr().err.splitlines()
             assert reason in line and text in line
     assert not list(tmp_path.glob("out*"))
-
-
-def test_a_cluster_that_does_not_start_is_told(tmp_path: Path) -> None:
-    """In a process of its own, as Ray keeps what it began."""
-    pytest.importorskip("ray")
-    clip = make_clip(tmp_path / "in.mp4", frames=2)
-    command = ["run", "-q", str(clip), str(tmp_path / "out.mp4"), "--cluster", "auto"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fusematte", *command], capture_output=True, text=True,
-        env={**os.environ, "RAY_TMPDIR": "/dev/null/ray"},
-    )  # fmt: skip
-    assert done.returncode == 8, done.stderr
-    assert "does not start here" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
 
 
 class _Ray(ModuleType):
