@@ -5,10 +5,11 @@
 Three parts, each a process of its own: alone; beside a process that keeps a core busy; and a tenth
 as long the same without a budget.  The source, one long file of a clip forwards and backwards
 without a cut, is pushed into a Session at its own pace.  Writes benchmarks/results/live.json:
-latency p50, p95 and p99 from push to result, dropped frames, resident memory at the start and the
-end, the share of the processor, which network sizes the governor chose for how long, and by how
-much the refined alpha of each size differs from that of the largest (mean of absolute differences,
-0..1).  The first seconds, in which the network is compiled, are left out of the steady figures.
+latency p50, p95 and p99 from push to result, dropped frames (all, and after the first seconds),
+resident memory at the start and the end, the share of the processor, which network sizes the
+governor chose for how long, and whether frames carried its mattes.  The first seconds, in which the
+network is compiled, are left out of the steady figures.  What sizes and carrying cost in accuracy
+is in bench_carried.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import os
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from multiprocessing.synchronize import Event
@@ -34,18 +34,13 @@ import psutil
 from av.video.frame import PictureType
 from bench_job import SOURCE
 from machine import machine
-from numpy.typing import NDArray
 
-from fusematte.engine.live.governor import LEVELS
+from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.session import Result, Session
-from fusematte.engine.matting.matter import Matter
-from fusematte.engine.matting.refine import refine
 from fusematte.engine.media.reader import Reader
 
 RESULTS = Path(__file__).parent / "results" / "live.json"
 SIZE, RATE, FRAMES = (1280, 720), 30, 150
-COMPARED = 40
-"""Frames in which the sizes' alphas are compared."""
 WARM_UP = 10.0
 """Seconds that are left out of the steady figures."""
 
@@ -93,6 +88,7 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
     """Pushes the clip for so many minutes; the figures."""
     process, sizes, count = psutil.Process(), Counter[str](), round(60 * RATE * minutes)
     resident: list[float] = []
+    first: LiveStatistics | None = None
     with (
         Reader(clip) as frames,
         Session(background, budget_ms=budget, on_result=(collector := Collector())) as session,
@@ -102,13 +98,17 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
             time.sleep(max(0.0, collector.begun + index / RATE - time.perf_counter()))
             session.push(replace(frame, pts=index, time_base=Fraction(1, RATE)))
             if index % RATE == 0 and index > RATE * WARM_UP:
-                sizes[name_of(session.statistics.network_size)] += 1
+                now = session.statistics
+                first = first or now
+                sizes[name_of(now)] += 1
                 resident.append(process.memory_info().rss / 1e6)
         cpu = process.cpu_percent()
         while session.busy:
             time.sleep(0.01)
         statistics = session.statistics
+    assert first is not None
     return summarise(collector, count, budget) | {
+        "dropped_later": statistics.dropped - first.dropped,
         "budget_ms": budget,
         "governor_changes": statistics.level_changes,
         "governor_last_change": statistics.last_change,
@@ -120,28 +120,10 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
     }
 
 
-def name_of(size: tuple[int, int]) -> str:
-    """(height, width) as ``WxH``."""
-    return f"{size[1]}x{size[0]}"
-
-
-def alpha_changes(clip: Path) -> dict[str, float]:
-    """How far the refined alpha of each network size is from that of the largest."""
-    alphas: dict[str, list[NDArray[Any]]] = {}
-    with Matter() as matter:
-        for matter.scale in LEVELS:
-            matter.reset()
-            with closing(Reader(clip)) as reader:
-                frames = list(itertools.islice(reader, COMPARED))
-            alphas[name_of(matter.size_for(frames[0]))] = [refine(f, matter(f)) for f in frames]
-    best = next(iter(alphas.values()))
-    return {size: round(difference(found, best), 5) for size, found in alphas.items()}
-
-
-def difference(found: list[NDArray[Any]], best: list[NDArray[Any]]) -> float:
-    """Mean of absolute differences of 8-bit alphas, 0..1."""
-    pairs = zip(found, best, strict=True)
-    return float(np.mean([np.abs(a.astype(np.int16) - b).mean() for a, b in pairs])) / 255
+def name_of(statistics: LiveStatistics) -> str:
+    """How the network runs: ``WxH``, or ``WxH carried``."""
+    height, width = statistics.network_size
+    return f"{width}x{height}{' carried' if statistics.carried else ''}"
 
 
 def summarise(collector: Collector, pushed: int, budget: float | None) -> dict[str, Any]:
@@ -208,7 +190,6 @@ def main() -> None:
         results["alone"] = in_a_process(clip, minutes, budget, background)
         results["loaded"] = in_a_process(clip, minutes, budget, background, busy=1)
         results["loaded_ungoverned"] = in_a_process(clip, short, None, background, busy=1)
-        results["alpha_change_by_size"] = alpha_changes(clip)
     args.output.parent.mkdir(exist_ok=True)
     args.output.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results))

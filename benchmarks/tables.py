@@ -412,7 +412,7 @@ def live_table(results: dict[str, Any]) -> str:
         lines.append(
             f"{name} | {row['seconds'] / 60:.0f} "
             f"| {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
-            f"| {row['dropped']} of {row['pushed']} "
+            f"| {row['dropped']} of {row['pushed']}, later {row['dropped_later']} "
             f"| {', '.join(f'{size} {seconds}' for size, seconds in sizes.items())} "
             f"| {100 * row['processor_share']:.0f} % "
             f"| {row['resident_mb_start']} to {row['resident_mb_end']} MB"
@@ -422,12 +422,24 @@ def live_table(results: dict[str, Any]) -> str:
         "| network sizes, seconds | processor | resident memory"
     )
     shape = f"{results['size']} at {results['rate']} frames a second"
-    changes = results["alpha_change_by_size"].items()
+    return f"\nA live session, {shape}:\n\n{grid(columns, lines)}"
+
+
+def carried_table(results: dict[str, Any]) -> str:
+    """What smaller networks and carried mattes cost in accuracy."""
+    ways = list(next(iter(results["scales"].values())))
+    rows = [
+        f"{float(scale):g} | "
+        + " | ".join(
+            f"{1000 * row[way]['mse']:.2f}, {1000 * row[way]['dtssd']:.1f}" for way in ways
+        )
+        for scale, row in results["scales"].items()
+    ]
+    columns = " | ".join(["area of the network", ways[0], *(f"carried, {way}" for way in ways[1:])])
     return (
-        f"\nA live session, {shape}:\n\n{grid(columns, lines)}"
-        "\nWhat a smaller network changes of alpha, on average over the picture: "
-        + ", ".join(f"{size} {1000 * change:.1f}" for size, change in changes)
-        + " thousandths.\n"
+        f"\nMean squared error and dtSSD (thousandths) of {results['clips']} composed clips with true "
+        "alpha, where every frame waits for its matte, and where it carries that of a network that "
+        f"takes 1 to 4 frames ({results['model']}):\n\n{grid(columns, rows)}"
     )
 
 

@@ -24,7 +24,8 @@ class LiveStatistics:
     stages: median busy milliseconds per frame, by stage.
     network_size: (height, width) of the last network input.
     budget_ms: the latency budget; None if there is none.
-    level: factor on the model's network area.
+    level: factor on the model's network area; carried: whether frames carry the network's last
+        matte instead of waiting for theirs.
     level_changes, last_change: number of changes by the governor, and the last reason.
     holds: whether recent frames kept the budget.
     error: the last error.
@@ -40,6 +41,7 @@ class LiveStatistics:
     network_size: tuple[int, int]
     budget_ms: float | None = None
     level: float = 1.0
+    carried: bool = False
     level_changes: int = 0
     last_change: str = ""
     holds: bool = True
@@ -52,6 +54,8 @@ class LiveStatistics:
             f"{self.fps:.1f} fps, latency {self.latency_p50:.0f}/{self.latency_p99:.0f} ms "
             f"(p50/p99), {self.dropped} dropped, {stages} ms, network {width}x{height}"
         )
+        if self.carried:
+            text += " carried"
         if self.budget_ms is not None:
             text += f", budget {self.budget_ms:.0f} ms {'held' if self.holds else 'missed'}"
         return f"{text}, {self.failed} failed: {self.error}" if self.failed else text

@@ -24,7 +24,7 @@ from fusematte.engine.compositing.fallback import card, closed_frame
 from fusematte.engine.compositing.look import Look
 from fusematte.engine.errors import UsageError
 from fusematte.engine.frame import CLOCK, Frame, Matte, Plane, displayed_size
-from fusematte.engine.live.governor import LEVELS, Governor
+from fusematte.engine.live.governor import LEVELS, Governor, Level
 from fusematte.engine.live.meter import LiveStatistics, Meter
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import Matter
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 """What ``push`` accepts; the last is anything with ``__dlpack__``."""
 
+SCALES = tuple(dict.fromkeys(level.scale for level in LEVELS))
+"""The network's sizes, as factors on its area."""
 KERNEL_THREADS = min(4, os.cpu_count() or 1)
 """CPU threads of compositing: while one frame is composited, the network often waits."""
 
@@ -97,13 +99,13 @@ class Result:
 class _Job:
     """A frame in flight.
 
-    level: the governor's level; 0 without governor, or if the frame waited for a compilation.
+    level: the governor's; None without governor, or if the frame waited for a compilation.
     """
 
     frame: Frame
     arrived: float
     matted: Matted | None = None
-    level: float = 0.0
+    level: Level | None = None
     error: str | None = None
 
     @property
@@ -134,8 +136,10 @@ class Session:
         model, backend: as for ``Matter``.
         threads: CPU threads for inference; None takes the number measured best, or half of the
             processors.
-        budget_ms: latency budget from ``push`` to the result; a smaller network holds it while the
-            machine is busy.  None always uses the default network size.
+        budget_ms: latency budget from ``push`` to the result.  Where the network is too slow for
+            it, frames carry its last matte along their motion (``engine.matting.carried``); where
+            that is not enough, the network is smaller.  None: every frame waits for a network of
+            the default size.
         mirror: mirror frames horizontally before anything else.
         max_pending: number of frames, 1 or more.
         lookahead: delays results by this number of frames, so that smoothing can use the following
@@ -303,6 +307,7 @@ class Session:
             raise
         with self._matter_lock:
             if not self._closed:
+                self._stages.rest()
                 matter.take_choice(self._stages.matter)
                 matter, self._stages.matter = self._stages.matter, matter
                 self._model = model
@@ -356,7 +361,8 @@ class Session:
         return replace(
             figures,
             budget_ms=governor.budget_ms,
-            level=governor.level,
+            level=governor.level.scale,
+            carried=governor.level.carried,
             level_changes=governor.changes,
             last_change=governor.decisions[-1].why if governor.decisions else "",
             holds=governor.holds,
@@ -407,7 +413,7 @@ class Session:
         return replace(frame, pts=pts)
 
     def _scales(self) -> tuple[float, ...]:
-        return (1.0,) if self._governor is None else LEVELS
+        return (1.0,) if self._governor is None else SCALES
 
     def _open_stages(self, options: StageOptions) -> Stages:
         """Opens background, matter and stages."""
@@ -428,7 +434,7 @@ class Session:
                 if self.mirror:
                     job.frame = mirrored(job.frame)
                 matter = self._stages.matter
-                matter.scale = self._scale(job)
+                self._set_level(job)
                 ready = self._stages.begin(job.frame)
                 self._meter.network_size = matter.size_for(job.frame)
             except Exception as error:
@@ -450,23 +456,24 @@ class Session:
         job.error = self._explain("no matte", error)
         return [*self._jobs_of(self._stages.reset()), job]
 
-    def _scale(self, job: _Job) -> float:
-        """The network's scale for a frame: the governor's choice once all sizes are compiled.
+    def _set_level(self, job: _Job) -> None:
+        """Sets how the network runs for a frame: as the governor says once all sizes are compiled.
 
         The first frames of a size each wait for the compilation of one scale, so that none of them
         waits for all.
         """
         if self._governor is None:
-            return 1.0
+            return
         frame, matter = job.frame, self._stages.matter
         shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
         if shape != self._prepared_for:
-            self._prepared_for, self._unprepared = shape, list(LEVELS)
+            self._prepared_for, self._unprepared = shape, list(SCALES)
         if self._unprepared:
             matter.prepare(frame, [self._unprepared.pop(0)])
-            return LEVELS[0]
-        job.level = self._governor.level
-        return job.level
+            level = LEVELS[0]
+        else:
+            level = job.level = self._governor.level
+        matter.scale, self._stages.carries = level
 
     def _finish(self, job: _Job) -> None:
         begun = time.perf_counter()
@@ -475,7 +482,7 @@ class Session:
         seconds = {**job.seconds, "composite": now - begun}
         latency = now - job.arrived
         self._meter.add(latency, seconds, job.error)
-        if self._governor is not None and job.error is None:
+        if self._governor is not None and job.level is not None and job.error is None:
             self._governor.observe(now, 1e3 * latency, 1e3 * seconds["network"], job.level)
         result = Result(
             mask=self._stages.options.look.mask,

@@ -44,7 +44,7 @@ class Made(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Known:
+class Known:
     """A frame, as the network sees it, and its matte, which is set once there is one."""
 
     seen: Seen
@@ -74,8 +74,8 @@ class KeyFrames:
 
     def __init__(self, every: int) -> None:
         self._every = every
-        self._key: _Known | None = None
-        self._waiting: list[_Known] = []
+        self._key: Known | None = None
+        self._waiting: list[Known] = []
 
     def __call__(self, matter: Matter, frame: Frame) -> list[Made]:
         """The frames that have their mattes now: none, or all up to this one.
@@ -83,7 +83,7 @@ class KeyFrames:
         Raises:
             BackendError: as ``Matter``.
         """
-        now = _Known(matter.see(frame))
+        now = Known(matter.see(frame))
         # A choice is followed from frame to frame.
         alone = now.seen.anew or self._key is None or matter.chooses
         ready = self.drain(matter) if alone else []
@@ -100,7 +100,7 @@ class KeyFrames:
         if before is None or len(frames) == 1:
             key.matte = matter.matte(key.seen)
         else:
-            moved = _motion(key, before)(before.matte.alpha)
+            moved = motion_between(key, before)(before.matte.alpha)
             key.matte = matter.matte(key.seen, moved)
             _fill(matter, [before, *frames])
             matter.keep(key.matte.alpha, key.seen.frame.rotation)
@@ -108,13 +108,13 @@ class KeyFrames:
         return [Made(one.seen.frame, one.matte, matter.follows) for one in frames]
 
 
-def _fill(matter: Matter, frames: list[_Known]) -> None:
+def _fill(matter: Matter, frames: list[Known]) -> None:
     """Mattes the frames between the first and the last."""
     if len(frames) < 3:
         return
     middle = len(frames) // 2
     first, now, last = frames[0], frames[middle], frames[-1]
-    before, after = (_Side(_motion(now, side)(side.planes), now) for side in (first, last))
+    before, after = (_Side(motion_between(now, side)(side.planes), now) for side in (first, last))
     if _contradict(before, after):
         now.matte = matter.matte(now.seen, before.alpha)
     else:
@@ -123,7 +123,8 @@ def _fill(matter: Matter, frames: list[_Known]) -> None:
     _fill(matter, frames[middle:])
 
 
-def _motion(now: _Known, other: _Known) -> Motion:
+def motion_between(now: Known, other: Known) -> Motion:
+    """Where the pixels of one frame are in another; it moves planes of the network's size."""
     height, width = now.seen.color.shape[1:]
     return Motion(now.luma, other.luma, (height, width))
 
@@ -134,7 +135,7 @@ class _Side:
     alpha: [h, w]; misfit: how much the moved luma differs from that of the other, [h, w].
     """
 
-    def __init__(self, planes: Map, now: _Known) -> None:
+    def __init__(self, planes: Map, now: Known) -> None:
         self.planes, self.alpha = planes, planes[..., 0]
         self.misfit = as_float(cv2.blur(cv2.absdiff(planes[..., 3], now.seen.color[0]), _FIT))
 
@@ -156,9 +157,15 @@ def _between(seen: Seen, matte: Matte, before: _Side, after: _Side) -> Matte:
     matte: any other of the same Matter.
     """
     shares = as_float(after.misfit / _NOISE + 1), as_float(before.misfit / _NOISE + 1)
-    alpha, foreground, background, _ = cv2.split(
-        cv2.blendLinear(before.planes, after.planes, *shares)
-    )
+    return moved_matte(seen, matte, as_float(cv2.blendLinear(before.planes, after.planes, *shares)))
+
+
+def moved_matte(seen: Seen, matte: Matte, planes: Map) -> Matte:
+    """The matte of a frame from ``Known.planes`` of others, moved to it.
+
+    matte: any other of the same Matter.
+    """
+    alpha, foreground, background, _ = cv2.split(planes)
     # beta is what makes alpha = beta F + (1 - beta) (1 - B); where F = 1 - B it can be anything.
     gap = foreground + background - 1
     beta = np.divide(alpha + background - 1, gap, out=np.full_like(gap, 0.5), where=gap != 0)

@@ -63,7 +63,7 @@ class LostParts:
         near = cv2.dilate(self._credit, np.ones((2 * REACH + 1,) * 2, np.uint8))
         earned = np.minimum(near, CREDIT - 1) + np.uint8(1)
         left = np.maximum(near, COST) - np.uint8(COST)
-        self._credit = np.where(seen, earned, np.where(held, left, 0)).astype(np.uint8)
+        self._credit = earned * seen + left * (held & ~seen)
 
 
 class _Part(NamedTuple):
@@ -80,6 +80,8 @@ def _lost_parts(matte: Matte, before: Matte) -> Iterator[_Part]:
         return
     # Anything thinner is the edge of a moving object.
     lost = np.asarray(cv2.morphologyEx(lost, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))
+    if not lost.any():
+        return
     # The whole region, out to where alpha did not drop: a held part gets no edge of its own.
     _, labels, boxes, _ = cv2.connectedComponentsWithStats((fall > EDGE).astype(np.uint8))
     for label in np.unique(labels[lost > 0]):

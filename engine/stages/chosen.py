@@ -41,13 +41,14 @@ class ChosenStages(Stages):
         chosen = self._choose(frame)
         if self._used is not chosen:
             held += self._leave(chosen)
-        chosen.background = self.background
+        chosen.background, chosen.carries = self.background, self.carries
         return [*held, *chosen.begin(frame)]
 
     def _open(self) -> None:
         """Opens stages for the current matter.  Frames in flight on earlier ones can still be
         finished: their memory belongs to the path they are on, which is closed at the end."""
         self._cpu = CpuStages(self.matter, self.background, self.options)
+        self._resources.callback(self._cpu.close)
         self._gpu = open_gpu_stages(self._resources, self.matter, self.background, self.options)
 
     def _leave(self, chosen: CpuStages | GpuStages | None) -> list[Matted]:
@@ -72,6 +73,9 @@ class ChosenStages(Stages):
     def drop(self, matted: Matted) -> None:
         if matted.slot is not None:
             self._gpu.drop(matted)
+
+    def rest(self) -> None:
+        self._cpu.rest()
 
     def close(self) -> None:
         self._resources.close()

@@ -89,10 +89,13 @@ class Stages(ABC):
     calls ``finish`` and ``drop``.
 
     matter, background: may be replaced between two frames; the caller closes them.
+    carries: whether frames do without the network and carry its last matte, see
+        ``matting.carried``; may be changed between two frames.  On a GPU it changes nothing.
     """
 
     matter: Matter
     background: Background
+    carries: bool = False
     options: StageOptions
 
     @abstractmethod
@@ -114,6 +117,9 @@ class Stages(ABC):
 
     def drop(self, matted: Matted) -> None:  # noqa: B027
         """Discards a frame; called instead of ``finish``."""
+
+    def rest(self) -> None:  # noqa: B027
+        """Waits for what runs beside the frames; called before ``matter`` is replaced."""
 
     def close(self) -> None:  # noqa: B027
         """Frees the stages' own resources."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import Composite, compose
 from fusematte.engine.frame import Frame
+from fusematte.engine.matting.carried import Carried
 from fusematte.engine.matting.key_frames import KeyFrames, Made
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.stages.contract import Matted, Observe, StageOptions, Stages
@@ -29,34 +31,56 @@ class CpuStages(Stages):
         self.matter, self.background, self.options = matter, background, options
         self._observe = observe
         self._key_frames = KeyFrames(options.network_every)
+        self._carried = Carried()
         self._smoothed = Smoothed(options)
 
     def begin(self, frame: Frame) -> list[Matted]:
+        if not self.carries:
+            self.rest()
+            return self._key_frame(lambda: self._key_frames(self.matter, frame))
         begun = time.perf_counter()
-        made = self._key_frames(self.matter, frame)
-        return self._smooth(made, time.perf_counter() - begun)
+        made = self._carried(self.matter, frame)
+        motion = time.perf_counter() - begun
+        return self._smooth([made], {"network": self._carried.network_seconds, "motion": motion})
 
     def drain(self) -> list[Matted]:
-        begun = time.perf_counter()
-        made = self._key_frames.drain(self.matter)
-        return self._smooth(made, time.perf_counter() - begun) + self._smoothed.drain()
+        self.rest()
+        return self._key_frame(lambda: self._key_frames.drain(self.matter)) + self._smoothed.drain()
 
     def reset(self) -> list[Matted]:
-        waiting = self._smooth(self._key_frames.drain(self.matter), 0.0)
+        self.rest()
+        waiting = self._smooth(self._key_frames.drain(self.matter), {})
         self._key_frames = KeyFrames(self.options.network_every)
         self.matter.reset()
         return waiting + self._smoothed.reset()
 
-    def _smooth(self, made: list[Made], seconds: float) -> list[Matted]:
+    def rest(self) -> None:
+        self._carried.reset()
+
+    def close(self) -> None:
+        self._carried.close()
+
+    @property
+    def _threads(self) -> int:
+        """Threads of compositing: beside a network that never rests half as many are faster, for
+        they wait for each other."""
+        return max(1, self.options.threads // 2) if self.carries else self.options.threads
+
+    def _key_frame(self, make: Callable[[], list[Made]]) -> list[Matted]:
+        begun = time.perf_counter()
+        made = make()
+        return self._smooth(made, {"network": (time.perf_counter() - begun) / max(1, len(made))})
+
+    def _smooth(self, made: list[Made], seconds: dict[str, float]) -> list[Matted]:
         """The frames that are ready, smoothed.
 
-        seconds: that their mattes took.
+        seconds: that each of their mattes took.
         """
         ready = []
         for frame, matte, follows in made:
             if self._observe is not None:
                 self._observe(matte)
-            matted = Matted(frame=frame, matte=matte, seconds={"network": seconds / len(made)})
+            matted = Matted(frame=frame, matte=matte, seconds=dict(seconds))
             ready += self._smoothed(matted, follows=follows)
         return ready
 
@@ -69,5 +93,5 @@ class CpuStages(Stages):
             look=self.options.look,
             with_alpha=self.options.with_alpha,
             with_foreground=self.options.with_foreground,
-            threads=self.options.threads,
+            threads=self._threads,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -292,6 +292,44 @@ def test_a_lent_matter_is_used_and_left_to_its_owner(matter: HookedMatter) -> No
         assert len(seen) == count
     matter(frame_from_rgb(picture(64, 48, 0)))  # it is still open
     assert len(seen) > count
+
+
+def test_a_slow_network_is_not_waited_for(matter: HookedMatter) -> None:
+    """Frames carry its last matte; when the model changes, nothing works on in the old one."""
+    slowness, working = 0.12, threading.Event()
+
+    def slow(network: Infer, image: Map, previous: Map) -> Maps:
+        working.set()
+        time.sleep(slowness)
+        maps = network(image, previous)
+        working.clear()
+        return maps
+
+    matter.hook = slow
+    results: list[Result] = []
+    with Session("green", matter=matter, budget_ms=33, on_result=results.append) as session:
+
+        def push_until(enough: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 60
+            while not enough():
+                assert time.monotonic() < deadline
+                session.push(red())
+                time.sleep(0.02)
+
+        push_until(lambda: session.statistics.carried)
+        assert "carried" in str(session.statistics)
+        since = len(results)
+        push_until(lambda: len(results) > since + 20)
+        assert not session.statistics.failed
+        late = [result.latency for result in results[since + 2 :]]
+        assert np.median(late) < slowness
+        push_until(working.is_set)
+        session.model = "edge"
+        assert not working.is_set()
+        since = len(results)
+        push_until(lambda: len(results) > since + 2)
+        assert not session.statistics.failed
+        assert not working.is_set()
 
 
 def test_a_closed_session_takes_nothing_more() -> None:

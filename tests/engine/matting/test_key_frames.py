@@ -6,12 +6,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from tests.engine.matting.balls import HEIGHT, WIDTH, ball, disc, says
 from tests.engine.matting.mattes import turned
 from tests.peers import HookedMatter, Infer
 
@@ -20,9 +19,6 @@ from fusematte.engine.frame import Frame, Map
 from fusematte.engine.matting.key_frames import KeyFrames, Made
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Prompt
-from fusematte.engine.pixels.color import frame_from_rgb
-
-HEIGHT, WIDTH = 288, 512
 
 
 @pytest.fixture(scope="module")
@@ -37,43 +33,6 @@ def matter(shared_matter: HookedMatter) -> HookedMatter:
     shared_matter.hook = None
     shared_matter.choose(())
     return shared_matter
-
-
-def wall(seed: int) -> NDArray[np.float32]:
-    noise = np.random.default_rng(seed).random((HEIGHT, WIDTH, 3), np.float32)
-    return np.asarray(cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, 32), float)
-
-
-def disc(x: float, y: float) -> Map:
-    """The alpha of a ball, [HEIGHT, WIDTH]."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    alpha = np.clip(60.5 - np.hypot(columns - x, rows - y), 0, 1)
-    return np.asarray(alpha, np.float32)
-
-
-def ball(index: int, step: float, *, seed: int = 1) -> tuple[Frame, Map]:
-    """A frame of a textured ball that flies before a wall, and its alpha."""
-    x, y = 120 + step * index, 120 + 0.5 * step * index
-    alpha = disc(x, y)
-    skin = cv2.warpAffine(
-        wall(seed + 1).astype(np.float32), np.array([[1.0, 0, x], [0, 1, y]]), (WIDTH, HEIGHT),
-        borderMode=cv2.BORDER_WRAP,
-    )  # fmt: skip
-    picture = alpha[..., None] * (128 + skin / 2) + (1 - alpha[..., None]) * wall(seed) / 2
-    frame = frame_from_rgb(picture.astype(np.uint8))
-    return replace(frame, pts=index), alpha
-
-
-def says(alphas: dict[bytes, Map], asked: list[bytes]) -> object:
-    """A network that knows the truth, and notes what it was asked."""
-
-    def network(_: Infer, image: Map, previous: Map) -> Maps:
-        del previous
-        asked.append(image.tobytes())
-        alpha = alphas[image.tobytes()]
-        return Maps(alpha.copy(), alpha.copy(), 1 - alpha, np.full_like(alpha, 0.5))
-
-    return network
 
 
 def told(
