@@ -437,9 +437,9 @@ def carried_table(results: dict[str, Any]) -> str:
     ]
     columns = " | ".join(["area of the network", ways[0], *(f"carried, {way}" for way in ways[1:])])
     return (
-        f"\nMean squared error and dtSSD (thousandths) of {results['clips']} composed clips with true "
-        "alpha, where every frame waits for its matte, and where it carries that of a network that "
-        f"takes 1 to 4 frames ({results['model']}):\n\n{grid(columns, rows)}"
+        f"\nMean squared error and dtSSD, thousandths, of {results['clips']} composed clips with "
+        "true alpha, where every frame waits for its matte, and where it carries that of a network "
+        f"that takes 1 to 4 frames ({results['model']}):\n\n{grid(columns, rows)}"
     )
 
 
@@ -479,7 +479,7 @@ def main() -> None:
     if (ROOT / "benchmarks" / "results" / "latency.json").exists():
         measured += latency_line(_load("latency"))
     if (ROOT / "benchmarks" / "results" / "live.json").exists():
-        measured += live_table(_load("live"))
+        measured += live_table(_load("live")) + carried_table(_load("carried"))
     if (ROOT / "benchmarks" / "results" / "flicker.json").exists():
         measured += flicker_line(_load("flicker"))
     _replace(ROOT / "README.md", measured + memory_line(_load("memory")))

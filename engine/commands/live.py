@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_outputs(parser)
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
-        help="latency budget; a smaller network holds it when the machine is busy (one frame)",
+        help="latency budget; to hold it, mattes follow the motion and the network becomes smaller "
+        "(one frame)",
     )  # fmt: skip
     parser.add_argument(
         "--lookahead", type=int, default=0, metavar="N",

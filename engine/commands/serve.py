@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--budget-ms", type=float, metavar="MS",
-        help="latency budget; a smaller network holds it when the machine is busy (one frame at "
-        "30 fps)",
+        help="latency budget, held as by live (one frame at 30 fps)",
     )  # fmt: skip
     parser.add_argument(
         "--api", action="store_true",

@@ -81,7 +81,7 @@ class Carried:
 
     def _begin(self, matter: Matter, now: Known, previous: Map) -> None:
         if self._network is None:
-            self._network = Relay(Stage("network", _matte), waiting=1)
+            self._network = Relay(Stage("matte", _matte), waiting=1)
         done: Future[float] = Future()
         self._network.push((matter, now, previous, done))
         self._next = now, done
