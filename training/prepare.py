@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -38,6 +41,8 @@ SHARD_SAMPLES = 1000
 PACKED_SIDE, SMALLEST_PACKED = 448, 96
 """Largest and smallest longer side, in pixels, that ``pack`` tries."""
 PACKED_QUALITY = 75
+ESTIMATED = 300
+"""So many samples are written first, to see how large all of them will be."""
 
 
 Count = Callable[[int], None]
@@ -51,6 +56,11 @@ class Prepared:
     shards: list[Path] = field(default_factory=list)
     samples: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def megabytes(self) -> float:
+        """The size of the shards, in 10^6 bytes."""
+        return sum(path.stat().st_size for path in self.shards) / 1e6
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {stem}" for stem, count in self.samples.items()) or "nothing"
@@ -104,25 +114,40 @@ def pack(
     """Writes the data of a training run within a size limit, for transfer to another machine;
     returns the result and the longer side of the pictures.
 
-    The pictures are scaled down until all of them fit.
+    The pictures are scaled down until all of them fit; a part of them tells how far.
 
     Raises:
         DataError, OutputError: as ``prepare``; or even the smallest pictures do not fit.
     """
     chosen = [source for source in sources if source.split == "train"]
-    long_side = PACKED_SIDE
+    total = sum(1 for source in chosen for _ in source.read())
+    step = max(1, total // ESTIMATED)
+    part = [replace(source, read=partial(_some, source.read, step)) for source in chosen]
+    long_side, estimated = PACKED_SIDE, False
     while long_side >= SMALLEST_PACKED:
-        prepared = prepare(chosen, output, Storage(long_side, PACKED_QUALITY, lean=True), count)
-        size = sum(path.stat().st_size for path in prepared.shards) / 1e6
-        if size <= megabytes:
-            return prepared, long_side
-        log.info("%d px: %.1f MB, over the limit", long_side, size)
-        for path in prepared.shards:
-            path.unlink()
-        long_side = min(long_side - 16, int(long_side * (megabytes / size) ** 0.6))
+        storage = Storage(long_side, PACKED_QUALITY, lean=True)
+        if not estimated:
+            with tempfile.TemporaryDirectory(prefix="fusematte-") as folder:
+                size = step * prepare(part, Path(folder), storage).megabytes
+            log.info("%d px: about %.0f MB", long_side, size)
+            estimated = size <= megabytes
+        if estimated:
+            prepared = prepare(chosen, output, storage, count)
+            size = prepared.megabytes
+            if size <= megabytes:
+                return prepared, long_side
+            log.info("%d px: %.1f MB, over the limit", long_side, size)
+            for path in prepared.shards:
+                path.unlink()
+        long_side = min(long_side - 8, int(long_side * (megabytes / size) ** 0.6))
     raise DataError.at(
         output, f"pictures of {SMALLEST_PACKED} px do not fit in {megabytes:g} MB", option="pack"
     )
+
+
+def _some(read: Callable[[], Iterator[Sample]], step: int) -> Iterator[Sample]:
+    """One sample of ``step``."""
+    return islice(read(), step // 2, None, step)
 
 
 def _stem(source: Source) -> str:
