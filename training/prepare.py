@@ -76,6 +76,11 @@ class Storage:
     quality: int = 95
     lean: bool = False
 
+    @property
+    def suffix(self) -> str:
+        """Of the shards.  Of small pictures a tar is half padding, which compression takes away."""
+        return ".tar.gz" if self.lean else ".tar"
+
 
 def prepare(
     sources: list[Source], output: Path, storage: Storage, count: Count | None = None
@@ -179,7 +184,7 @@ def _write_shards(
             if shard is None or shard.count == SHARD_SAMPLES:
                 if shard is not None:
                     shard.finish()
-                shard = _Shard(output / f"{stem}-{written:05}.tar")
+                shard = _Shard(output / f"{stem}-{written:05}{storage.suffix}")
                 prepared.shards.append(shard.path)
                 written += 1
             shard.add(f"{source.name.split()[0]}/{result[0]}", result[1])
@@ -199,7 +204,7 @@ class _Shard:
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial, self.count = path, part_of(path), 0
-        self.archive = tarfile.open(self.partial, "w")  # noqa: SIM115
+        self.archive = tarfile.open(self.partial, "w:gz" if path.suffix == ".gz" else "w")  # noqa: SIM115
 
     def add(self, name: str, fields: Fields) -> None:
         for suffix, data in fields.items():

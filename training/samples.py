@@ -139,11 +139,12 @@ SHARDS = {
 
 
 def shard_sources(folder: Path) -> list[Source]:
-    """The shards in a folder, such as ``train-00.tar`` or ``val-cutouts-00.tar``."""
+    """The shards in a folder, such as ``train-00.tar`` or ``val-cutouts-00.tar.gz``."""
     return [
         Source(path.name, *SHARDS[stem], read=lambda path=path: read_shard(path))  # type: ignore[misc]
         for stem in SHARDS
-        for path in sorted(folder.glob(f"{stem}-[0-9]*.tar"))
+        for path in sorted(folder.glob(f"{stem}-[0-9]*"))
+        if path.name.endswith((".tar", ".tar.gz"))
     ]
 
 

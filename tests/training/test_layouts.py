@@ -196,7 +196,7 @@ def test_a_pack_has_what_training_needs_in_the_space_it_gets(
     command = ["train", "prepare", "--data", str(tmp_path), "-o", str(out), "--pack", "0.12"]
     assert main([*command, "--json"]) == 0
     files = sorted(out.iterdir())
-    assert [file.name.removesuffix("-00000.tar") for file in files] == [
+    assert [file.name.removesuffix("-00000.tar.gz") for file in files] == [
         "backgrounds", "objects", "train", "train-cutouts",
     ]  # fmt: skip
     assert sum(file.stat().st_size for file in files) <= 120_000
@@ -207,7 +207,7 @@ def test_a_pack_has_what_training_needs_in_the_space_it_gets(
     assert len(material.portraits) == 2
     assert max(material.cutouts[0].size) < 300
     assert material.things[0].alpha.min() == 0
-    kept = {name: set(fields) for name, fields in read_shard(out / "train-00000.tar")}
+    kept = {name: set(fields) for name, fields in read_shard(out / "train-00000.tar.gz")}
     assert kept == {
         "train-00.tar/a": {"webp", "alpha.png"},
         "train-00.tar/b": {"webp", "alpha.png", "mask.png", "json"},
@@ -215,6 +215,29 @@ def test_a_pack_has_what_training_needs_in_the_space_it_gets(
     command[-1] = "0.001"
     assert main(command) == 3
     assert "do not fit in 0.001 MB" in capfd.readouterr().err
+
+
+def test_a_part_of_a_large_set_tells_how_far_to_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusematte.training import prepare
+
+    monkeypatch.setattr(prepare, "ESTIMATED", 3)
+    noise = np.random.default_rng(0).integers(0, 255, (9, 240, 320, 3), np.uint8)
+    alpha = encode(np.full((240, 320), 255, np.uint8))
+    samples = [
+        (f"{i}", {"webp": encode(one, ".webp"), "alpha.png": alpha}) for i, one in enumerate(noise)
+    ]
+    write_shard(tmp_path / "train-00.tar", samples)
+    sources = find_sources(tmp_path)
+    whole = prepare.prepare(sources, tmp_path / "whole", prepare.Storage(448, 75, lean=True))
+    written: list[int] = []
+    limit = 0.6 * whole.megabytes
+    packed, side = prepare.pack(sources, tmp_path / "out", limit, written.append)
+    assert 0.3 * limit < packed.megabytes <= limit
+    assert side < 320
+    assert packed.samples == {"train": 9}
+    assert written == [*range(1, 10)]  # the whole set was written once
 
 
 def test_large_sets_become_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
