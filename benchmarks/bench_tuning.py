@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runs", type=int, default=40)
     options = parser.parse_args()
-    bundle, threads = load_bundle(), network_threads()
+    bundle, threads = load_bundle(), network_threads(live=False)
     height, width = bundle.default_size
     image = np.random.default_rng(0).random((1, 3, height, width), np.float32)
     previous = image[:, :1].copy()

@@ -422,7 +422,10 @@ def live_table(results: dict[str, Any]) -> str:
         "| network sizes, seconds | processor | resident memory"
     )
     shape = f"{results['size']} at {results['rate']} frames a second"
-    return f"\nA live session, {shape}:\n\n{grid(columns, lines)}"
+    return (
+        f"\n{_where(results['machine'])}, a live session, {shape} (later: after the first ten "
+        f"seconds):\n\n{grid(columns, lines)}"
+    )
 
 
 def carried_table(results: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def _attempts(
     kinds = BACKENDS.values() if wish.backend == "auto" else [BACKENDS[wish.backend]]
     tuned = [kind for kind in kinds if kind.tunable and not _why_not(_plain(kind, wish), bundle)]
     pinned = wish.backend != "auto" and None not in (wish.device, wish.precision)
-    unmeasured = network_threads() if threads is None else threads
+    unmeasured = network_threads(live=work == "live") if threads is None else threads
     for kind in kinds:
         if tuned[:1] == [kind] and not pinned:
             yield from _fastest_first(tuned, wish, bundle, threads, work)

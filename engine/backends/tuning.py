@@ -2,11 +2,11 @@
 
 Processor features do not predict it: of two processors with bf16, one was five times as fast in
 int8 as in bf16, the other twice as fast in bf16.  So at the first use of a model the candidates are
-compiled on half of the processors and timed in turns at the network's size.  That happens before
-the first frame rather than in the background: a switch in the middle of a job would make its result
-depend on timing.  The first use waits for the compilation of the best guess, which it needs anyway,
-and for little more: candidates that are not compiled by then are left to the next start, which
-finds them in the cache.
+compiled on the work's share of the processors and timed in turns at the network's size.  That
+happens before the first frame rather than in the background: a switch in the middle of a job would
+make its result depend on timing.  The first use waits for the compilation of the best guess, which
+it needs anyway, and for little more: candidates that are not compiled by then are left to the next
+start, which finds them in the cache.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def choose(
     """
     if (known := recall(key)) is not None:
         return Ranking(known.timings, {})
-    threads = network_threads() if key.threads is None else key.threads
+    threads = network_threads(live=key.work == "live") if key.threads is None else key.threads
     found = candidates()
     if len(found) < 2:
         return Ranking(tuple(Timing(spec=str(spec), threads=threads, ms=0) for spec in found), {})

@@ -129,8 +129,8 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N",
-        help="CPU threads for inference (as tune found best, else half of the processors; for "
-        "stills all)",
+        help="CPU threads for inference (as tune found best, else half of the processors, for "
+        "files two at least; for stills all)",
     )  # fmt: skip
 
 

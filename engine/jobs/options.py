@@ -207,7 +207,7 @@ class JobOptions:
     )
     threads: int | None = _option(
         None,
-        "CPU threads for inference (as tune found best, else half of the processors)",
+        "CPU threads for inference (as tune found best, else half of the processors, two at least)",
         metavar="N",
         parse=int,
     )

@@ -104,7 +104,7 @@ def run(
         model: a shipped model's name or a bundle folder.
         backend: inference backend, ``auto`` or ``NAME[:DEVICE][:PRECISION]``.
         threads: CPU threads for inference; None takes the number measured best, or half of the
-            processors.
+            processors and two at least.
         resume: continue an interrupted job with the same input, outputs and options.
         jobs: segments of a long video processed side by side, each by its own process; a script
             that uses this needs ``if __name__ == "__main__"``.

@@ -128,7 +128,7 @@ class Matter:
         backend: ``auto``, or ``NAME[:DEVICE][:PRECISION]``, as in ``openvino:gpu`` or
             ``auto:f32``; the parts left out are chosen by measurement.
         threads: CPU threads for inference; None takes the number that ``fusematte tune`` found
-            best, or half of the processors if it never ran.
+            best; if it never ran, half of the processors, for files two at least.
         work: the kind of work that runs beside inference, "file" or "live".
         quality: "high" runs the network on twice its default area, which takes twice as long.
 

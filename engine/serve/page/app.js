@@ -82,7 +82,7 @@ function statistics(now) {
   $("drops").textContent = now.dropped;
   $("budget").textContent = `${now.budget_ms.toFixed(0)} ms, ${now.holds ? "held" : "missed"}`;
   $("budget").title = now.last_change && `Network changed ${now.level_changes} times: ${now.last_change}`;
-  $("network").textContent = `${now.network_size[1]} × ${now.network_size[0]}`;
+  $("network").textContent = now.network_size.toReversed().join(" × ") + (now.carried ? ", carried" : "");
   $("stages").textContent = Object.entries(now.stages)
     .map(([stage, time]) => `${stage} ${ms(time)}`)
     .join(", ");

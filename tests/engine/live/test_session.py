@@ -40,7 +40,7 @@ RED_RGB = (220, 10, 10)
 @pytest.fixture(scope="module", autouse=True)
 def network() -> Iterator[fm.Matter]:
     """Keeps the compiled network from one test to the next."""
-    with fm.Matter() as matter:
+    with fm.Matter(work="live") as matter:
         yield matter
 
 
@@ -342,7 +342,7 @@ def test_a_closed_session_takes_nothing_more() -> None:
 
 
 def test_sessions_share_one_compiled_network() -> None:
-    threads = network_threads()
+    threads = network_threads(live=True)
     with (
         Session("green") as one,
         Session("green", threads=threads) as two,
