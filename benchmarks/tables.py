@@ -473,6 +473,29 @@ def flicker_line(results: dict[str, Any]) -> str:
     )
 
 
+def paper_table(results: dict[str, Any]) -> str:
+    """The rows of the article's table 1, ours and its own."""
+    names = ("sad", "mse", "grad", "conn")
+
+    def figures(scores: dict[str, float]) -> str:
+        return " | ".join(f"{scores[n]:.3f}" if n == "mse" else f"{scores[n]:.2f}" for n in names)
+
+    article = results["article"]
+    rows = [
+        f"{row} | {figures(ours)} | {figures(article[row])}"
+        for row, ours in results["rows"].items()
+    ]
+    measures = "SAD | MSE | gradient | connectivity"
+    columns = f"row | {measures} | the article: {measures}"
+    samples = ", ".join(f"{count} of {stage}" for stage, count in results["samples"].items())
+    return (
+        f"The rows of the article's table 1, in the transition region: `{results['config']}` from "
+        f"{results['init']} on ({samples} samples: short), {results['pictures']} validation "
+        "pictures with pseudo-alphas. The article's pictures are others and larger: compare the "
+        f"order, not the values.\n\n{grid(columns, rows)}"
+    )
+
+
 def main() -> None:
     """Rewrites the generated parts."""
     _replace(ROOT / "docs" / "tasks" / "choose.md", selection_table(_load("selection")))
@@ -506,6 +529,7 @@ def _training_tables() -> str:
         tables.append(speed_table(_load("training")))
     if designs := [_load(path.stem) for path in sorted(folder.glob("ablation-*.json"))]:
         tables.append(ablation_table(designs))
+    tables.append(paper_table(_load("paper-rows")))
     if (folder / "true-alpha-parts.json").exists():
         tables.append(parts_table(_load("true-alpha-parts")))
     if (folder / "recurrent.json").exists():
