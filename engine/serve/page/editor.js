@@ -13,7 +13,7 @@ export class Editor {
   #notice;
   #timer;
 
-  // job: as the server describes it; again(): the job runs once more.
+  // job: as the server describes it; again(job): it runs once more, and is described anew.
   constructor(template, job, again, notice) {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.#part = (name) => this.element.querySelector(name);
@@ -33,8 +33,7 @@ export class Editor {
     this.#part(".again").onclick = async () => {
       notice("");
       try {
-        await request(`jobs/${job.id}/prompts`, this.#body({ prompts: this.#prompts }));
-        again();
+        again(await request(`jobs/${job.id}/prompts`, this.#body({ prompts: this.#prompts })));
       } catch (error) {
         notice(error.message);
       }

@@ -97,8 +97,9 @@ export class Jobs {
       choose.ariaExpanded = "false";
     };
     if (row.querySelector(".editor")) return close();
-    const again = () => {
+    const again = (queued) => {
       close();
+      this.#show(queued); // at once: what it was chosen for before is not to be seen again
       this.#poll();
     };
     row.append(new Editor(this.#editor, job, again, this.#notice).element);
