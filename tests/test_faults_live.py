@@ -36,7 +36,7 @@ def start(clip: Path, output: Path, prelude: str = "") -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_a_recording_that_plays(clip: Path, tmp_path: Path) -> None:
-    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)); "
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, -1)); "
     ignored = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     output = tmp_path / "out.mkv"
     process = start(clip, output, f"import resource, signal; {ignored}{limit}")
