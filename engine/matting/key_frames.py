@@ -57,7 +57,7 @@ class Known:
         small = cv2.resize(luma, search_size(*luma.shape), interpolation=cv2.INTER_AREA)
         return np.asarray(np.clip(small, 0, 1) * 255, np.uint8)
 
-    @property
+    @cached_property
     def planes(self) -> Map:
         """Alpha, F, B and luma: [h, w, 4]."""
         matte = self.matte

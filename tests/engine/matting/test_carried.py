@@ -50,21 +50,6 @@ class Knowing:
         return Maps(alpha.copy(), alpha.copy(), 1 - alpha, np.full_like(alpha, 0.5))
 
 
-@pytest.fixture(scope="module")
-def shared_matter() -> Iterator[HookedMatter]:
-    with HookedMatter() as made:
-        yield made
-
-
-@pytest.fixture
-def matter(shared_matter: HookedMatter) -> HookedMatter:
-    shared_matter.reset()
-    shared_matter.hook = None
-    shared_matter.scale = 1.0
-    shared_matter.choose(())
-    return shared_matter
-
-
 @pytest.fixture
 def carried() -> Iterator[Carried]:
     made = Carried()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,20 +18,6 @@ from fusematte.engine.frame import Frame, Map
 from fusematte.engine.matting.key_frames import KeyFrames, Made
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Prompt
-
-
-@pytest.fixture(scope="module")
-def shared_matter() -> Iterator[HookedMatter]:
-    with HookedMatter() as made:
-        yield made
-
-
-@pytest.fixture
-def matter(shared_matter: HookedMatter) -> HookedMatter:
-    shared_matter.reset()
-    shared_matter.hook = None
-    shared_matter.choose(())
-    return shared_matter
 
 
 def told(
