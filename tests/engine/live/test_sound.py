@@ -157,6 +157,8 @@ def test_streams_have_the_sound_of_a_file(tmp_path: Path, clip: Path, session: S
             command = (*take, "-c", "copy", tmp_path / f"{protocol}.mkv")
             takers.append(stack.enter_context(listening(url, *command)))
             outlets.append(Stream(url, camera.like, camera.rate, has_sound=True))
+        for outlet in outlets:
+            outlet.show(camera.like)  # connects, for which a busy machine needs seconds
         allowed = record(camera, session, *outlets)
         for taker in takers:
             taker.wait(20)

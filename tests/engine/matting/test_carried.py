@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.engine.matting.balls import HEIGHT, WIDTH, ball
 from tests.engine.matting.mattes import turned
+from tests.helpers import wait_for
 from tests.peers import HookedMatter, Infer, poison
 
 from fusematte.engine.backends import Maps
@@ -82,6 +83,7 @@ def test_frames_do_not_wait_for_the_network(matter: HookedMatter, carried: Carri
         assert made.follows == (number > 0)
         assert np.abs(made.matte.alpha - alpha).mean() < EDGE
     # The first waits, twice, as always; since the second frame the network has been at it.
+    wait_for(lambda: len(network.asked) == 3)
     assert network.asked == [0, 0, 1]
     assert np.abs(network.given[2] - flight[1][1]).mean() < EDGE  # moved, not that of before
     assert np.abs(flight[8][1] - flight[0][1]).mean() > 0.01  # if it were not followed
