@@ -8,6 +8,10 @@ CUDA_HEADERS := 'nvidia-cuda-nvcc>=13,<14' 'nvidia-cuda-runtime>=13,<14' nvidia-
 AXE := 4.14.1
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
+# In parallel.  Beside others, tests that live by the clock can starve: what failed must pass alone.
+tests = $(PYTEST) --dist loadfile $(1) $(2) || \
+	{ [ $$? = 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none --verbose $(2); }
 PROJECT := pyproject.toml setup.py $(wildcard cpp_ext/*.cpp cpp_ext/*.cu cpp_ext/csrc/*)
 
 .PHONY: demo test test-slow test-examples wheel check-wheel check-container site axe develop lint typing bench gpu-check gpu-emulated fuzz sanitize clean
@@ -16,10 +20,10 @@ demo: $(VENV)/.demo  ## make a clip, matte it, show where the results are
 	$(BIN)/fusematte demo
 
 test: $(VENV)/.develop  ## the test suite, in parallel; the slow tests have a target of their own
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile
+	$(call tests,-n 4)
 
 test-slow: $(VENV)/.develop  ## the tests marked slow: engines really built, every instruction set
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(call tests,-n 2,-m slow)
 
 test-examples: $(VENV)/.develop  ## the examples with the libraries that they are for
 	$(BIN)/pip install --quiet 'gradio>=5' 'livekit>=1'
