@@ -138,31 +138,38 @@ __device__ void mean_rows(int height, int width, int radius, const double* sums,
     }
 }
 
+// Two steps of both guided filters: the linear models from the column sums of the moments,
+// [y, x, outputs], and the column sums of these models.
+template <class Filter>
+__device__ void solve_rows(int height, int width, int radius, double epsilon, const double* sums,
+                           float* solved) {
+    mean_rows<Filter::moments>(height, width, radius, sums,
+                               [&](std::size_t at, const double* mean) {
+                                   Filter::solve(mean, epsilon, solved + at * Filter::outputs);
+                               });
+}
+
+template <class Filter>
+__device__ void solved_columns(int height, int width, int radius, const float* solved,
+                               double* sums) {
+    sum_columns<Filter::outputs>(
+        height, width, radius, sums, [&](std::size_t at, double* q) {
+            for (int k = 0; k < Filter::outputs; ++k) q[k] = solved[at * Filter::outputs + k];
+        });
+}
+
 __device__ void guided_columns(const GuidedJob& job, double* sums) {
     sum_columns<Guided::moments>(
         job.height, job.width, job.radius, sums,
         [&](std::size_t at, double* q) { Guided::sample(job.guide[at], job.alpha[at], q); });
 }
 
-__device__ void guided_solve(const GuidedJob& job, const double* sums, float* solved) {
-    mean_rows<Guided::moments>(job.height, job.width, job.radius, sums,
-                               [&](std::size_t at, const double* mean) {
-                                   Guided::solve(mean, job.epsilon, solved + at * 2);
-                               });
-}
-
-__device__ void guided_mean_columns(const GuidedJob& job, const float* solved, double* sums) {
-    sum_columns<2>(job.height, job.width, job.radius, sums, [&](std::size_t at, double* q) {
-        q[0] = solved[at * 2], q[1] = solved[at * 2 + 1];
-    });
-}
-
 __device__ void guided_mean(const GuidedJob& job, const double* sums) {
-    mean_rows<2>(job.height, job.width, job.radius, sums,
-                 [&](std::size_t at, const double* mean) {
-                     job.slope[at] = static_cast<float>(mean[0]);
-                     job.offset[at] = static_cast<float>(mean[1]);
-                 });
+    mean_rows<Guided::outputs>(job.height, job.width, job.radius, sums,
+                               [&](std::size_t at, const double* mean) {
+                                   job.slope[at] = static_cast<float>(mean[0]);
+                                   job.offset[at] = static_cast<float>(mean[1]);
+                               });
 }
 
 // Of a plane [2 height, 2 width], the mean of the four samples at `at` of half its resolution.
@@ -181,22 +188,6 @@ __device__ void guided_alpha_columns(const GuidedAlphaJob& job, double* sums) {
                                     mean_of_four(job.guide + 2 * area, width, at)};
             ColorGuided::sample(guide, mean_of_four(job.alpha, width, at), q);
         });
-}
-
-__device__ void guided_alpha_solve(const GuidedAlphaJob& job, const double* sums, float* solved) {
-    mean_rows<ColorGuided::moments>(
-        job.height / 2, job.width / 2, job.radius, sums, [&](std::size_t at, const double* mean) {
-            ColorGuided::solve(mean, job.epsilon, solved + at * ColorGuided::outputs);
-        });
-}
-
-__device__ void guided_alpha_mean_columns(const GuidedAlphaJob& job, const float* solved,
-                                          double* sums) {
-    constexpr int count = ColorGuided::outputs;
-    sum_columns<count>(job.height / 2, job.width / 2, job.radius, sums,
-                       [&](std::size_t at, double* q) {
-                           for (int k = 0; k < count; ++k) q[k] = solved[at * count + k];
-                       });
 }
 
 __device__ void guided_alpha_mean(const GuidedAlphaJob& job, const double* sums, float* averaged) {
@@ -322,10 +313,11 @@ __global__ void resize_to_tensor_10(ResizeJob job) { device::resize<std::uint16_
 
 __global__ void guided_columns(GuidedJob job, double* sums) { device::guided_columns(job, sums); }
 __global__ void guided_solve(GuidedJob job, const double* sums, float* solved) {
-    device::guided_solve(job, sums, solved);
+    device::solve_rows<device::Guided>(job.height, job.width, job.radius, job.epsilon, sums,
+                                       solved);
 }
 __global__ void guided_mean_columns(GuidedJob job, const float* solved, double* sums) {
-    device::guided_mean_columns(job, solved, sums);
+    device::solved_columns<device::Guided>(job.height, job.width, job.radius, solved, sums);
 }
 __global__ void guided_mean(GuidedJob job, const double* sums) { device::guided_mean(job, sums); }
 
@@ -333,10 +325,12 @@ __global__ void guided_alpha_columns(GuidedAlphaJob job, double* sums) {
     device::guided_alpha_columns(job, sums);
 }
 __global__ void guided_alpha_solve(GuidedAlphaJob job, const double* sums, float* solved) {
-    device::guided_alpha_solve(job, sums, solved);
+    device::solve_rows<device::ColorGuided>(job.height / 2, job.width / 2, job.radius,
+                                            job.epsilon, sums, solved);
 }
 __global__ void guided_alpha_mean_columns(GuidedAlphaJob job, const float* solved, double* sums) {
-    device::guided_alpha_mean_columns(job, solved, sums);
+    device::solved_columns<device::ColorGuided>(job.height / 2, job.width / 2, job.radius, solved,
+                                                sums);
 }
 __global__ void guided_alpha_mean(GuidedAlphaJob job, const double* sums, float* averaged) {
     device::guided_alpha_mean(job, sums, averaged);

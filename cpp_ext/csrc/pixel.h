@@ -52,7 +52,7 @@ FUSEMATTE_INLINE ToRgb to_rgb(float kr, float kb) {
 // variance is a small difference of large numbers: with floats, and epsilon 1e-4, the slope of a
 // flat bright area would be wrong in its third digit.
 struct Guided {
-    static constexpr int moments = 4;
+    static constexpr int moments = 4, outputs = 2;
 
     // I, p, Ip, II
     FUSEMATTE_INLINE void sample(float guide, float alpha, double* out) {
