@@ -35,7 +35,7 @@ def selection_of(options: argparse.Namespace) -> Selection:
     """What the options ``SELECTION`` ask for, of a picture.
 
     Raises:
-        UsageError: a prompt that cannot be, or that has a time.
+        UsageError: a prompt is invalid, or has a time.
     """
     told, _ = JobOptions(**{name: getattr(options, name) for name in SELECTION}).selection
     for prompt in told:
@@ -68,7 +68,7 @@ def add_job_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 class _Gather(argparse.Action):
-    """Each time an option is given adds a value to a tuple."""
+    """Collects the values of an option that can be given several times in a tuple."""
 
     def __call__(
         self,
@@ -161,10 +161,10 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 class Talk(NamedTuple):
-    """How a command tells what it does.
+    """The output of a command while it works.
 
-    lines: JSON lines, with ``--json``; progress: these, a bar or lines of text; None with
-    ``--quiet``.
+    lines: JSON lines, with ``--json``, else None; progress: these, a bar, or lines of text; None
+    with ``--quiet``.
     """
 
     lines: JsonProgress | None
@@ -173,7 +173,7 @@ class Talk(NamedTuple):
 
 @contextmanager
 def talking(options: argparse.Namespace, stream: TextIO | None = None) -> Iterator[Talk]:
-    """Progress while a command works; with ``--json`` its error is told, too.
+    """Shows the progress of a command; with ``--json`` its error is printed, too.
 
     stream: where the JSON lines go (standard output).
     """

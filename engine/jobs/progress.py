@@ -28,7 +28,7 @@ class _Pace:
         self._interval, self._last = interval, last
 
     def is_due(self) -> bool:
-        """Whether it is; then it counts as made."""
+        """Whether the next update is due; if it is, the following one is due an interval later."""
         now = time.perf_counter()
         due = now - self._last >= self._interval
         if due:

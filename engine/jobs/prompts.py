@@ -177,7 +177,8 @@ def _followed_back(
 ) -> Selection:
     """What is kept before the first prompt, as a mask at the earliest time it can be followed to.
 
-    Before that time nothing is kept if it entered the picture then, everybody if there was a cut.
+    If what was followed entered the picture at that time, nothing is kept before; if there was a
+    cut, everybody is.
     """
     first = selection[0].time
     assert first is not None

@@ -141,7 +141,7 @@ def run_job(
 ) -> Report:
     """``run`` with the options in one value.
 
-    workers: who does the segments; a string is the address of a cluster.
+    workers: what processes segments in parallel; a string is the address of a cluster.
     """
     if jobs != 1 and workers is not None:
         raise UsageError(BOTH, option="jobs")
@@ -174,7 +174,7 @@ def _run(
     progress: Progress | None,
 ) -> Report:
     if job.options.selects and (workers is not None or jobs != 1):
-        log.warning("not done side by side: a choice of who is kept is followed frame by frame")
+        log.warning("processed in order, not in parallel: a selection is followed frame by frame")
         jobs, workers = 1, None
     with ExitStack() as stack:
         if isinstance(workers, str):
@@ -190,7 +190,7 @@ def _run(
                     option="resume",
                 )
             if workers is not None:
-                log.warning("processed as a whole, not side by side: %s", job.whole_because)
+                log.warning("processed as a whole, not in parallel: %s", job.whole_because)
             return job.run_at_once(progress)
         with job.open() as reader:
             if (workers is None or jobs != 1) and is_short(reader.info):

@@ -273,7 +273,7 @@ class SegmentedJob:
         if memory is None and self.options.selects and index > 0:
             raise OutputError.at(
                 self._memory(index - 1),
-                "is missing or damaged, so nobody knows any more who was kept",
+                "is missing or damaged, and with it who was selected",
                 remedy="run without --resume to start anew",
             )
         tools.matter.memory = memory
@@ -487,7 +487,7 @@ class _Meter:
         self._tell(reader)
 
     def add(self, frames: int, reader: Reader) -> None:
-        """A segment was finished on the cluster."""
+        """A worker has finished a segment."""
         self._frames += frames
         self._tell(reader)
 

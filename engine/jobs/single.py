@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from av.codec.hwaccel import HWAccel
 
@@ -236,13 +236,9 @@ def open_outputs(
             option="alpha_mode",
         )
 
-    def opened(path: StrPath, **settings: Any) -> AnyWriter:  # noqa: ANN401
-        writer = open_output(path, info, **settings)
-        stack.push(writer)
-        return writer
-
-    composite = opened(
+    composite = open_output(
         output,
+        info,
         content=content,
         alpha_mode=mode if content == "rgba" else None,
         encoding=options.encoding,
@@ -250,12 +246,13 @@ def open_outputs(
         subtitles=whole,
         hardware=encoder,
     )
+    stack.push(composite)
     alpha, foreground, rgba = options.alpha_output, options.foreground_output, options.rgba_output
     return Outputs(
         composite,
-        opened(alpha, content="gray") if alpha else None,
-        opened(foreground) if foreground else None,
-        opened(rgba, content="rgba", alpha_mode=mode) if rgba else None,
+        stack.push(open_output(alpha, info, content="gray")) if alpha else None,
+        stack.push(open_output(foreground, info)) if foreground else None,
+        stack.push(open_output(rgba, info, content="rgba", alpha_mode=mode)) if rgba else None,
     )
 
 

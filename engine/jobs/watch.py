@@ -60,7 +60,7 @@ class Watch:
         return owner == item.input
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """What is due, again and again; ends with an interrupt only."""
+        """Yields items as they become due, until it is interrupted."""
         while True:
             if due := self.look():
                 yield due

@@ -1,4 +1,4 @@
-"""Segments worked on side by side: by processes of this machine, or by those of a cluster."""
+"""Parallel processing of segments, by processes of this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ END_SECONDS = 10.0
 
 
 class Workers(Protocol):
-    """Those who do tasks for a job.
+    """Processes that do a job's tasks.
 
     threads: CPU threads for the network of one task, unless the job's options say otherwise.
     """
@@ -41,9 +41,9 @@ class Workers(Protocol):
         threads: int,
         backend: str,
     ) -> Iterator[Result]:
-        """The results of ``function(*task)`` for all tasks, as they come.
+        """The results of ``function(*task)`` for all tasks, in the order in which they are done.
 
-        A task gets ``threads`` processors, and what ``backend`` runs on.
+        Each task gets ``threads`` processors, and a GPU if ``backend`` needs one.
 
         Raises:
             FuseMatteError: what a task raised; the others are cancelled.
@@ -83,7 +83,7 @@ class Processes:
         threads: int,  # noqa: ARG002
         backend: str,  # noqa: ARG002
     ) -> Iterator[Result]:
-        """As ``Workers`` has it."""
+        """See ``Workers.map``."""
         futures = [self._pool.submit(_do, function, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -107,7 +107,8 @@ _idle, _over = threading.Event(), threading.Event()
 
 
 def _begin(lifeline: Connection) -> None:
-    """Makes a process a worker: it minds the lifeline, and leaves Ctrl-C to the job."""
+    """Sets up a worker process: it watches the lifeline and ignores Ctrl-C, which the job's process
+    handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -116,8 +117,8 @@ def _begin(lifeline: Connection) -> None:
 
 
 def _mind(lifeline: Connection) -> None:
-    """Breaks work off, as Ctrl-C does, when the job's end of the lifeline is closed: what was made
-    can be played.  Ends this process when the job's has ended."""
+    """Interrupts the task, as Ctrl-C does, when the job closes its end of the lifeline, so that the
+    unfinished file can be played.  Ends this process when the job's process has ended."""
     with suppress(EOFError, OSError):
         lifeline.recv()
     _over.set()

@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fusematte.engine.frame import CLOCK, Frame
-from fusematte.engine.live.session import Result, Session
+from fusematte.engine.frame import CLOCK
 
 STALL = 0.5
 """Seconds without a result after which the closed frame is shown."""
@@ -21,14 +20,14 @@ LATE = 60
 
 
 class FailClosed:
-    """Decides between a session and a viewer when the closed frame is shown, and makes timestamps
-    strictly increasing.
+    """Tells when the closed frame must be shown in place of results, and makes the timestamps of
+    what is shown strictly increasing.
 
     clock: a steady clock, in seconds.
     """
 
-    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
-        self._session, self._clock = session, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._last_result: float | None = None
         self._last_pts: int | None = None
 
@@ -42,13 +41,9 @@ class FailClosed:
         """Whether the closed frame must be shown, because there was no result for ``STALL`` s."""
         return self._last_result is None or self._clock() - self._last_result > STALL
 
-    def note(self, _: Result) -> None:
+    def note(self) -> None:
         """Registers a result."""
         self._last_result = self._clock()
-
-    def closed_frame(self, like: Frame) -> Frame:
-        """The closed frame, at the time of ``like``."""
-        return self._session.closed_frame(like)
 
     def shown_at(self, pts: int) -> int:
         """The timestamp to show a picture with: its own, or just after the last one shown.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -64,7 +64,7 @@ class Recording(Outlet):
                 self._part.replace(self._path)
 
     @contextlib.contextmanager
-    def _failing(self) -> Any:  # noqa: ANN401
+    def _failing(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError) as error:

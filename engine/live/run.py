@@ -145,17 +145,17 @@ class LiveRun:
         self, feed: Feed, controls: Controls, previews: list[Preview], senders: list[Sender]
     ) -> None:
         period = float(1 / self.camera.rate)
-        watch = FailClosed(self.session)
-        shown, told = self._closed(watch), time.monotonic()
+        watch = FailClosed()
+        shown, told = self._closed(), time.monotonic()
         while not controls.quits:
             try:
                 result = self.session.get(period)
-                watch.note(result)
+                watch.note()
                 fresh: Frame | None = self._view(result, controls)
             except TimeoutError:
                 if feed.ended.is_set() and not self.session.busy:
                     return
-                fresh = self._closed(watch) if watch.is_due else None
+                fresh = self._closed() if watch.is_due else None
             if fresh is not None:
                 frozen = controls.frozen and watch.has_begun
                 shown = replace(shown if frozen else fresh, pts=watch.shown_at(fresh.pts))
@@ -170,8 +170,8 @@ class LiveRun:
                 told = time.monotonic()
                 self.report(self.session.statistics)
 
-    def _closed(self, watch: FailClosed) -> Frame:
-        return watch.closed_frame(self._clock.now(self.camera.like))
+    def _closed(self) -> Frame:
+        return self.session.closed_frame(self._clock.now(self.camera.like))
 
     def _view(self, result: Result, controls: Controls) -> Frame:
         return view_of(result, "alpha" if controls.shows_alpha else "composite")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -31,7 +30,7 @@ from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped
+from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped, processors
 from fusematte.engine.stages.chosen import open_stages
 from fusematte.engine.stages.contract import Matted, StageOptions, Stages
 
@@ -42,7 +41,7 @@ Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 
 SCALES = tuple(dict.fromkeys(level.scale for level in LEVELS))
 """The network's sizes, as factors on its area."""
-KERNEL_THREADS = min(4, os.cpu_count() or 1)
+KERNEL_THREADS = min(4, processors())
 """CPU threads of compositing: while one frame is composited, the network often waits."""
 
 
@@ -348,7 +347,10 @@ class Session:
         self._refuse_if_closed()
         latest = self._latest
         if latest is None and max(prompt.place, default=0.0) > 1:
-            raise UsageError(f"{prompt}: pixels of what? No frame has come yet")
+            raise UsageError(
+                f"{prompt}: is in pixels, but no frame was pushed yet",
+                remedy="give shares of the picture",
+            )
         size = (1, 1) if latest is None else displayed_size(latest)
         self._stages.matter.prompt(prompt.within(*size))
 

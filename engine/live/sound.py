@@ -22,13 +22,13 @@ Packet: TypeAlias = "av.Packet[Any]"
 RATE = 48_000
 """Samples per second."""
 LATE = 1.0
-"""Seconds that sound may come later than its picture; after that it is silence."""
+"""Seconds that sound may arrive after its picture; what comes later is replaced by silence."""
 _LEAP = 0.1
 """Seconds between the timestamps of two pieces that count as a gap; less is jitter."""
 _JUMP = 0.5
-"""Seconds between two pictures' offsets that are a leap of the source's clock, not lateness."""
+"""If a picture's offset differs by more seconds, the source's clock has jumped."""
 _PICTURES = 25
-"""Pictures whose offsets count."""
+"""Number of pictures whose offsets are considered."""
 _BITRATE = 160_000
 
 
@@ -75,17 +75,18 @@ def _resampler() -> av.AudioResampler:
 
 
 class Offset:
-    """From a source's clock to that of the outputs.
+    """The offset from a source's clock to that of the outputs.
 
-    Pictures come late now and then, and sound must not stutter because of that: the offset is the
-    median of the last pictures' own, which a leap, as after a lost connection, begins anew.
+    Some pictures arrive late, and sound must not stutter because of that: the offset is the median
+    of those of the last pictures.  When the source's clock jumps, as after a lost connection, the
+    median starts again.
     """
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=_PICTURES)
 
     def note(self, source: float, clock: float) -> None:
-        """A picture of the time ``source`` came at the time ``clock``."""
+        """Registers a picture with the time ``source`` that arrived at the time ``clock``."""
         now = clock - source
         if self._seconds and abs(now - median(self._seconds)) > _JUMP:
             self._seconds.clear()

@@ -66,7 +66,7 @@ class MattingTrack(MediaStreamTrack):
         self._feeder: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._pushed_at = 0.0
-        self._watch = FailClosed(self.session)
+        self._watch = FailClosed()
 
     async def recv(self) -> av.VideoFrame:
         """Waits for the newest picture that was not returned before.
@@ -108,7 +108,7 @@ class MattingTrack(MediaStreamTrack):
         """The closed frame, at the source's current time."""
         since = Fraction(time.monotonic() - self._pushed_at)
         frame = replace(latest, pts=latest.pts + round(since / latest.time_base))
-        return picture_of(self._watch.closed_frame(frame))
+        return picture_of(self.session.closed_frame(frame))
 
     def stop(self) -> None:
         """Ends the track and, in the background, its session."""

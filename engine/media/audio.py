@@ -129,7 +129,7 @@ def _rate_for(encoder: str, rate: int) -> int:
 
 
 def _layout(encoder: str, channels: int) -> str:
-    """The layout for so many channels; encoders refuse those whose places nobody knows."""
+    """The layout for so many channels; encoders refuse channels without names."""
     able = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
     if encoder == "libmp3lame":
         channels = min(channels, 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def ordinary_priority() -> Iterator[None]:
-    """No thread of this process is real-time after the block that was not before.
+    """Threads that became real-time within the block are made ordinary ones at its end.
 
     SVT-AV1, where it may (for root, so in most containers), gives its threads and the one that
     opens it the highest real-time priority: decoder, network and everything else on the machine

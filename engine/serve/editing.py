@@ -21,7 +21,7 @@ from fusematte.engine.media.reader import Reader
 from fusematte.engine.pixels.fit import thumbnail
 
 WIDTH = 960
-"""Of a frame's picture, in pixels, at most."""
+"""Maximum width of a frame's picture, in pixels."""
 
 Outline = list[list[list[float]]]
 """Polygons of points [x, y], in shares of the picture."""

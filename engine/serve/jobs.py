@@ -164,7 +164,7 @@ def check_prompts(prompts: object) -> list[Any]:
     """A JSON list of prompts.
 
     Raises:
-        Refusal: it is none, or something in it cannot be.
+        Refusal: it is not a list, or an entry is invalid.
     """
     try:
         parse_prompts(prompts)
@@ -225,7 +225,7 @@ class Jobs:
         """Queues a finished job again, with other prompts.
 
         Raises:
-            Refusal: it is not finished, or the prompts cannot be.
+            Refusal: it is not finished, or the prompts are invalid.
         """
         if job.state not in ("done", "failed"):
             raise Refusal("busy", f"{job.name}: is not finished yet")

@@ -31,6 +31,7 @@ from fusematte.engine.errors import FuseMatteError, OutputError, UsageError
 from fusematte.engine.jobs.prompts import parse_prompts
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.media.locks import FolderLock
+from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.serve.api import LOCAL, PREFIX, Api
 from fusematte.engine.serve.backgrounds import BLUR, MAX_BLUR, BackgroundChoice, Library, parse_blur
 from fusematte.engine.serve.camera import Lives
@@ -53,7 +54,7 @@ FOLDER = "fusematte-serve-"
 IDLE = 20.0
 """Maximum seconds until the header of a request is complete."""
 LONGEST = 1e9
-"""Seconds that no video has."""
+"""Upper bound of a time in a video, in seconds."""
 SHUTDOWN = 2.0
 """Seconds that open requests have to finish when the server stops."""
 ARENAS = 2
@@ -88,7 +89,9 @@ def serve(
     budget_ms: float = BUDGET_MS,
     api: bool = False,
     host: str = HOST,
-    **options: Any,  # noqa: ANN401
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> None:
     """Serves the page until the process is interrupted or terminated.
 
@@ -96,7 +99,7 @@ def serve(
     api: also serve the HTTP API below ``/api``; its key is in the environment.
     host: the address to listen on.  Other machines can only use the API, and only with a key; the
     page is always restricted to this machine.
-    options: ``model``, ``backend`` and ``threads``, as for ``fusematte.run`` and ``Session``.
+    model, backend, threads: as for ``Session``, of cameras, jobs and pictures alike.
 
     Raises:
         UsageError: the port or the budget cannot be used, or the key is missing.
@@ -110,6 +113,7 @@ def serve(
         )
     _limit_arenas()
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        options = {"model": model, "backend": backend, "threads": threads}
         asyncio.run(_serve((host, port), budget_ms, options, _Door(key, host) if api else None))
 
 
@@ -273,7 +277,7 @@ def _refusals(token: str) -> Middleware:
 
 
 def _quiet_log(token: str) -> logging.Logger:
-    """What aiohttp says of its own, without the token; what a stranger got wrong is no news."""
+    """The log of aiohttp itself: without the token, and without the mistakes of clients."""
 
     def tells(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -469,7 +473,8 @@ def _seconds(given: object) -> Fraction:
 
 @contextlib.contextmanager
 def _reading(job: Job) -> Iterator[None]:
-    """Errors of a job's video are told without the server's paths."""
+    """Refuses the request if a job's video cannot be read; the message has none of the server's
+    paths."""
     try:
         yield
     except FuseMatteError as error:

@@ -167,7 +167,7 @@ def test_in_segments_and_resumed_as_in_one_piece(
         job(clip, output, resume=True, drop=("0.7,0.4",))
     for memory in segments_of(output).glob("*.npz"):
         memory.write_bytes(b"")
-    with pytest.raises(Exception, match="nobody knows any more who was kept"):
+    with pytest.raises(Exception, match="missing or damaged, and with it who was selected"):
         job(clip, output, resume=True, **chosen)
 
 

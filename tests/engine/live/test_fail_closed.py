@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pytest
 
-from fusematte.engine.compositing.fallback import card
-from fusematte.engine.frame import CLOCK, Frame
+from fusematte.engine.frame import CLOCK
 from fusematte.engine.live.fail_closed import LATE, STALL, STEP, FailClosed
-from fusematte.engine.pixels.color import frame_from_rgb
-
-
-@dataclass
-class Silent:
-    """A session without results."""
-
-    def closed_frame(self, like: Frame) -> Frame:
-        return card(like)
 
 
 @dataclass
@@ -37,29 +25,21 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watch(clock: Clock) -> FailClosed:
-    session: Any = Silent()
-    return FailClosed(session, clock)
+    return FailClosed(clock)
 
 
 def test_it_is_due_before_the_first_result_and_after_a_stall(
     watch: FailClosed, clock: Clock
 ) -> None:
-    result: Any = None
     assert watch.is_due and not watch.has_begun
-    watch.note(result)
+    watch.note()
     assert watch.has_begun and not watch.is_due
     clock.now += STALL
     assert not watch.is_due
     clock.now += 0.01
     assert watch.is_due
-    watch.note(result)
+    watch.note()
     assert not watch.is_due
-
-
-def test_a_closed_frame_is_none_of_the_cameras(watch: FailClosed) -> None:
-    red = frame_from_rgb(np.full((48, 64, 3), (255, 0, 0), np.uint8))
-    shown = watch.closed_frame(red)
-    assert shown.planes[2].max() == 128
 
 
 def test_what_comes_late_is_shown_just_after_the_last(watch: FailClosed) -> None:

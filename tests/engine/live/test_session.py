@@ -527,7 +527,7 @@ def test_clicks_reach_the_next_frame_and_everybody_comes_back() -> None:
             assert result.error is None and result.matte is not None
             alphas.append(result.matte.alpha)
 
-        with pytest.raises(UsageError, match="No frame has come yet"):
+        with pytest.raises(UsageError, match="no frame was pushed yet"):
             session.keep(100, 50)
         show()
         session.drop(0.42, 0.4)
