@@ -237,9 +237,9 @@ def ratio_line(results: dict[str, Any]) -> str:
     )
     first, last = results["rows"][0], results["rows"][-1]
     return (
-        f"\nBeside other work (load {results['load']:.0f}), in turns, with {first['threads']} thread, "
-        f"{first['model']} takes these multiples of {last['model']}'s time: {ratios}; this processor "
-        "has no bf16.\n"
+        f"\nBeside other work (load {results['load']:.0f}), in turns, with {first['threads']} "
+        f"thread, {first['model']} takes these multiples of {last['model']}'s time: {ratios}; "
+        "this processor has no bf16.\n"
     )
 
 
