@@ -262,7 +262,7 @@ class Run:
             self._on_device(batch[name]) for name in ("image", "alpha", "exact", "previous")
         )
         if "earlier" in batch:
-            previous = self._own_previous(batch["earlier"], previous)
+            previous = self.own_previous(batch["earlier"], previous)
         with self._precision():
             # The segmentation loss has no use for the fusion network, the dearest part of `paper`.
             prediction = self.parallel(image, previous, fuse=self.phase.objective != "segmentation")
@@ -270,7 +270,7 @@ class Run:
         return OBJECTIVES[self.phase.objective](prediction, alpha, exact, weights), prediction
 
     @torch.no_grad()
-    def _own_previous(self, earlier: Tensor, previous: Tensor) -> Tensor:
+    def own_previous(self, earlier: Tensor, previous: Tensor) -> Tensor:
         """The network's own alpha of the last of some earlier frames, [N, T, 3, H, W]: it learns
         to live with its mistakes."""
         learning = [module for module in self.network.modules() if module.training]

@@ -51,6 +51,11 @@ _pool: dict[_Key, _Shared] = {}
 _pool_lock = threading.Lock()
 
 
+def users() -> list[int]:
+    """How many leases use each of the compiled networks."""
+    return [shared.users for shared in _pool.values()]
+
+
 def _in_use(network: tuple[str, str, str], threads: int | None) -> _Key | None:
     for key, shared in _pool.items():
         if key[:3] == network and (shared.chosen if threads is None else key[3] == threads):

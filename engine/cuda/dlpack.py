@@ -40,13 +40,13 @@ _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = c_void_p, ctypes.c_char_p, c_void_p
 
-_lent: dict[int, tuple[Any, ...]] = {}
+lent: dict[int, tuple[Any, ...]] = {}
 """Tensors still in use by consumers, by the address of the managed tensor."""
 
 
 def _give_back(managed: Any) -> None:  # noqa: ANN401
     """Deleter; a consumer calls it when done, from any thread."""
-    _lent.pop(ctypes.addressof(managed.contents), None)
+    lent.pop(ctypes.addressof(managed.contents), None)
 
 
 _deleter = _Deleter(_give_back)
@@ -82,5 +82,5 @@ class Tensor:
         sides, steps = ((c_int64 * len(shape))(*values) for values in (shape, strides))
         tensor = _Tensor(address, self._device, 0, len(shape), _UNSIGNED, bits, 1, sides, steps, 0)
         managed = _Managed(tensor, None, _deleter)
-        _lent[ctypes.addressof(managed)] = managed, sides, steps, owner
+        lent[ctypes.addressof(managed)] = managed, sides, steps, owner
         return _new_capsule(ctypes.addressof(managed), b"dltensor", None)

@@ -167,7 +167,7 @@ class CudaDriver:
     ) -> None:
         """Runs a kernel of ``cpp_ext`` on the stream."""
         function = self._function(kernel, arguments)
-        function.prepared_async_call(grid, (*block, 1), self.stream, *map(_value, arguments))
+        function.prepared_async_call(grid, (*block, 1), self.stream, *map(value_of, arguments))
 
     def scratch(self, size: int) -> int:
         """Scratch memory for the current frame; see ``begin_frame``."""
@@ -195,7 +195,7 @@ class CudaDriver:
                     raise BackendError(str(cuda.why_no_kernels()))
                 self._module = self._cuda.module_from_file(str(path))
             function = self._module.get_function(kernel)
-            function.prepare("".join(map(_format, arguments)))
+            function.prepare("".join(map(format_of, arguments)))
             self._functions[kernel] = function
         return self._functions[kernel]
 
@@ -248,7 +248,7 @@ class CudaGraph:
             raise BackendError(f"a CUDA graph failed with driver error {code}")
 
 
-def _format(argument: Any) -> str:  # noqa: ANN401
+def format_of(argument: Any) -> str:  # noqa: ANN401
     """The ``struct`` format of a kernel argument, with C alignment."""
     if isinstance(argument, ctypes.Structure):
         return f"{ctypes.sizeof(argument)}s"
@@ -256,7 +256,8 @@ def _format(argument: Any) -> str:  # noqa: ANN401
     return kinds[type(argument)]
 
 
-def _value(argument: Any) -> Any:  # noqa: ANN401
+def value_of(argument: Any) -> Any:  # noqa: ANN401
+    """A kernel argument as ``struct`` packs it."""
     if isinstance(argument, ctypes.Structure):
         return bytes(argument)
     return argument.value or 0

@@ -26,7 +26,8 @@ _Lease = Array[c_uint8]
 """A block of the pool in use.  Planes are views of it; it lives as long as the last of them.  It is
 not a NumPy array: NumPy would make the planes refer to the block itself, bypassing the lease."""
 
-_idle: deque[NDArray[np.uint8]] = deque(maxlen=IDLE)
+idle: deque[NDArray[np.uint8]] = deque(maxlen=IDLE)
+"""Blocks without a lease, the oldest first."""
 
 
 def new_planes(frame: Frame) -> Planes:
@@ -64,19 +65,19 @@ def _take(size: int) -> _Lease:
         block = raw[-raw.ctypes.data % ALIGNMENT :][:size]
     lease = (c_uint8 * size).from_buffer(block.data)
     if size <= LARGEST:
-        weakref.finalize(lease, _idle.append, block).atexit = False
+        weakref.finalize(lease, idle.append, block).atexit = False
     return lease
 
 
 def _idle_block(size: int) -> NDArray[np.uint8] | None:
     """An idle block of this size.  Leases end in any thread at any moment; there is no lock because
     each step is atomic."""
-    for _ in range(len(_idle)):
+    for _ in range(len(idle)):
         try:
-            block = _idle.popleft()
+            block = idle.popleft()
         except IndexError:
             return None
         if block.size == size:
             return block
-        _idle.append(block)
+        idle.append(block)
     return None

@@ -101,8 +101,11 @@ class GpuStages(Stages):
     The first frame creates a ``FramePath``.  A new one replaces it when pixel format, network size
     or background change, for example when the decoder falls back to the CPU.
 
-    keep: composites stay on the device, for an encoder that reads them there.
-    observe: called with each matte.
+    network: shared by all videos; paths: of the frames in flight, the current one last.
+
+    Args:
+        keep: composites stay on the device, for an encoder that reads them there.
+        observe: called with each matte.
     """
 
     def __init__(
@@ -117,11 +120,11 @@ class GpuStages(Stages):
         keep: bool = False,
         observe: Observe | None = None,
     ) -> None:
-        self._network, self._drivers, self._current = network, drivers, current
+        self.network, self._drivers, self._current = network, drivers, current
         self.matter, self.background, self.options, self._keep = matter, background, options, keep
         self._observe = observe
         self._smoothed = Smoothed(options)
-        self._paths: list[FramePath] = []
+        self.paths: list[FramePath] = []
         self._made_for: tuple[object, ...] | None = None
 
     def begin(self, frame: Frame) -> list[Matted]:
@@ -144,8 +147,8 @@ class GpuStages(Stages):
 
     def reset(self) -> list[Matted]:
         self.matter.reset()
-        if self._paths:
-            self._paths[-1].forget()
+        if self.paths:
+            self.paths[-1].forget()
         with self._current():
             return self._blended(self._smoothed.reset())
 
@@ -178,7 +181,7 @@ class GpuStages(Stages):
         """Returns the temporal state to ``matter``: the next frames are matted elsewhere."""
         with self._current():
             if self._made_for is not None:
-                self._paths[-1].hand_over()
+                self.paths[-1].hand_over()
         self._made_for = None
 
     def _blended(self, ready: list[Matted]) -> list[Matted]:
@@ -200,9 +203,9 @@ class GpuStages(Stages):
         """Returns the temporal state and frees device memory; call it after closing the encoder."""
         self.pause()
         with self._current():
-            for path in self._paths:
+            for path in self.paths:
                 path.close()
-        self._paths.clear()
+        self.paths.clear()
 
     def _path_for(self, frame: Frame) -> FramePath:
         """The path for frames like this one."""
@@ -214,23 +217,23 @@ class GpuStages(Stages):
                     at = float(frame.time)
                     log.warning("from %.3f s on, frames are decoded on the CPU", at)
                 self.pause()
-            self._paths.append(self._new_path(frame))
+            self.paths.append(self._new_path(frame))
             self._made_for = wanted
             self._close_idle()
-        return self._paths[-1]
+        return self.paths[-1]
 
     def _close_idle(self) -> None:
         """Frees earlier paths that no frame is using any more."""
-        for path in [path for path in self._paths[:-1] if path.is_idle]:
+        for path in [path for path in self.paths[:-1] if path.is_idle]:
             path.close()
-            self._paths.remove(path)
+            self.paths.remove(path)
 
     def _new_path(self, frame: Frame) -> FramePath:
         device, intake = self._drivers
         return FramePath(
             device=device,
             intake=intake,
-            network=self._network,
+            network=self.network,
             matter=self.matter,
             background=self.background,
             like=frame,

@@ -68,7 +68,7 @@ def remember(built: Callable[..., Built]) -> Callable[..., Built]:
 
 def guided_filter(stream: int, addresses: dict[str, int], shapes: dict[str, Shape]) -> None:
     """The plugin's layer, called as TensorRT calls it."""
-    layer = tensorrt_plugin._plugin_class(tensorrt_rtx_bindings)(
+    layer = tensorrt_plugin.plugin_class(tensorrt_rtx_bindings)(
         COLOR_RADIUS, COLOR_EPSILON, CERTAIN
     )
     described = [SimpleNamespace(dims=shapes[name]) for name in ("guide", "alpha", "guided")]

@@ -174,7 +174,7 @@ def test_the_filter_comes_off_again(half: onnx.ModelProto, kind: str) -> None:
 def test_the_layer_runs_on_its_streams_device(tmp_path: Path) -> None:
     """TensorRT's own plugin class, called as an engine calls it."""
     library = tensorrt_library.load_library("tensorrt-rtx")
-    layer = tensorrt_plugin._plugin_class(library)(2, 1e-3, 0.1)
+    layer = tensorrt_plugin.plugin_class(library)(2, 1e-3, 0.1)
     device = compiled_for_the_host(tmp_path)
     rng = np.random.default_rng(0)
     guide, alpha = (rng.random((2, channels, 34, 70), np.float32) for channels in (3, 1))

@@ -310,7 +310,7 @@ def test_in_a_sequence_the_network_sees_its_own_alpha_of_the_frame_before() -> N
     generator = torch.Generator().manual_seed(0)
     earlier = torch.randint(0, 256, (2, 2, 3, 64, 64), generator=generator, dtype=torch.uint8)
     previous = torch.zeros(2, 1, 64, 64)
-    own = run._own_previous(earlier, previous)
+    own = run.own_previous(earlier, previous)
     assert all(module.training for module in run.network.modules())
     expected = previous
     with torch.no_grad():

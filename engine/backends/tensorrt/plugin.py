@@ -36,7 +36,7 @@ def register_plugin(library: Any) -> None:  # noqa: ANN401
 
 def _creator(library: Any) -> Any:  # noqa: ANN401
     """An instance of the creator, whose class derives from the flavour's interface."""
-    plugin = _plugin_class(library)
+    plugin = plugin_class(library)
     field = library.PluginField
     kinds = library.PluginFieldType
 
@@ -60,7 +60,7 @@ def _creator(library: Any) -> Any:  # noqa: ANN401
     return Creator()
 
 
-def _plugin_class(library: Any) -> Any:  # noqa: ANN401
+def plugin_class(library: Any) -> Any:  # noqa: ANN401
     """The plugin class for this flavour's interfaces."""
     bases = (
         library.IPluginV3,

@@ -43,15 +43,15 @@ def test_lent_memory_comes_back_when_nobody_reads_it() -> None:
 
     layout = PictureLayout(format=PIXEL_FORMATS["yuv420p"], height=4, width=6, paired=True)
     block = np.arange(layout.size, dtype=np.uint8)
-    owner, lent = Owner(), len(dlpack._lent)
+    owner, lent = Owner(), len(dlpack.lent)
     picture = layout.picture(block.ctypes.data, dlpack.CPU, owner)
-    assert len(dlpack._lent) == lent + 2
+    assert len(dlpack.lent) == lent + 2
     luma = np.frombuffer(picture.planes[0], np.uint8).reshape(4, PITCH)
     np.testing.assert_array_equal(luma[:, :6], block.reshape(-1, PITCH)[:4, :6])
     assert picture.planes[1].buffer_ptr == block.ctypes.data + 4 * PITCH
     del picture, luma
     gc.collect()
-    assert len(dlpack._lent) == lent
+    assert len(dlpack.lent) == lent
 
 
 def test_the_planes_of_a_device_frame_are_not_read() -> None:

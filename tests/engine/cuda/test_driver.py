@@ -46,8 +46,8 @@ def test_arguments_are_packed_as_c_has_them() -> None:
 
     job = cuda.ForegroundJob(height=3, width=4, alpha=77)
     arguments = [job, ctypes.c_int(5), ctypes.c_void_p(99)]
-    layout = "".join(driver._format(argument) for argument in arguments)
-    packed = struct.pack(layout, *(driver._value(argument) for argument in arguments))
+    layout = "".join(driver.format_of(argument) for argument in arguments)
+    packed = struct.pack(layout, *(driver.value_of(argument) for argument in arguments))
     assert packed == bytes(Whole(*arguments))
 
 
@@ -72,7 +72,7 @@ def test_every_kernels_arguments_are_packed_as_c_has_them() -> None:
     for arguments in device.calls:
         fields = tuple((f"a{index}", type(value)) for index, value in enumerate(arguments))
         whole = type("Whole", (ctypes.Structure,), {"_fields_": fields})(*arguments)
-        layout = "".join(map(driver._format, arguments))
-        packed = struct.pack(layout, *map(driver._value, arguments))
+        layout = "".join(map(driver.format_of, arguments))
+        packed = struct.pack(layout, *map(driver.value_of, arguments))
         assert packed == bytes(whole)[: len(packed)]
         assert len(bytes(whole)) - len(packed) < 8  # C pads the whole's end

@@ -48,7 +48,7 @@ def network() -> Iterator[fm.Matter]:
 def nothing_is_left(network: fm.Matter) -> Iterator[None]:
     yield
     assert [t.name for t in threading.enumerate() if t.name.startswith("fusematte-")] == []
-    assert [shared.users for shared in sharing._pool.values()] == [1], network
+    assert sharing.users() == [1], network
 
 
 @pytest.fixture
@@ -352,8 +352,7 @@ def test_sessions_share_one_compiled_network() -> None:
         Session("green", threads=threads) as two,
         Session("green", threads=3),
     ):
-        users = [shared.users for shared in sharing._pool.values()]
-        assert sorted(users) == [1, 3]  # None is one number of threads, for whoever asks
+        assert sorted(sharing.users()) == [1, 3]  # None is one number of threads, for whoever asks
         one.push(red(), pts=1)
         two.push(red(), pts=2)
         assert (one.get(60).pts, two.get(60).pts) == (1, 2)

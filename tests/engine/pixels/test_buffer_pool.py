@@ -21,9 +21,9 @@ from fusematte.engine.pixels import buffer_pool
 
 @pytest.fixture(autouse=True)
 def empty_pool() -> Iterator[None]:
-    buffer_pool._idle.clear()
+    buffer_pool.idle.clear()
     yield
-    buffer_pool._idle.clear()
+    buffer_pool.idle.clear()
 
 
 def frame_of(format: PixelFormat, height: int, width: int) -> Frame:
@@ -68,7 +68,7 @@ def test_another_size_gets_its_own_memory_and_the_pool_stays_small() -> None:
     held = [buffer_pool.new_planes(small) for _ in range(2 * buffer_pool.IDLE)]
     assert len({address(planes[0]) for planes in held}) == len(held)
     del held
-    assert len(buffer_pool._idle) == buffer_pool.IDLE
+    assert len(buffer_pool.idle) == buffer_pool.IDLE
     assert buffer_pool.new_planes(large)[0].shape == (64, 64)
 
 

@@ -20,14 +20,19 @@ import aiohttp
 import cv2
 import numpy as np
 import pytest
+from aiohttp import web
 from tests.engine.serve.browser import until
 from tests.engine.serve.conftest import Server
 from tests.helpers import content, cut, make_clip, pictures_of, two_people
 
 from fusematte.cli import main
+from fusematte.engine.backends import sharing
+from fusematte.engine.jobs.options import JobOptions
+from fusematte.engine.jobs.single import open_tools
+from fusematte.engine.live.session import Session
 from fusematte.engine.serve.backgrounds import Library
 from fusematte.engine.serve.errors import STATUS, Refusal
-from fusematte.engine.serve.server import BACKGROUND_LIMIT, VIDEO_LIMIT
+from fusematte.engine.serve.server import BACKGROUND_LIMIT, VIDEO_LIMIT, Service
 from fusematte.engine.serve.uploads import save
 
 Http = aiohttp.ClientSession
@@ -364,6 +369,22 @@ def test_a_full_list_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert library.add(id, path, "orange.png").name == "orange.png"
     with pytest.raises(Refusal, match="is the limit"):
         library.next_path()
+
+
+def test_cameras_jobs_and_pictures_share_one_compiled_network(tmp_path: Path) -> None:
+    options = {"model": "edge", "backend": "auto", "threads": None}
+
+    async def whole() -> list[int]:
+        lifetime = Service(tmp_path, 33, options).lifetime(web.Application())
+        await anext(lifetime)
+        with Session("green", **options), open_tools(JobOptions(**options)):
+            users = sharing.users()
+        with contextlib.suppress(StopAsyncIteration):
+            await anext(lifetime)
+        return users
+
+    assert asyncio.run(whole()) == [3]
+    assert not sharing.users()
 
 
 def test_a_port_in_use_is_said(server: Server, capfd: pytest.CaptureFixture[str]) -> None:

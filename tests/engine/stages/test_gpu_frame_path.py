@@ -152,7 +152,7 @@ def nothing_is_left() -> Iterator[None]:
     yield
     while HostMatter.opened:
         HostMatter.opened.pop().close()
-    assert not sharing._pool
+    assert not sharing.users()
 
 
 @pytest.fixture
@@ -402,7 +402,7 @@ def test_launches_are_captured_and_replayed(device: HostDevice, matter: HostMatt
 
 def test_a_cut_starts_anew(device: HostDevice, matter: HostMatter) -> None:
     work = gpu_stages(device, matter, "#2050a0")
-    network = work._network
+    network = work.network
     assert isinstance(network, HostNetwork)
     runs = []
     for frame in pictures("yuv420p", 6, cut=True):
@@ -420,7 +420,7 @@ def test_it_goes_on_where_another_job_stopped(device: HostDevice, matter: HostMa
     work.close()
     assert matter.memory is not None
     work = gpu_stages(device, matter, "#2050a0")
-    network = work._network
+    network = work.network
     assert isinstance(network, HostNetwork)
     for frame in rest:
         through(work, frame)
@@ -435,7 +435,7 @@ def test_frames_under_way_have_memory_of_their_own(device: HostDevice) -> None:
     started = [matted for frame in frames for matted in at_once.begin(frame)]
     for got, wanted in zip(map(at_once.finish, started), expected, strict=True):
         np.testing.assert_array_equal(got.frame.planes[0], wanted.frame.planes[0])
-    assert len(at_once._paths[0]._slots) == 5 > len(one_by_one._paths[0]._slots) == 1
+    assert len({id(slot) for _, slot in (matted.slot for matted in started)}) == 5
     for work in (one_by_one, at_once):
         work.close()
 
@@ -444,7 +444,7 @@ def test_two_videos_share_one_network(device: HostDevice) -> None:
     frames = pictures("yuv420p", 3), [replace(f, pts=f.pts) for f in pictures("yuv420p10le", 3)]
     alone = [run_alone(device, video) for video in frames]
     together = [gpu_stages(device, HostMatter(), "#2050a0") for _ in frames]
-    together[1]._network = together[0]._network
+    together[1].network = together[0].network
     for index in range(3):
         for work, video, expected in zip(together, frames, alone, strict=True):
             got = through(work, video[index]).frame
@@ -468,13 +468,13 @@ def test_an_encoder_reads_composites_where_they_are(device: HostDevice, tmp_path
             got = through(kept, frame).frame
             assert isinstance(got, DeviceFrame)
             assert got.picture.format.name == "nv12"
-            assert not kept._paths[0]._free
+            assert not kept.paths[0].is_idle
             out.write(got)
             shown = got.picture.reformat(format="yuv420p").to_ndarray()
             np.testing.assert_array_equal(shown[:HEIGHT], expected.planes[0])
             del got
             gc.collect()
-            assert len(kept._paths[0]._free) == len(kept._paths[0]._slots)
+            assert kept.paths[0].is_idle
     assert len(content(tmp_path / "b.mkv").times) == 4
     for work in (brought, kept):
         work.close()
@@ -545,7 +545,7 @@ def test_another_size_of_the_network_or_background_takes_another_path(device: Ho
         got, wanted = through(work, frame), through(reference, frame)
         for ours, theirs in zip(got.frame.planes, wanted.frame.planes, strict=True):
             assert_alike(ours, theirs)
-    assert len(work._paths) == 1  # those of before are freed
+    assert len(work.paths) == 1  # those of before are freed
     work.close()
 
 

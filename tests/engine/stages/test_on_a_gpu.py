@@ -323,7 +323,7 @@ def test_two_videos_at_once_share_one_engine(matter: Matter, tmp_path: Path) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(sharing._pool) == 1
+    assert len(sharing.users()) == 1
     for folder in folders:
         assert_alike(folder / "out.mkv", alone, largest=1)
 

@@ -17,8 +17,8 @@ from tests.peers import HookedMatter, Infer
 
 from fusematte.engine.backends import Maps
 from fusematte.engine.compositing.backgrounds import open_background
-from fusematte.engine.compositing.composite import Composite
-from fusematte.engine.compositing.look import Look
+from fusematte.engine.compositing.composite import Composite, compose
+from fusematte.engine.compositing.look import PLAIN, Look
 from fusematte.engine.errors import TruncatedInputError
 from fusematte.engine.frame import Frame, Map
 from fusematte.engine.jobs.options import JobOptions
@@ -228,7 +228,13 @@ def test_a_feature_is_written_once(
     finish = CpuStages.finish
 
     def watched(self: CpuStages, matted: Matted) -> Composite:
+        assert matted.matte is not None
+        matted.matte.alpha.fill(0.5)  # edges everywhere
         done = finish(self, matted)
+        if self.options.look != PLAIN:  # the look is in the picture
+            plain = compose(matted.frame, matted.matte, self.background).frame
+            assert any((a != b).any() for a, b in zip(done.frame.planes, plain.planes, strict=True))
+        assert not self.options.lookahead or "smooth" in matted.seconds
         seen.append((self.options, done))
         return done
 
