@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -253,3 +254,8 @@ def run_whole(input: Path, output: Path, **given: Any) -> Report:  # noqa: ANN40
         name: given.pop(name) for name in ("span", "tools", "observe", "progress") if name in given
     }
     return run_once(input, output, JobOptions(**given), **others)
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """What a command with ``--json`` printed."""
+    return [json.loads(line) for line in text.splitlines()]

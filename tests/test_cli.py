@@ -9,21 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from fusematte.cli import build_parser, main
-from fusematte.engine.backends import Spec
-from fusematte.engine.backends.tuning import Timing, Tuning, keep, recall, tuning_key
-from fusematte.engine.diagnostics import tune
 from fusematte.engine.errors import ModelError
 from fusematte.engine.models import load_bundle
-from tests.helpers import content, cut, make_clip
+from tests.helpers import content, cut, events, make_clip
 
 COMMAND = (sys.executable, "-m", "fusematte")
 
@@ -224,57 +219,6 @@ def test_models_are_listed_and_described(tmp_path: Path, capfd: pytest.CaptureFi
     assert "does not exist" in capfd.readouterr().err
 
 
-def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    said = capfd.readouterr().out
-    for part in (
-        "openvino:cpu: ok",
-        "openvino:npu: ",
-        "onnxruntime:directml: ",
-        "tuning ",
-        "cache ",
-        "edge: ok",
-        "libx264: ok",
-        "GPU",
-        "python",
-        "baseline",
-        "CUDA: ",
-    ):
-        assert part in said
-
-
-def test_tune_times_every_candidate_and_keeps_the_best(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("FUSEMATTE_CACHE", str(tmp_path))
-    monkeypatch.setattr(tune, "FILE_FRAMES", 6)
-    monkeypatch.setattr(tune, "processors", lambda: 1)
-    bundle = load_bundle()
-    for work in ("file", "live"):  # a wrong choice, which is overruled
-        wrong = Timing(spec="onnxruntime:cpu:f32", threads=1, ms=0.1)
-        keep(tuning_key(bundle, Spec(), work=work), Tuning(timings=(wrong,), thorough=True))
-    assert main(["tune", "--json"]) == 0
-    *told, done = events(capfd.readouterr().out)
-    rows = {row["spec"]: row["alone"] for row in told}
-    assert {"openvino:cpu:int8", "openvino:cpu:f32"} <= set(rows)
-    assert all(row["total"] == len(told) for row in told)
-    for work in ("file", "live"):
-        found = recall(tuning_key(bundle, Spec(), work=work))
-        assert found is not None
-        assert found.thorough
-        assert done[work] == asdict(found.timings[0])
-        assert rows[found.timings[0].spec] <= 1.5 * min(rows.values())
-    assert main(["doctor"]) == 0
-    assert "measured by fusematte tune" in capfd.readouterr().out
-    assert main(["tune", "--threads", "2"]) == 2
-
-
-def test_rows_of_tune_stand_below_the_head() -> None:
-    row = tune.Row(spec=Spec("openvino", "cpu", "int8"), threads=2, alone=12.34, fps=70)
-    assert len(str(row)) == len(tune.HEADER)
-    assert str(row).split() == ["openvino:cpu:int8", "2", "12.3", "70.0", "-"]
-
-
 def test_help_imports_no_runtime() -> None:
     """What people wait for: numpy, av, opencv and OpenVINO take most of a start."""
     script = (
@@ -290,41 +234,6 @@ def test_help_imports_no_runtime() -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_bench(capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("skimage")
-    assert main(["bench", "-q", "--sizes", "96x64", "--frames", "5", "--json"]) == 0
-    result = events(capfd.readouterr().out)[-1]
-    row = result["sizes"]["96x64"]
-    assert result["event"] == "done"
-    assert result["backend"] and result["device"] and result["precision"]
-    assert row["fps"] > 0
-    assert row["ratio"] == pytest.approx(row["fps"] / row["codec_fps"], abs=0.01)
-    assert {"decode", "network", "composite", "encode"} == set(row["stage_ms"])
-    assert 0 < row["matte_ms"]["median"] <= row["matte_ms"]["p95"]
-    for bad in (["--sizes", "95x64"], ["--sizes", "wide"], ["--frames", "1"]):
-        assert main(["bench", *bad]) == 2
-
-
-def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("skimage")
-    folder = tmp_path / "demo"
-    assert main(["demo", "-q", "--output-dir", str(folder)]) == 0
-    said = capfd.readouterr().out
-    clip, composite, alpha = (folder / f"{name}.mp4" for name in ("clip", "composite", "alpha"))
-    for path in (clip, composite, alpha, folder / "contact-sheet.png"):
-        assert path.exists()
-        assert str(path) in said
-    assert content(composite).times == content(alpha).times == content(clip).times
-    sheet = cv2.imread(str(folder / "contact-sheet.png"))
-    assert sheet is not None and sheet.shape[1] == 5 * 256
-    # The astronaut's face, in the middle of the third picture, is hers and not the sky's.
-    rows = sheet.shape[0] // 3
-    face = sheet[2 * rows + rows // 3, 2 * 256 + 128]
-    corner = sheet[2 * rows + 8, 4 * 256 + 248]
-    assert face.min() > 200
-    assert corner.max() < 100
-
-
 def test_without_a_command_it_shows_what_people_do(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     lines = capfd.readouterr().out.splitlines()
@@ -333,10 +242,6 @@ def test_without_a_command_it_shows_what_people_do(capfd: pytest.CaptureFixture[
     for line in shown:
         words = line.split()[1:]
         build_parser(words).parse_args(words)
-
-
-def events(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_json_tells_programs_how_it_goes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
