@@ -150,9 +150,9 @@ class JobOptions:
         choices=tuple(AREAS),
     )
     network_every: int = _option(
-        4,
+        8,
         "on a CPU, let up to N - 1 frames between two that the network mattes follow the "
-        "motion, 1 to 8; 1: none (4)",
+        "motion, half as many where much moves, 1 to 8; 1: none (8)",
         metavar="N",
         parse=int,
     )

@@ -24,6 +24,8 @@ CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
+CHANGED = 30
+"""Mean difference of lumas, of 255, in a neighbourhood of a picture that has changed much."""
 UNFIT = 0.03
 """Difference of luma from which on a moved picture does not fit."""
 _FIT = 7, 7
@@ -69,7 +71,8 @@ class KeyFrames:
     """Mattes a video's frames; call it with each frame, in order.
 
     Args:
-        every: at most so many frames from one key frame to the next; 1: all are key frames.
+        every: at most so many frames from one key frame to the next, and half as many where the
+            picture has changed much since; 1: all are key frames.
     """
 
     def __init__(self, every: int) -> None:
@@ -88,8 +91,16 @@ class KeyFrames:
         alone = now.seen.anew or self._key is None or matter.chooses
         ready = self.drain(matter) if alone else []
         self._waiting.append(now)
-        full = alone or len(self._waiting) == self._every
-        return ready + self.drain(matter) if full else ready
+        return ready + self.drain(matter) if alone or self._is_due(now) else ready
+
+    def _is_due(self, now: Known) -> bool:
+        """Whether the next key frame is this one."""
+        assert self._key is not None
+        count = len(self._waiting)
+        if count < max(1, self._every // 2) or count == self._every:
+            return count == self._every
+        change = cv2.absdiff(now.luma, self._key.luma).astype(np.float32)
+        return _most_nearby(change) > CHANGED
 
     def drain(self, matter: Matter) -> list[Made]:
         """The frames that wait for a next key frame, with their mattes: the last becomes one."""
@@ -147,8 +158,13 @@ def _contradict(before: _Side, after: _Side) -> bool:
     """
     difference = np.abs(before.alpha - after.alpha)
     difference *= np.minimum(before.misfit, after.misfit) > UNFIT
+    return _most_nearby(difference) > CONTRADICTION
+
+
+def _most_nearby(difference: Map) -> float:
+    """The mean of the neighbourhood in which it is largest."""
     side = max(3, round(difference.shape[0] * _NEIGHBOURHOOD))
-    return float(cv2.blur(difference, (side, side)).max()) > CONTRADICTION
+    return float(cv2.blur(difference, (side, side)).max())
 
 
 def _between(seen: Seen, matte: Matte, before: _Side, after: _Side) -> Matte:

@@ -53,7 +53,7 @@ def test_each_frame_a_key_frame_is_what_the_matter_does(matter: HookedMatter) ->
 
 def test_what_moves_is_followed_between_key_frames(matter: HookedMatter) -> None:
     shots = [ball(index, 4) for index in range(9)]
-    made, seen, asked = told(matter, shots, 4)
+    made, seen, asked = told(matter, shots, 8)
     # The first frame is asked twice: the second time with what was said the first time.
     assert [seen.index(one) for one in asked] == [0, 0, 4, 8]
     for one, (frame, alpha) in zip(made, shots, strict=True):
@@ -61,6 +61,15 @@ def test_what_moves_is_followed_between_key_frames(matter: HookedMatter) -> None
         assert np.abs(one.matte.alpha - alpha).mean() < 0.0026
         assert one.matte.pts == frame.pts
     assert np.abs(shots[2][1] - shots[0][1]).mean() > 0.01  # if it were not followed
+
+
+@pytest.mark.parametrize(("step", "keys"), [(0.25, [0, 8, 16]), (8, [0, 4, 8, 12, 16])])
+def test_more_are_key_frames_where_much_moves(
+    matter: HookedMatter, step: float, keys: list[int]
+) -> None:
+    made, seen, asked = told(matter, [ball(index, step) for index in range(17)], 8)
+    assert [seen.index(one) for one in asked] == [0, *keys]
+    assert len(made) == 17
 
 
 def test_the_maps_between_hold_the_fusion_equation(matter: HookedMatter) -> None:
@@ -78,7 +87,7 @@ def test_where_both_sides_contradict_each_other_the_network_is_asked(
 ) -> None:
     """A ball that is too quick to be found again."""
     shots = [ball(index, 50) for index in range(5)]
-    made, seen, asked = told(matter, shots, 4)
+    made, seen, asked = told(matter, shots, 8)
     assert [seen.index(one) for one in asked][:4] == [0, 0, 4, 2]
     for index in (0, 2, 4):
         np.testing.assert_array_equal(made[index].matte.alpha, shots[index][1])
