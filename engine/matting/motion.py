@@ -46,9 +46,9 @@ class Motion:
     def _enlarged(self, height: int, width: int) -> Map:
         rows, columns = self.flow.shape[:2]
         flow = self.flow * np.array([width / columns, height / rows], np.float32)
-        at = cv2.resize(flow, (width, height))
+        at = as_float(cv2.resize(flow, (width, height)))
         at += _places(height, width)
-        return as_float(at)
+        return at
 
     def __call__(self, plane: Map) -> Map:
         """A plane of the other frame, [h, w] or [h, w, channels], moved to where it is now."""
