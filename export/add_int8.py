@@ -6,7 +6,6 @@ The bundle keeps its float network; OpenVINO runs the int8 network where it is f
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ import onnx
 
 from fusematte.engine.backends.openvino_backend import OpenVinoBackend
 from fusematte.engine.media.files import part_of
-from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
+from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle, sha256_of
 from fusematte.export.exporter import Request
 from fusematte.export.verify import Accuracy, check
 
@@ -52,7 +51,7 @@ def add_int8(bundle: Bundle, frames: Sequence[Path]) -> Accuracy:
 def _register(bundle: Bundle, file: Path, accuracy: Accuracy) -> None:
     others = bundle.manifest.get("files", {})
     manifest = bundle.manifest | {
-        "files": others | {file.name: hashlib.sha256(file.read_bytes()).hexdigest()},
+        "files": others | {file.name: sha256_of(file)},
         "int8": {"file": file.name, "accuracy": accuracy.as_dict()},
     }
     path = bundle.folder / "manifest.json"

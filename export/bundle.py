@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fusematte.engine.models import FORMAT, SHIPPED
+from fusematte.engine.models import FORMAT, SHIPPED, sha256_of
 from fusematte.export.to_onnx import OPSET, OUTPUTS, export_onnx
 from fusematte.training.network import STRIDE, LateFusionNetwork, count_macs
 from fusematte.training.weights import mean_network
@@ -67,7 +66,7 @@ def _manifest(network: LateFusionNetwork, file: Path, version: str) -> dict[str,
         "name": network.config.name,
         "version": version,
         "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": sha256_of(file),
         "opset": OPSET,
         "precision": "fp32 arithmetic, convolution weights stored as fp16",
         "inputs": inputs,

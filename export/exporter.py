@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -25,7 +24,7 @@ from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
 from fusematte.engine.errors import ExportError, OutputError, UsageError, reason_of
 from fusematte.engine.frame import Map
 from fusematte.engine.media.files import part_of
-from fusematte.engine.models import Bundle, load_bundle
+from fusematte.engine.models import Bundle, load_bundle, sha256_of
 from fusematte.export.build_engine import Sizes, build_engine
 from fusematte.export.bundle import write_bundle
 from fusematte.export.frames import Sample, load_samples
@@ -188,7 +187,7 @@ def _export(request: Request, folder: Path, tell: Callable[[str], None]) -> dict
 
 def describe(request: Request, artifact: Artifact, folder: Path) -> dict[str, Any]:
     """Writes and returns the manifest of an export, before its check."""
-    hashes = {name: _sha256(folder / name) for name in artifact.files}
+    hashes = {name: sha256_of(folder / name) for name in artifact.files}
     main, *others = artifact.files
     manifest = request.bundle.without_int8().manifest | {
         "file": main,
@@ -381,10 +380,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -63,8 +63,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         view = scene.view()
         frames = [*(scene.view(-time).image for time in range(earlier, 0, -1)), view.image]
         if self.config.photometric:
-            look = int(rng.integers(1 << 32))  # the same for all frames of a sequence
-            frames = [_photographed(np.random.default_rng(look), frame) for frame in frames]
+            look = int(rng.integers(1 << 32))
+            for index, frame in enumerate(frames):
+                same = np.random.default_rng(look)  # for all frames of a sequence
+                frames[index] = degrade(same, jitter_colours(same, frame))
         pictures = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())
         previous = self._previous(rng, before, -1 - earlier)
         item = {
@@ -131,10 +133,6 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         alpha = self.portraits[rng.integers(len(self.portraits))].alpha
         person = CutOut(alpha, alpha)
         return Scene(height, width, person, random_affine(rng, alpha, height, width)).alpha(0)
-
-
-def _photographed(rng: np.random.Generator, image: Picture) -> Picture:
-    return degrade(rng, jitter_colours(rng, image))
 
 
 class Batches(Sampler[list[int]]):

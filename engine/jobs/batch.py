@@ -163,6 +163,8 @@ def run_batch(
         UsageError: both jobs and a cluster are given, or too many jobs.
         BackendError: the cluster cannot be reached.
     """
+    if cluster is not None and jobs != 1:
+        raise UsageError(BOTH, option="jobs")
     make_folder(folder)
     if report is not None:
         items = [_with_page(item, folder, report) for item in items]
@@ -179,8 +181,6 @@ def run_batch(
             note(kept[str(item.input)])
     missing = [item for item in items if str(item.input) not in kept]
     do = partial(_do, options=options, resume=resume, progress=progress)
-    if cluster is not None and jobs != 1:
-        raise UsageError(BOTH, option="jobs")
     if cluster is None and jobs == 1:
         for item in missing:
             note(do(item))

@@ -71,7 +71,8 @@ class Review:
         indices = sorted({*sheet, *(suspect.frame for suspect in found)})
         shots = self._shots(measures, indices)
         parts = [
-            _heading(self.output.name, f"{self.done}; {len(found)} frames to check"),
+            f"<h1>{html.escape(self.output.name)}</h1>",
+            f"<p>{self.done}; {len(found)} frames to check</p>",
             _section("Contact sheet", _figures(shots, ((i, "") for i in sheet))),
             _section("Confidence", _plot([m.confidence for m in measures], UNSURE, found)),
             _section("Change of the matte", _plot([m.change for m in measures], JUMP, found)),
@@ -216,10 +217,6 @@ def _plot(values: Sequence[float], least: float, marks: Sequence[Suspect] = ()) 
         f'<polyline points="{" ".join(points)}"/></svg>'
         f"<p>{low:.4f} (bottom) to {high:.4f} (top), {len(values)} frames</p>"
     )
-
-
-def _heading(title: str, text: str) -> str:
-    return f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(text)}</p>"
 
 
 def _section(title: str, body: str) -> str:

@@ -300,7 +300,7 @@ class Session:
         matter = Matter(model, backend=self._backend, threads=self._threads, work="live")
         try:
             if self._latest is not None:
-                matter.prepare(self._latest, self._scales())
+                matter.prepare(self._latest, (1.0,) if self._governor is None else SCALES)
         except BaseException:
             matter.close()
             raise
@@ -413,9 +413,6 @@ class Session:
         if pts is None:
             pts = frame.pts if known else round(Fraction(arrived) / frame.time_base)
         return replace(frame, pts=pts)
-
-    def _scales(self) -> tuple[float, ...]:
-        return (1.0,) if self._governor is None else SCALES
 
     def _open_stages(self, options: StageOptions) -> Stages:
         """Opens background, matter and stages."""

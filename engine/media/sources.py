@@ -90,14 +90,11 @@ class MediaSource:
         if is_stdin(self.name):
             return _open_stdin(self.name)
         self.file = Path(self.name)
-        opened = self._joined_parts(self.file, stack)
-        self.joined = opened is not None
-        return _open_file(self.file, hardware, opened)
-
-    @staticmethod
-    def _joined_parts(path: Path, stack: ExitStack) -> JoinedFlv | None:
-        joints = find_joints(path) if path.is_file() and os.access(path, os.R_OK) else ()
-        return stack.enter_context(closing(JoinedFlv(path, joints))) if joints else None
+        readable = self.file.is_file() and os.access(self.file, os.R_OK)
+        joints = find_joints(self.file) if readable else ()
+        parts = stack.enter_context(closing(JoinedFlv(self.file, joints))) if joints else None
+        self.joined = parts is not None
+        return _open_file(self.file, hardware, parts)
 
 
 def is_url(name: str) -> bool:
@@ -142,11 +139,8 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _natural(file: Path) -> list[tuple[int, str]]:
     """Sort key that compares numbers by value: shot2 before shot10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _split(file.name)]
-
-
-def _split(name: str) -> list[str]:
-    return re.split(r"(\d+)", name)
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _by_pattern(path: Path) -> list[Path]:

@@ -192,12 +192,17 @@ def _check_profile(manifest: dict[str, Any]) -> None:
             _whole(side, f"profile: {key}", 1, MAX_SIDE)
 
 
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _check_hash(file: Path, sha256: str) -> None:
     if not file.is_file():
         raise ModelError.at(
             file, "the model file is missing", remedy="reinstall or export the model again"
         )
-    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+    if sha256_of(file) != sha256:
         raise ModelError.at(
             file,
             "its SHA-256 differs from the manifest",
