@@ -235,6 +235,8 @@ class SegmentedJob:
     def _work(
         self, plan: SegmentPlan, missing: list[int], workers: Workers | None, meter: _Meter
     ) -> Iterator[Record]:
+        if not missing:  # only joining is left: no network is opened
+            return
         if workers is None:
             yield from self._work_here(plan, missing, meter)
             return

@@ -195,6 +195,23 @@ def test_no_room_for_the_whole_keeps_the_segments(tmp_path: Path) -> None:
     assert content(output).times == content(clip).times
 
 
+def test_a_job_of_which_only_the_join_is_left_opens_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OutputError("the disk is full")
+
+    clip = make_clip(tmp_path / "in.mp4", frames=FRAMES, options={"g": "5"})
+    output = tmp_path / "out.mp4"
+    with monkeypatch.context() as patched:
+        patched.setattr(segmented, "join", full)
+        with pytest.raises(OutputError, match="full"):
+            run(clip, output)
+    monkeypatch.setattr("fusematte.engine.jobs.single.Matter", None)
+    assert run(clip, output, resume=True).frames == FRAMES
+    assert content(output).times == content(clip).times
+
+
 def test_a_cut_input_leaves_all_of_it(tmp_path: Path) -> None:
     options = {"g": "5", "keyint_min": "5"}
     whole = make_clip(tmp_path / "whole.mkv", frames=60, width=160, height=120, options=options)
