@@ -8,11 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fusematte.engine.frame import Frame, Matte, displayed_size
+from fusematte.engine.frame import Frame, Map, Matte, displayed_size
 from fusematte.engine.matting.mask import WHOLE, Mask, edited_alpha
 from fusematte.engine.matting.matter import AREAS, Matter
 from fusematte.engine.matting.selection import Selection, check
 from fusematte.engine.pixels.color import as_float, enlarge, frame_from_rgb
+
+NEAR = 0.12
+"""How far people reach beyond where the first look found them, as a share of the picture's shorter
+side.  Empty rooms: 95th percentile of the mean alpha 0.0131 without, 0.0019 with it; IoU equal."""
 
 
 def matte_picture(
@@ -36,8 +40,12 @@ def still_alpha(
 
 
 def matte_still(frame: Frame, matter: Matter, selection: Selection) -> Matte:
-    """The matte of a single frame: the mean of the network's alphas at its default size and at that
-    of high quality, where the model accepts it."""
+    """The matte of a single frame: of the network's alphas at its default size and, where the model
+    accepts it, at that of high quality.
+
+    Near people it is their mean.  Elsewhere it is the smaller one: a closer look takes more things
+    for people.
+    """
     selection = check(selection, displayed_size(frame))
     matter.reset()
     matter.choose(selection)
@@ -48,6 +56,13 @@ def matte_still(frame: Frame, matter: Matter, selection: Selection) -> Matte:
             matter.reset()
             matter.choose(selection)
             closer = matter(frame)
-            mean = cv2.addWeighted(enlarge(matte.alpha, *size), 0.5, closer.alpha, 0.5, 0)
-            matte = replace(closer, alpha=as_float(mean))
+            matte = replace(closer, alpha=_both(enlarge(matte.alpha, *size), closer.alpha))
     return matte
+
+
+def _both(first: Map, closer: Map) -> Map:
+    """The alpha of two looks."""
+    mean = cv2.addWeighted(first, 0.5, closer, 0.5, 0)
+    side = 2 * round(NEAR * min(first.shape)) + 1
+    near = cv2.dilate((first > 0.5).astype(np.uint8), np.ones((side, side), np.uint8))
+    return as_float(np.where(near, mean, np.minimum(first, closer)))

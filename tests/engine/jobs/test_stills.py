@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,14 +14,14 @@ from tests.helpers import animation, peak_memory
 
 from fusematte.engine.errors import InputError, OutputError, UsageError
 from fusematte.engine.jobs.stills import output_paths, read_picture
-from fusematte.engine.matting.matter import AREAS, Matter
+from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.media.av_frames import rgb_of
 from fusematte.engine.media.files import read_image, write_png
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import Bundle
-from fusematte.engine.pixels.color import enlarge, frame_from_rgb
+from fusematte.engine.pixels.color import frame_from_rgb
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +64,6 @@ def test_pictures_do_not_remember_one_another(matter: Matter, tmp_path: Path) ->
     alone = matte_picture(read_picture(second), matter)
     matte_picture(read_picture(first), matter)
     np.testing.assert_array_equal(matte_picture(read_picture(second), matter), alone)
-
-
-def test_a_still_is_the_mean_of_two_looks(matter: Matter, shared_clips: Path) -> None:
-    with Reader(shared_clips / "m1.mp4") as reader:
-        picture = rgb_of(next(iter(reader)))
-    frame, mattes = frame_from_rgb(picture), []
-    for matter.scale in (AREAS["high"], 1.0):
-        matter.reset()
-        mattes.append(matter(frame))
-    closer, whole = mattes
-    assert closer.alpha.size > 1.4 * whole.alpha.size
-    mean = (closer.alpha + enlarge(whole.alpha, *closer.alpha.shape)) / 2
-    expected = refine(frame, replace(closer, alpha=mean))
-    np.testing.assert_array_equal(matte_picture(picture, matter), expected)
-    assert matter.scale == 1.0
 
 
 def test_where_an_engine_is_never_larger_one_look_is_all(
