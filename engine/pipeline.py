@@ -20,7 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 
-DEPTH = 4
+DEPTH = 3
 """Queue capacity before each stage: enough to absorb a slow frame, few enough that a pipeline of
 2160p frames stays small."""
 POLL = 0.1
