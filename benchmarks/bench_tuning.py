@@ -62,7 +62,7 @@ def main() -> None:
     times = dict(zip(map(str, specs), medians_in_turns(calls, options.runs), strict=True))
     best = min(times.values())
     result = {
-        **machine(),
+        "machine": machine(),
         "threads": threads,
         "load": [round(value, 2) for value in os.getloadavg()],
         "ms": {spec: round(ms, 2) for spec, ms in times.items()},

@@ -35,6 +35,20 @@ def job_table(results: dict[str, Any]) -> str:
     return f"{_where(results['machine'])}, {shown}:\n\n{grid(columns, rows)}"
 
 
+def tuning_line(results: dict[str, Any]) -> str:
+    """Every candidate's time, and what was chosen at a first use."""
+    times = ", ".join(f"`{spec}` {ms:.0f} ms" for spec, ms in results["ms"].items())
+    chosen = ", ".join(f"`{spec}` {count} times" for spec, count in results["chosen"].items())
+    costs = results["first_use_costs_s"]
+    return (
+        f"\n{_where(results['machine'])}, the network with {results['threads']} threads, the "
+        f"candidates in turns: {times}. A first use chose {chosen}, "
+        f"{results['slower_than_best']:.0%} slower than the best, and took "
+        f"{max(0.0, costs['median']):.2f} s longer than a first guess, {costs['most']:.2f} s at "
+        "most.\n"
+    )
+
+
 def memory_line(results: dict[str, Any]) -> str:
     """Resident memory over a long job."""
     tenths = results["resident_mb_at_each_tenth"]
@@ -156,6 +170,28 @@ def key_frames_table(results: dict[str, Any]) -> str:
     )
 
 
+def scaling_table(results: dict[str, Any]) -> str:
+    """Segments in parallel, measured and simulated."""
+    wall, used, ratio = (results[key] for key in ("wall_s", "processor_s", "ratio_to_plain"))
+    names = {"plain": "decode + encode"} | {f"{n} jobs": f"`--jobs {n}`" for n in (1, 2, 4)}
+    rows = (
+        f"{name} | {wall[key]:.1f} s | {used[key]:.1f} s | {ratio[key]:.2f}"
+        for key, name in names.items()
+    )
+    grown = ", ".join(
+        f"{factor:g} on {count}" for count, factor in results["simulated_speedup"].items()
+    )
+    cost = results["simulated_from"]
+    return (
+        f"\n{_where(results['machine'])}, {results['frames']} frames of {results['size']}, a head "
+        f"before a wall:\n\n"
+        f"{grid('way | time | processor time | share of decode + encode', rows)}\n"
+        f"Simulated speed-up of 24,000 frames in 40 segments, by processors: {grown}. A process "
+        f"starts in {cost['start']:.1f} s, a frame takes {1000 * cost['frame']:.0f} ms of a "
+        f"processor, and one process joins each segment in {cost['join']:.2f} s.\n"
+    )
+
+
 LONG_JOBS = {
     "warmup": warmup_table,
     "cluster": cluster_line,
@@ -163,6 +199,7 @@ LONG_JOBS = {
     "sync": sync_line,
     "growth": growth_table,
     "key_frames": key_frames_table,
+    "scaling": scaling_table,
 }
 
 
@@ -542,7 +579,7 @@ def main() -> None:
     _replace(ROOT / "docs" / "tasks" / "choose.md", selection_table(_load("selection")))
     classes = sorted(path.stem for path in _path("").parent.glob("job*.json"))
     measured = "\n".join(job_table(_load(name)) for name in classes)
-    measured += kernel_table(_load("kernels"))
+    measured += tuning_line(_load("tuning")) + kernel_table(_load("kernels"))
     if (ROOT / "benchmarks" / "results" / "latency.json").exists():
         measured += latency_line(_load("latency"))
     if (ROOT / "benchmarks" / "results" / "live.json").exists():
