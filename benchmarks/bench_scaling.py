@@ -101,6 +101,7 @@ def main() -> None:
     }
     results: dict[str, Any] = {
         "machine": machine(),
+        "clip": args.clip.stem,
         "size": args.size,
         "frames": args.frames,
         "wall_s": {name: round(value, 2) for name, value in wall.items()},
@@ -111,6 +112,7 @@ def main() -> None:
             )
             for name, times in seconds.items()
         },
+        "simulated_frames": FILM * full,
         "simulated_speedup": {
             count: round(simulate(1, **costs) / simulate(count, **costs), 1) for count in PROCESSORS
         },

@@ -30,9 +30,13 @@ def job_table(results: dict[str, Any]) -> str:
             f"| {row['ratio']:.2f} | {stages}"
         )
     columns = "clip | decode + encode | the full job | share | work per frame"
+    return f"{_where(results['machine'])}, {_seen(results)}:\n\n{grid(columns, rows)}"
+
+
+def _seen(results: dict[str, Any]) -> str:
+    """What the measured clip shows."""
     known = {"m1": "people and the camera move", "d0": "a head before a wall"}
-    shown = known.get(results["clip"], results["clip"])
-    return f"{_where(results['machine'])}, {shown}:\n\n{grid(columns, rows)}"
+    return known.get(results["clip"], results["clip"])
 
 
 def tuning_line(results: dict[str, Any]) -> str:
@@ -183,12 +187,12 @@ def scaling_table(results: dict[str, Any]) -> str:
     )
     cost = results["simulated_from"]
     return (
-        f"\n{_where(results['machine'])}, {results['frames']} frames of {results['size']}, a head "
-        f"before a wall:\n\n"
+        f"\n{_where(results['machine'])}, {results['frames']} frames of {results['size']}, "
+        f"{_seen(results)}:\n\n"
         f"{grid('way | time | processor time | share of decode + encode', rows)}\n"
-        f"Simulated speed-up of 24,000 frames in 40 segments, by processors: {grown}. A process "
-        f"starts in {cost['start']:.1f} s, a frame takes {1000 * cost['frame']:.0f} ms of a "
-        f"processor, and one process joins each segment in {cost['join']:.2f} s.\n"
+        f"Simulated speed-up of {results['simulated_frames']:,} frames, by processors: {grown}. "
+        f"A process starts in {cost['start']:.1f} s, a frame takes {1000 * cost['frame']:.0f} ms "
+        f"of a processor, and one process joins each segment in {cost['join']:.2f} s.\n"
     )
 
 

@@ -97,7 +97,7 @@ class KeyFrames:
         """Whether the next key frame is this one."""
         assert self._key is not None
         count = len(self._waiting)
-        if count < max(1, self._every // 2) or count == self._every:
+        if count == self._every or count < self._every // 2:
             return count == self._every
         change = cv2.absdiff(now.luma, self._key.luma).astype(np.float32)
         return _most_nearby(change) > CHANGED

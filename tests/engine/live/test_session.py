@@ -254,6 +254,11 @@ def test_background_changes_between_frames(tmp_path: Path) -> None:
         assert session.get(60).to_ndarray()[0, 0].argmax() == 2
 
 
+def test_a_closed_frame_is_none_of_the_cameras(matter: HookedMatter) -> None:
+    with Session("blur", matter=matter) as session:
+        assert session.closed_frame(frame_from_rgb(red())).planes[2].max() == 128
+
+
 def test_a_mask_instead_of_a_composite(matter: HookedMatter) -> None:
     with Session("mask", matter=matter) as session:
         session.push(red())

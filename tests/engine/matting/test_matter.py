@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,18 +24,6 @@ from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
 
 AREA = 288 * 512
-
-
-@pytest.fixture(scope="module")
-def shared_matter() -> Iterator[Matter]:
-    with Matter() as matter:
-        yield matter
-
-
-@pytest.fixture
-def matter(shared_matter: Matter) -> Matter:
-    shared_matter.reset()
-    return shared_matter
 
 
 def person(height: int = 144, width: int = 256) -> NDArray[np.uint8]:
