@@ -42,7 +42,7 @@ def carried(matter: Matter, frames: list[Frame], delay: int) -> list[Matte]:
         key = begun if done else key
         planes = motion_between(now, key)(key.planes)
         if done:
-            now.matte, begun = matter.matte(now.seen, planes[..., 0]), now
+            now.matte, begun = matter.matte(now.seen, planes[0]), now
         mattes.append(moved_matte(now.seen, key.matte, planes))
     return mattes
 

@@ -209,11 +209,18 @@ def bench_low(repeats: int) -> dict[str, Any]:
     color = np.random.default_rng(0).random((3, *LOW), np.float32)
     alpha = person(*LOW)
     half_color, half_alpha = half(color), half(alpha)
+    planes = np.random.default_rng(1).random((*LOW, 4), np.float32)
+    flow = np.zeros((LOW[0] // 2, LOW[1] // 2, 2), np.float32)
+    moved = cpp_ext.move(planes, flow)
     jobs: dict[str, Job] = {
         "guided_coefficients": lambda: cpp_ext.guided_coefficients(color[0], alpha, 2, 1e-4),
         "guided_alpha": lambda: cpp_ext.guided_alpha(color, alpha, 4, 1e-5, certain=0.05),
         "estimate_foreground_half_size": lambda: cpp_ext.estimate_foreground(
             half_color, half_alpha, (45, 3)
+        ),
+        "move": lambda: cpp_ext.move(planes, flow),
+        "blend_moved": lambda: cpp_ext.blend_moved(
+            color[0], moved, moved, radius=3, noise=0.01, unfit=0.03
         ),
     }
     medians = measure({name: cycle([job]) for name, job in jobs.items()}, repeats)

@@ -62,3 +62,14 @@ def composite(
     alpha: NDArray[Any] | None,
     threads: int,
 ) -> None: ...
+def move(planes: Floats, flow: Floats, out: Floats, threads: int) -> None: ...
+def blend_moved(
+    luma: Floats,
+    first: Floats,
+    second: Floats,
+    radius: int,
+    noise: float,
+    unfit: float,
+    out: Sequence[Floats],
+    threads: int,
+) -> None: ...

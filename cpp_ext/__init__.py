@@ -33,12 +33,15 @@ Matrix = tuple[float, float]
 __all__ = [
     "Foreground",
     "Guided",
+    "Moved",
     "Resized",
+    "blend_moved",
     "composite",
     "estimate_foreground",
     "guided_alpha",
     "guided_coefficients",
     "instruction_sets",
+    "move",
     "resize_to_tensor",
     "use_instruction_set",
 ]
@@ -66,6 +69,21 @@ class Foreground(NamedTuple):
 
     foreground: Floats
     background: Floats
+
+
+class Moved(NamedTuple):
+    """A matte made of two that were moved to one frame; planes [h, w].
+
+    beta: that for which alpha = beta * foreground + (1 - beta) * (1 - background), clipped to 0..1;
+        1/2 where any does.
+    conflict: the difference of the two alphas where neither's picture fits the frame, else 0.
+    """
+
+    alpha: Floats
+    foreground: Floats
+    background: Floats
+    beta: Floats
+    conflict: Floats
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -136,11 +154,11 @@ def guided_coefficients(
     Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6 and 8;
     He, Sun, "Fast Guided Filter", 2015.
     """
-    alpha = _floats("alpha", alpha, 2)
-    guide = _floats("guide", guide, 2)
+    alpha = _floats("alpha", alpha, PLANE)
+    guide = _floats("guide", guide, PLANE)
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha)
-    _check_epsilon(epsilon)
+    _check_positive("epsilon", epsilon)
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
     _C.guided_coefficients(guide, alpha, radius, epsilon, slope, offset, _threads(threads))
     return Guided(slope, offset)
@@ -170,13 +188,13 @@ def guided_alpha(
     Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16;
     He, Sun, "Fast Guided Filter", 2015.
     """
-    alpha = _floats("alpha", alpha, 2)
+    alpha = _floats("alpha", alpha, PLANE)
     if any(side % 2 for side in alpha.shape):
         raise ValueError(f"alpha: has an odd side, {alpha.shape}")
-    guide = _floats("guide", guide, 3)
+    guide = _floats("guide", guide, PICTURE)
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha[::2, ::2])
-    _check_epsilon(epsilon)
+    _check_positive("epsilon", epsilon)
     if not (_is_real(certain) and 0 < certain <= 1):
         raise ValueError(f"certain: {certain!r} is not above 0 and up to 1")
     out = np.empty_like(alpha)
@@ -184,9 +202,9 @@ def guided_alpha(
     return out
 
 
-def _check_epsilon(epsilon: float) -> None:
-    if not (_is_real(epsilon) and math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon: {epsilon!r} is not a number above 0")
+def _check_positive(name: str, value: float) -> None:
+    if not (_is_real(value) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: {value!r} is not a number above 0")
 
 
 def estimate_foreground(
@@ -210,10 +228,10 @@ def estimate_foreground(
     Source: Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021; windows are clipped
     at the border here.
     """
-    alpha = _floats("alpha", alpha, 2)
+    alpha = _floats("alpha", alpha, PLANE)
     if alpha.min() < 0 or alpha.max() > 1:
         raise ValueError("alpha: has values outside 0..1")
-    color = _floats("color", color, 3)
+    color = _floats("color", color, PICTURE)
     _check_match("color", color, alpha)
     _check_sequence("radii", radii)
     if not len(radii):
@@ -272,16 +290,16 @@ def composite(
         ``out``, or newly allocated planes.
     """
     _check_planes("planes", planes)
-    slope, offset = _floats("slope", slope, 2), _floats("offset", offset, 2)
+    slope, offset = _floats("slope", slope, PLANE), _floats("offset", offset, PLANE)
     if slope.shape != offset.shape:
         raise ValueError(f"offset: {offset.shape} is not slope's shape {slope.shape}")
     if shift is not None:
-        shift = _floats("shift", shift, 3)
+        shift = _floats("shift", shift, PICTURE)
     if not isinstance(keep_solid, bool):
         raise TypeError(f"keep_solid: {keep_solid!r} is not a bool")
     small, behind = None, []
     if isinstance(background, np.ndarray):
-        small = _floats("background", background, 3)
+        small = _floats("background", background, PICTURE)
     elif background is not None:
         behind = _background(background, planes)
     written = _targets(planes, behind, out, alpha)
@@ -290,6 +308,60 @@ def composite(
         alpha, _threads(threads),
     )  # fmt: skip
     return written
+
+
+def move(planes: Floats, flow: Floats, *, threads: int = 1) -> Floats:
+    """A picture moved along an optical flow: each pixel from where the flow says it was.
+
+    The flow is interpolated bilinearly to the picture's size, and so is the picture between its
+    pixels.  Beyond its edge its outermost pixels repeat.
+
+    Args:
+        planes: [h, w], or two or four beside each other, [h, w, 2] or [h, w, 4], float32.
+        flow: [rows, columns, 2], float32: how far to the right and down, in pixels of the flow.
+
+    Returns:
+        [h, w], or [2, h, w] or [4, h, w].
+    """
+    planes = _floats("planes", planes, PLANE, PAIRS, QUADS)
+    flow = _floats("flow", flow, PAIRS)
+    out = np.empty((*planes.shape[2:], *planes.shape[:2]), np.float32)
+    _C.move(planes, flow, out, _threads(threads))
+    return out
+
+
+def blend_moved(
+    luma: Floats,
+    first: Floats,
+    second: Floats,
+    *,
+    radius: int,
+    noise: float,
+    unfit: float,
+    threads: int = 1,
+) -> Moved:
+    """The matte of a frame, of two that were moved to it from other frames.
+
+    How much a moved picture misfits is the mean difference of its luma from the frame's in a
+    window.  Each pixel trusts the one that fits better: its weight is the other's misfit + noise.
+
+    Args:
+        luma: of the frame, [h, w], float32.
+        first, second: alpha, F, B and luma, moved: [4, h, w], float32; they may be the same.
+        radius: of the (2 radius + 1)^2 window, clipped at the border; 1 to the shorter side.
+        noise: a misfit that says nothing, above 0.
+        unfit: a picture fits up to this misfit.
+    """
+    luma = _floats("luma", luma, PLANE)
+    first, second = _floats("first", first, PLANES), _floats("second", second, PLANES)
+    _check_match("first", first, luma)
+    _check_match("second", second, luma)
+    _check_radius("radius", radius, luma)
+    _check_positive("noise", noise)
+    _check_positive("unfit", unfit)
+    out = Moved(*(np.empty_like(luma) for _ in Moved._fields))
+    _C.blend_moved(luma, first, second, radius, noise, unfit, out, _threads(threads))
+    return out
 
 
 def _targets(
@@ -362,19 +434,37 @@ def _check_radius(name: str, radius: int, alpha: Floats) -> None:
     _check_integer(name, radius, min(alpha.shape))
 
 
-def _floats(name: str, array: Floats, *ndims: int) -> Floats:
+Shape = tuple[int | str, ...]
+"""Of an array; names stand for any side."""
+PLANE: Shape = ("h", "w")
+PICTURE: Shape = (3, "h", "w")
+PLANES: Shape = (4, "h", "w")
+PAIRS: Shape = ("h", "w", 2)
+QUADS: Shape = ("h", "w", 4)
+
+
+def _floats(name: str, array: Floats, *shapes: Shape) -> Floats:
     """The array, C-contiguous, after checking its type, dimensions and values."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         raise TypeError(f"{name}: {_kind(array)} is not a float32 array")
-    if array.ndim not in ndims or (array.ndim == 3 and array.shape[0] != 3):
-        shapes = " or ".join("[3, h, w]" if ndim == 3 else "[h, w]" for ndim in ndims)
-        raise ValueError(f"{name}: shape {array.shape} is not {shapes}")
-    for side in array.shape[-2:]:
-        _check_side(name, side)
+    shape = next((one for one in shapes if _matches(array, one)), None)
+    if shape is None:
+        wanted = " or ".join(f"[{', '.join(map(str, one))}]" for one in shapes)
+        raise ValueError(f"{name}: shape {array.shape} is not {wanted}")
+    for side, wanted_side in zip(array.shape, shape, strict=True):
+        if isinstance(wanted_side, str):
+            _check_side(name, side)
     packed = np.ascontiguousarray(array)
     if not _C.all_finite(packed):
         raise ValueError(f"{name}: has NaN or infinite values")
     return packed
+
+
+def _matches(array: Floats, shape: Shape) -> bool:
+    return array.ndim == len(shape) and all(
+        isinstance(wanted, str) or side == wanted
+        for side, wanted in zip(array.shape, shape, strict=True)
+    )
 
 
 def _kind(value: object) -> str:

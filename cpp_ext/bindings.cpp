@@ -165,6 +165,30 @@ void composite(const Arrays& planes, const Arrays& background,
     active.load()->composite(job, threads);
 }
 
+void move(const Floats& planes, const Floats& flow, Floats out, int threads) {
+    const MoveJob job{static_cast<int>(planes.shape(0)),
+                      static_cast<int>(planes.shape(1)),
+                      planes.ndim() == 3 ? static_cast<int>(planes.shape(2)) : 1,
+                      static_cast<int>(flow.shape(0)),
+                      static_cast<int>(flow.shape(1)),
+                      planes.data(),
+                      flow.data(),
+                      out.mutable_data()};
+    const py::gil_scoped_release release;
+    active.load()->move(job, threads);
+}
+
+void blend_moved(const Floats& luma, const Floats& first, const Floats& second, int radius,
+                 float noise, float unfit, std::array<Floats, 5> out, int threads) {
+    const BlendMovedJob job{size(luma, -2),        size(luma, -1),        radius,
+                            noise,                 unfit,                 luma.data(),
+                            first.data(),          second.data(),         out[0].mutable_data(),
+                            out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data(),
+                            out[4].mutable_data()};
+    const py::gil_scoped_release release;
+    active.load()->blend_moved(job, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -177,4 +201,6 @@ PYBIND11_MODULE(_C, module) {
     module.def("guided_alpha", guided_alpha);
     module.def("estimate_foreground", estimate_foreground);
     module.def("composite", composite);
+    module.def("move", move);
+    module.def("blend_moved", blend_moved);
 }

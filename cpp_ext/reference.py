@@ -153,6 +153,43 @@ def estimate_foreground(
     return foreground, background
 
 
+def move(planes: NDArray[np.float32], flow: NDArray[np.float32]) -> Array:
+    """[h, w], or [h, w, channels] as [channels, h, w], moved along a flow of any size."""
+    height, width = planes.shape[:2]
+    rows, columns = flow.shape[:2]
+    stacked = np.moveaxis(np.atleast_3d(planes.astype(float)), 2, 0)
+    across = resample(bilinear_weights, flow[..., 0], height, width) * width / columns
+    down = resample(bilinear_weights, flow[..., 1], height, width) * height / rows
+    x = np.clip(np.arange(width) + across, 0, width - 1)
+    y = np.clip(np.arange(height)[:, None] + down, 0, height - 1)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    x, y = x - left, y - top
+    upper = stacked[:, top, left] * (1 - x) + stacked[:, top, right] * x
+    lower = stacked[:, bottom, left] * (1 - x) + stacked[:, bottom, right] * x
+    moved = upper * (1 - y) + lower * y
+    return np.asarray(moved[0] if planes.ndim == 2 else moved)
+
+
+def blend_moved(
+    luma: NDArray[np.float32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    radius: int,
+    noise: float,
+    unfit: float,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Alpha, F, B, beta, and the conflict of two moved mattes, [4, h, w]: alpha, F, B, luma."""
+    one, other = first.astype(float), second.astype(float)
+    misfits = box_mean(np.abs(np.stack([one[3], other[3]]) - luma), radius)
+    weights = misfits[::-1] + noise
+    alpha, fore, back = (weights[0] * one[:3] + weights[1] * other[:3]) / weights.sum(0)
+    gap = fore + back - 1
+    beta = np.where(gap == 0, 0.5, (alpha + back - 1) / np.where(gap == 0, 1, gap))
+    conflict = np.abs(one[0] - other[0]) * (misfits.min(0) > unfit)
+    return alpha, fore, back, np.clip(beta, 0, 1), conflict
+
+
 def co_sited_mean(alpha: Array, shape: tuple[int, int]) -> Array:
     """Alpha at the chroma samples: the mean over the luma samples that each one covers."""
     height, width = alpha.shape

@@ -78,6 +78,23 @@ struct ForegroundJob {
     float* background;   // [3, height, width]
 };
 
+struct MoveJob {
+    int height, width, channels;  // 1, 2 or 4
+    int flow_height, flow_width;
+    const float* planes;  // [height, width, channels]
+    const float* flow;    // [flow_height, flow_width, 2], to the right and down, in its own pixels
+    float* out;           // [channels, height, width]
+};
+
+struct BlendMovedJob {
+    int height, width, radius;
+    float noise, unfit;
+    const float* luma;                // [height, width]
+    const float *first, *second;      // [4, height, width]: alpha, F, B, luma
+    float *alpha, *foreground, *background, *beta;  // [height, width]
+    float* conflict;                  // [height, width]
+};
+
 // A small picture [channels, height, width] that is interpolated to full resolution, or null.
 struct Grid {
     const float* data;
@@ -108,6 +125,8 @@ struct Kernels {
     void (*guided_alpha)(const GuidedAlphaJob&, int threads);
     void (*estimate_foreground)(const ForegroundJob&, int threads);
     void (*composite)(const CompositeJob&, int threads);
+    void (*move)(const MoveJob&, int threads);
+    void (*blend_moved)(const BlendMovedJob&, int threads);
 };
 
 extern const Kernels baseline_kernels;

@@ -3,6 +3,7 @@
 #include "pixel.h"
 #include "simd.inl"
 #include "box.inl"
+#include "motion.inl"
 #include "composite.inl"
 #include "whole.inl"
 #include "resize.inl"
@@ -26,4 +27,5 @@ static bool all_finite(const float* values, std::size_t count) {
 #define FUSEMATTE_KERNELS(name, supported)                                                   \
     {name, supported, FUSEMATTE_ISA::all_finite, FUSEMATTE_ISA::resize_to_tensor,            \
      FUSEMATTE_ISA::guided_coefficients, FUSEMATTE_ISA::guided_alpha,                        \
-     FUSEMATTE_ISA::estimate_foreground, FUSEMATTE_ISA::composite}
+     FUSEMATTE_ISA::estimate_foreground, FUSEMATTE_ISA::composite, FUSEMATTE_ISA::move,       \
+     FUSEMATTE_ISA::blend_moved}

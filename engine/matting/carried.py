@@ -56,7 +56,7 @@ class Carried:
             return self._alone(matter, now)
         planes = motion_between(now, key)(key.planes)
         if self._next is None:
-            self._begin(matter, now, planes[..., 0])
+            self._begin(matter, now, planes[0])
         return Made(frame, moved_matte(now.seen, key.matte, planes), follows=True)
 
     def reset(self) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusematte.engine.frame import Map, Plane
-from fusematte.engine.matting.motion import Motion, search_size
+from fusematte.engine.matting.motion import search_motion, search_size
 from fusematte.engine.pixels.color import as_float, enlarge
 
 Mask = NDArray[np.bool_]
@@ -279,13 +279,13 @@ class _Motion:
     """
 
     def __init__(self, before: Plane, now: Plane) -> None:
-        self._back, forth = Motion(now, before), Motion(before, now)
-        self._forth, back = forth.flow, self._back.flow
-        astray = np.linalg.norm(back + self(self._forth), axis=2)
-        self.sure: Mask = astray <= 0.5 + 0.05 * np.linalg.norm(back, axis=2)
+        self._back, forth = search_motion(now, before), search_motion(before, now)
+        self._forth, back = forth.flow, np.moveaxis(self._back.flow, 2, 0)
+        astray = np.linalg.norm(back + self(self._forth), axis=0)
+        self.sure: Mask = astray <= 0.5 + 0.05 * np.linalg.norm(back, axis=0)
 
     def __call__(self, plane: Map) -> Map:
-        """A plane of the picture before, moved to where it is now."""
+        """What is known of the picture before, moved to where it is now; see ``Motion``."""
         return self._back(plane)
 
     def things(self, things: Map) -> Map:

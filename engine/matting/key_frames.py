@@ -15,21 +15,24 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from fusematte.cpp_ext import Moved, blend_moved
 from fusematte.engine.frame import Frame, Map, Matte, Plane
 from fusematte.engine.matting.matter import Matter, Seen
-from fusematte.engine.matting.motion import Motion, search_size
+from fusematte.engine.matting.motion import Motion, search_motion, search_size
 from fusematte.engine.pixels.color import as_float
 
 CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
+LEAST = 4
+"""Frames from one key frame to the next where the picture has changed much."""
 CHANGED = 30
 """Mean difference of lumas, of 255, in a neighbourhood of a picture that has changed much."""
 UNFIT = 0.03
 """Difference of luma from which on a moved picture does not fit."""
-_FIT = 7, 7
-"""The neighbourhood in which a moved picture is compared, in pixels."""
+_FIT = 3
+"""Radius of the neighbourhood in which a moved picture is compared, in pixels."""
 _NOISE = 0.01
 """Difference of luma that says nothing about the fit."""
 
@@ -71,8 +74,8 @@ class KeyFrames:
     """Mattes a video's frames; call it with each frame, in order.
 
     Args:
-        every: at most so many frames from one key frame to the next, and half as many where the
-            picture has changed much since; 1: all are key frames.
+        every: at most so many frames from one key frame to the next, and at most ``LEAST`` where
+            the picture has changed much since; 1: all are key frames.
     """
 
     def __init__(self, every: int) -> None:
@@ -97,7 +100,7 @@ class KeyFrames:
         """Whether the next key frame is this one."""
         assert self._key is not None
         count = len(self._waiting)
-        if count == self._every or count < self._every // 2:
+        if count == self._every or count < LEAST:
             return count == self._every
         change = cv2.absdiff(now.luma, self._key.luma).astype(np.float32)
         return _most_nearby(change) > CHANGED
@@ -125,40 +128,31 @@ def _fill(matter: Matter, frames: list[Known]) -> None:
         return
     middle = len(frames) // 2
     first, now, last = frames[0], frames[middle], frames[-1]
-    before, after = (_Side(motion_between(now, side)(side.planes), now) for side in (first, last))
-    if _contradict(before, after):
-        now.matte = matter.matte(now.seen, before.alpha)
+    motion = motion_between(now, first)
+    before, moved = motion(first.planes), None
+    if len(frames) == 3:  # so near each other most motion goes on as it came: one search will do
+        moved = _blended(now.seen, before, motion.onward(last.planes))
+    if moved is None or _contradicts(moved):
+        moved = _blended(now.seen, before, motion_between(now, last)(last.planes))
+    if _contradicts(moved):
+        now.matte = matter.matte(now.seen, before[0])
     else:
-        now.matte = _between(now.seen, first.matte, before, after)
+        now.matte = _matte(now.seen, first.matte, moved)
     _fill(matter, frames[: middle + 1])
     _fill(matter, frames[middle:])
 
 
 def motion_between(now: Known, other: Known) -> Motion:
-    """Where the pixels of one frame are in another; it moves planes of the network's size."""
-    height, width = now.seen.color.shape[1:]
-    return Motion(now.luma, other.luma, (height, width))
+    """Where the pixels of one frame are in another."""
+    return search_motion(now.luma, other.luma)
 
 
-class _Side:
-    """The planes of a frame, moved to where things are in another.
-
-    alpha: [h, w]; misfit: how much the moved luma differs from that of the other, [h, w].
-    """
-
-    def __init__(self, planes: Map, now: Known) -> None:
-        self.planes, self.alpha = planes, planes[..., 0]
-        self.misfit = as_float(cv2.blur(cv2.absdiff(planes[..., 3], now.seen.color[0]), _FIT))
-
-
-def _contradict(before: _Side, after: _Side) -> bool:
+def _contradicts(moved: Moved) -> bool:
     """Whether the alphas differ where neither picture fits.
 
     Where one fits, the network has changed its mind, and would do so again if it were asked.
     """
-    difference = np.abs(before.alpha - after.alpha)
-    difference *= np.minimum(before.misfit, after.misfit) > UNFIT
-    return _most_nearby(difference) > CONTRADICTION
+    return _most_nearby(moved.conflict) > CONTRADICTION
 
 
 def _most_nearby(difference: Map) -> float:
@@ -167,30 +161,29 @@ def _most_nearby(difference: Map) -> float:
     return float(cv2.blur(difference, (side, side)).max())
 
 
-def _between(seen: Seen, matte: Matte, before: _Side, after: _Side) -> Matte:
-    """The matte of a frame, from its two sides.
-
-    matte: any other of the same Matter.
-    """
-    shares = as_float(after.misfit / _NOISE + 1), as_float(before.misfit / _NOISE + 1)
-    return moved_matte(seen, matte, as_float(cv2.blendLinear(before.planes, after.planes, *shares)))
-
-
 def moved_matte(seen: Seen, matte: Matte, planes: Map) -> Matte:
-    """The matte of a frame from ``Known.planes`` of others, moved to it.
+    """The matte of a frame from ``Known.planes`` of another, moved to it: [4, h, w].
 
     matte: any other of the same Matter.
     """
-    alpha, foreground, background, _ = cv2.split(planes)
-    # beta is what makes alpha = beta F + (1 - beta) (1 - B); where F = 1 - B it can be anything.
-    gap = foreground + background - 1
-    beta = np.divide(alpha + background - 1, gap, out=np.full_like(gap, 0.5), where=gap != 0)
+    return _matte(seen, matte, _blended(seen, planes, planes))
+
+
+def _blended(seen: Seen, before: Map, after: Map) -> Moved:
+    """Of two frames' planes, moved to this one."""
+    luma = seen.color[0]
+    return blend_moved(
+        luma, before, after, radius=min(_FIT, *luma.shape), noise=_NOISE, unfit=UNFIT
+    )
+
+
+def _matte(seen: Seen, matte: Matte, moved: Moved) -> Matte:
     return replace(
         matte,
-        alpha=as_float(alpha),
-        foreground=as_float(foreground),
-        background=as_float(background),
-        beta=as_float(np.clip(beta, 0, 1)),
+        alpha=moved.alpha,
+        foreground=moved.foreground,
+        background=moved.background,
+        beta=moved.beta,
         color=seen.color,
         pts=seen.frame.pts,
         time_base=seen.frame.time_base,

@@ -109,6 +109,22 @@ void compare(const Kernels& ours, int height, int width, int bits, bool halved) 
     expect("foreground", ours.name, front[0], front[1], 1e-3);
     expect("background", ours.name, back[0], back[1], 1e-3);
 
+    const int flow_h = 11, flow_w = 23;
+    const auto quads = noise<float>(4 * n, 0, 1);
+    const auto flow = noise<float>(std::size_t(2) * flow_h * flow_w, -9, 9);
+    std::vector<float> moved[2], blended[2];
+    for (int k = 0; k < 2; ++k) {
+        moved[k].resize(4 * n), blended[k].resize(5 * n);
+        const Kernels& kernels = k ? ours : plain;
+        kernels.move({h, w, 4, flow_h, flow_w, quads.data(), flow.data(), moved[k].data()}, 2);
+        float* const out = blended[k].data();
+        // A misfit of 0.5 would be a matter of rounding in some pixel.
+        kernels.blend_moved({h, w, 3, 0.01f, 0.9f, alpha.data(), quads.data(), moved[0].data(), out, out + n, out + 2 * n, out + 3 * n, out + 4 * n}, 2);
+        blended[k].erase(blended[k].begin() + 3 * n, blended[k].begin() + 4 * n);  // beta is ill-posed
+    }
+    expect("moved", ours.name, moved[0], moved[1], 1e-4);
+    expect("blended", ours.name, blended[0], blended[1], 1e-4);
+
     const auto low_slope = noise<float>(n, -2, 2), low_offset = noise<float>(n, -1, 2);
     const auto shift = noise<float>(3 * n, -20, 20);
     Picture made[2] = {frame, frame};

@@ -54,6 +54,18 @@ def foreground(**changed: object) -> object:
     return cpp_ext.estimate_foreground(**(arguments | changed))
 
 
+def move(**changed: object) -> object:
+    return cpp_ext.move(**({"planes": floats(5, 4, 4), "flow": floats(3, 2, 2)} | changed))
+
+
+def blend_moved(**changed: object) -> object:
+    arguments = {
+        "luma": floats(5, 4), "first": floats(4, 5, 4), "second": floats(4, 5, 4),
+        "radius": 2, "noise": 0.01, "unfit": 0.03,
+    }  # fmt: skip
+    return cpp_ext.blend_moved(**(arguments | changed))
+
+
 def composite(**changed: object) -> object:
     arguments = {
         "planes": yuv420p(), "slope": floats(5, 4), "offset": floats(5, 4),
@@ -62,7 +74,9 @@ def composite(**changed: object) -> object:
     return cpp_ext.composite(**arguments)
 
 
-@pytest.mark.parametrize("call", [resize, guided, guided_alpha, foreground, composite])
+@pytest.mark.parametrize(
+    "call", [resize, guided, guided_alpha, foreground, composite, move, blend_moved]
+)
 def test_the_arguments_the_others_spoil_are_good(call: Callable[..., object]) -> None:
     call()
     call(threads=3)
@@ -130,6 +144,22 @@ def test_planes(call: Callable[..., object], planes: object) -> None:
         (guided_alpha, "certain", 1.5),
         (guided_alpha, "certain", float("nan")),
         (guided, "guide", [[0.5]]),
+        (move, "planes", floats(5, 4, 3)),
+        (move, "planes", floats(5, 4).astype(np.float64)),
+        (move, "planes", spoiled(float("nan"))),
+        (move, "flow", floats(3, 2)),
+        (move, "flow", floats(2, 3, 1)),
+        (move, "flow", np.full((3, 2, 2), np.inf, np.float32)),
+        (move, "flow", floats(0, 2, 2)),
+        (move, "threads", 0),
+        (blend_moved, "luma", floats(4, 5, 4)),
+        (blend_moved, "first", floats(5, 4, 4)),
+        (blend_moved, "second", floats(4, 4, 5)),
+        (blend_moved, "second", np.full((4, 5, 4), np.nan, np.float32)),
+        (blend_moved, "radius", 5),
+        (blend_moved, "noise", 0.0),
+        (blend_moved, "unfit", float("nan")),
+        (blend_moved, "threads", None),
         (foreground, "radii", ()),
         (foreground, "radii", (5, 1)),
         (foreground, "radii", (0,)),

@@ -182,6 +182,79 @@ def test_estimate_foreground_takes_the_background_out_of_a_soft_edge() -> None:
 
 @relaxed
 @given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    searched=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    channels=st.sampled_from([(), (2,), (4,)]),
+    far=st.sampled_from([0, 1, 30, 1e6]),
+    threads=st.integers(1, 8),
+    seed=st.integers(0, 2**16),
+)
+def test_move(
+    size: tuple[int, int],
+    searched: tuple[int, int],
+    channels: tuple[int, ...],
+    far: float,
+    threads: int,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    planes = random.random((*size, *channels)).astype(np.float32)
+    flow = random.normal(0, far, (*searched, 2)).astype(np.float32)
+    moved = cpp_ext.move(planes, flow, threads=threads)
+    np.testing.assert_allclose(moved, reference.move(planes, flow), atol=1e-4)
+
+
+def test_without_motion_nothing_moves() -> None:
+    planes = np.random.default_rng(0).random((30, 50, 4), np.float32)
+    still = cpp_ext.move(planes, np.zeros((15, 25, 2), np.float32))
+    np.testing.assert_array_equal(still, np.moveaxis(planes, 2, 0))
+
+
+def test_what_moved_to_the_right_was_on_the_left() -> None:
+    before = np.zeros((20, 40), np.float32)
+    before[5:10, 8:16] = 1
+    # Flow at half the size: 3 of its pixels are 6 of the picture's.
+    flow = np.tile(np.float32([-3, 1]), (10, 20, 1))
+    now = np.zeros_like(before)
+    now[3:8, 14:22] = 1
+    np.testing.assert_array_equal(cpp_ext.move(before, flow), now)
+
+
+@relaxed
+@given(
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    alike=st.booleans(),
+    unfit=st.sampled_from([0.01, 0.3]),
+    threads=st.integers(1, 8),
+    data=st.data(),
+)
+def test_blend_moved(
+    size: tuple[int, int], alike: bool, unfit: float, threads: int, data: st.DataObject
+) -> None:
+    radius = data.draw(st.integers(1, min(size)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    luma = random.random(size, np.float32)
+    first, second = random.random((2, 4, *size), np.float32)
+    # Of these F + B is 1, so that beta can be anything.
+    first[1:3, 0] = second[1:3, 0] = 0.5
+    second = first if alike else second
+    settings = {"radius": radius, "noise": 0.01, "unfit": unfit}
+    expected = reference.blend_moved(luma, first, second, **settings)
+    moved = cpp_ext.blend_moved(luma, first, second, **settings, threads=threads)
+    _, fore, back, beta, conflict = expected
+    for got, wanted in zip(moved[:3], expected[:3], strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    # Where F + B is nearly 1, rounding decides about beta, and beta about nothing.
+    sure = (np.abs(fore + back - 1) > 1e-3) | (fore + back == 1)
+    np.testing.assert_allclose(moved.beta[sure], beta[sure], atol=1e-3)
+    misfits = reference.box_mean(np.abs(np.stack([first[3], second[3]]) - luma), radius).min(0)
+    sure = np.abs(misfits - unfit) > 1e-5
+    np.testing.assert_allclose(moved.conflict[sure], conflict[sure], atol=1e-5)
+    assert not moved.conflict.any() or not alike
+
+
+@relaxed
+@given(
     case=cases(),
     kind=st.sampled_from(["planes", "constant", "small", "none"]),
     shifted=st.sampled_from([0, 0.1, 40]),

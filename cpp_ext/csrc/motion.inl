@@ -1,0 +1,138 @@
+// Pictures moved along an optical flow, and a matte made of two that were moved to one frame.
+
+namespace fusematte::FUSEMATTE_ISA {
+
+inline float distance(float a, float b) { return a > b ? a - b : b - a; }
+
+// Where the pixels of a row are in another picture: the flow, interpolated to the picture's size,
+// added to their own places, and clamped to the picture.
+class Places {
+public:
+    Places(const MoveJob& job, const LinearTable& rows, const LinearTable& columns)
+        : job_(job),
+          rows_(rows),
+          columns_(columns),
+          memory_(sizeof(float) * (2 * flow_line() + 2 * padded(job.width))),
+          offsets_(sizeof(int) * padded(job.width)),
+          across(memory_.floats() + 2 * flow_line()),
+          down(across + padded(job.width)),
+          offset(reinterpret_cast<int*>(offsets_.bytes())) {}
+
+    void find(int y) {
+        const float fraction = rows_.fraction[y];
+        const int upper = rows_.index[y], lower = least(upper + 1, job_.flow_height - 1);
+        const float* one = job_.flow + std::size_t(2) * upper * job_.flow_width;
+        const float* other = job_.flow + std::size_t(2) * lower * job_.flow_width;
+        float *const to_right = memory_.floats(), *const to_bottom = to_right + flow_line();
+        for (int i = 0; i < job_.flow_width; ++i) {
+            to_right[i] = blend(other[2 * i], one[2 * i], fraction);
+            to_bottom[i] = blend(other[2 * i + 1], one[2 * i + 1], fraction);
+        }
+        for_lanes(job_.width, [&](auto v, int x) FUSEMATTE_INLINED {
+            using V = decltype(v);
+            const auto place = V::place(columns_.index + x, columns_.fraction + x, columns_.near);
+            V::store(across + x, V::lookup(to_right, place));
+            V::store(down + x, V::lookup(to_bottom, place));
+        });
+        const int height = job_.height, width = job_.width;
+        const float right = static_cast<float>(width - 1), bottom = static_cast<float>(height - 1);
+        const float wider = static_cast<float>(width) / static_cast<float>(job_.flow_width);
+        const float higher = static_cast<float>(height) / static_cast<float>(job_.flow_height);
+        const int last_column = most(width - 2, 0), last_row = most(height - 2, 0);
+        FUSEMATTE_INDEPENDENT
+        for (int x = 0; x < width; ++x) {
+            const float at_x = clamp(static_cast<float>(x) + wider * across[x], 0.0f, right);
+            const float at_y = clamp(static_cast<float>(y) + higher * down[x], 0.0f, bottom);
+            const int column = least(static_cast<int>(at_x), last_column);
+            const int row = least(static_cast<int>(at_y), last_row);
+            offset[x] = row * width + column;
+            across[x] = at_x - static_cast<float>(column);
+            down[x] = at_y - static_cast<float>(row);
+        }
+    }
+
+private:
+    // Of a row of the flow; lookup reads past its end what has no weight.
+    int flow_line() const { return padded(job_.flow_width) + kLanes; }
+
+    const MoveJob& job_;
+    const LinearTable &rows_, &columns_;
+    const Buffer memory_, offsets_;
+
+public:
+    // Of each pixel of the row found: the place of the pixel left above it, in pixels from the
+    // first, and how far it lies from that one to the right and down.
+    float *const across, *const down;
+    int* const offset;
+};
+
+template <int Channels>
+void move_rows(const MoveJob& job, Places& places, int begin, int end) {
+    const int width = job.width;
+    const std::size_t area = static_cast<std::size_t>(job.height) * width;
+    const std::ptrdiff_t right = width > 1 ? Channels : 0;
+    const std::ptrdiff_t below = job.height > 1 ? std::ptrdiff_t(Channels) * width : 0;
+    const Buffer memory(sizeof(float) * Channels * padded(width));
+    float* const pixels = memory.floats();  // of a row, their channels side by side
+    for (int y = begin; y < end; ++y) {
+        places.find(y);
+        for (int x = 0; x < width; ++x) {
+            const float* at = job.planes + std::ptrdiff_t(Channels) * places.offset[x];
+            const float across = places.across[x], down = places.down[x];
+            float moved[Channels];
+            for (int c = 0; c < Channels; ++c) {
+                const float upper = blend(at[right + c], at[c], across);
+                const float lower = blend(at[below + right + c], at[below + c], across);
+                moved[c] = blend(lower, upper, down);
+            }
+            std::memcpy(pixels + Channels * x, moved, sizeof moved);
+        }
+        float* const out = job.out + static_cast<std::size_t>(y) * width;
+        FUSEMATTE_INDEPENDENT
+        for (int x = 0; x < width; ++x)
+            for (int c = 0; c < Channels; ++c) out[c * area + x] = pixels[Channels * x + c];
+    }
+}
+
+static void move(const MoveJob& job, int threads) {
+    const LinearTable rows(job.flow_height, job.height), columns(job.flow_width, job.width);
+    parallel(least(threads, job.height), job.height, [&](int, int begin, int end) {
+        Places places(job, rows, columns);
+        switch (job.channels) {
+            case 1: return move_rows<1>(job, places, begin, end);
+            case 2: return move_rows<2>(job, places, begin, end);
+            default: return move_rows<4>(job, places, begin, end);
+        }
+    });
+}
+
+// Of two mattes that were moved to one frame, the more of each the less the other's picture fits.
+static void blend_moved(const BlendMovedJob& job, int threads) {
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const float noise = job.noise, unfit = job.unfit;
+    box_means<2>(
+        job.height, job.width, job.radius, threads,
+        [&](int y, int x, double* q) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            q[0] = distance(job.first[3 * area + at], job.luma[at]);
+            q[1] = distance(job.second[3 * area + at], job.luma[at]);
+        },
+        [&](int y, int x, const double* misfit) {
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const float one = static_cast<float>(misfit[0]), other = static_cast<float>(misfit[1]);
+            const float share = (one + noise) / (one + other + 2 * noise);
+            float mixed[3];
+            for (int k = 0; k < 3; ++k)
+                mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], share);
+            const float gap = mixed[1] + mixed[2] - 1;
+            const float beta = clamp((mixed[0] + mixed[2] - 1) / gap, 0.0f, 1.0f);
+            const float conflict = distance(job.first[at], job.second[at]);
+            job.alpha[at] = mixed[0];
+            job.foreground[at] = mixed[1];
+            job.background[at] = mixed[2];
+            job.beta[at] = gap == 0 ? 0.5f : beta;
+            job.conflict[at] = one > unfit && other > unfit ? conflict : 0.0f;
+        });
+}
+
+}  // namespace fusematte::FUSEMATTE_ISA
