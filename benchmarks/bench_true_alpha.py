@@ -2,7 +2,8 @@
 
 Scores each model (shipped names or bundle folders) through the engine on the same scenes and puts
 its row, under its name and version, into benchmarks/results/true-alpha.json, in the place of an
-earlier one.  ``--label`` names a trial; ``--without`` leaves a part of the engine out.
+earlier one.  ``--label`` names a trial; ``--without`` leaves a part of the engine out; ``--matte``
+mattes each frame by itself, as ``fusematte matte`` does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from machine import machine
 from fusematte.cpp_ext import guided_coefficients
 from fusematte.engine.matting.matter import AREAS, Matter
 from fusematte.engine.matting.refine import EPSILON, RADIUS
+from fusematte.engine.matting.stills import matte_picture
 from fusematte.engine.pixels.color import enlarge, frame_from_rgb
 from fusematte.training.geometry import Picture
 from fusematte.training.layouts import find_sources
@@ -82,6 +84,15 @@ def without_color(matter: Matter) -> Model:
     return Model(alpha, matter.reset)
 
 
+def as_matte(matter: Matter) -> Model:
+    """Each frame by itself, as ``fusematte matte`` does."""
+
+    def alpha(picture: Picture) -> Map:
+        return matte_picture(picture, matter) / 255
+
+    return Model(alpha, matter.reset)
+
+
 MODELS = {
     None: engine_model, "guided-filters": without_filter, "color-guide": without_color,
     "previous-alpha": without_previous,
@@ -100,6 +111,7 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--quality", choices=AREAS, default="normal")
     parser.add_argument("--without", choices=[name for name in MODELS if name])
+    parser.add_argument("--matte", action="store_true", help="as `fusematte matte` does")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     scenes = load_scenes(args.data)
@@ -107,7 +119,7 @@ def main() -> None:
         with Matter(
             name, backend=args.backend, threads=args.threads, quality=args.quality
         ) as matter:
-            model = MODELS[args.without](matter)
+            model = as_matte(matter) if args.matte else MODELS[args.without](matter)
             scores = scenes.score(model, stills=args.stills, clips=args.clips)
             label = args.label or f"{matter.bundle.name} {matter.bundle.version}"
             row = {

@@ -227,8 +227,8 @@ def quality_table(results: dict[str, Any]) -> str:
         f"{results['precision']}, each picture by itself:\n",
         grid(columns, rows),
         f"Mean alpha over {rooms['samples']} pictures without people, as `matte` runs the network "
-        f"(at two sizes): median {rooms['median_alpha']:.4f}, 95th percentile "
-        f"{rooms['p95_alpha']:.4f}.\n",
+        f"(at two sizes, where it is unsure at three): median {rooms['median_alpha']:.4f}, "
+        f"95th percentile {rooms['p95_alpha']:.4f}.\n",
     ]
     if "rows" in results:
         parts += [stage_table(results), scene_table(results)]
