@@ -12,58 +12,57 @@ public:
         : job_(job),
           rows_(rows),
           columns_(columns),
-          memory_(sizeof(float) * (2 * flow_line() + 2 * padded(job.width))),
-          offsets_(sizeof(int) * padded(job.width)),
-          across(memory_.floats() + 2 * flow_line()),
-          down(across + padded(job.width)),
-          offset(reinterpret_cast<int*>(offsets_.bytes())) {}
+          flow_line_(padded(job.flow_width) + kLanes),
+          floats_(sizeof(float) * 2 * (flow_line_ + padded(job.width))),
+          offsets_(sizeof(int) * padded(job.width)) {}
 
     void find(int y) {
+        float *const to_right = floats_.floats(), *const to_bottom = to_right + flow_line_;
         const float fraction = rows_.fraction[y];
         const int upper = rows_.index[y], lower = least(upper + 1, job_.flow_height - 1);
         const float* one = job_.flow + std::size_t(2) * upper * job_.flow_width;
         const float* other = job_.flow + std::size_t(2) * lower * job_.flow_width;
-        float *const to_right = memory_.floats(), *const to_bottom = to_right + flow_line();
         for (int i = 0; i < job_.flow_width; ++i) {
             to_right[i] = blend(other[2 * i], one[2 * i], fraction);
             to_bottom[i] = blend(other[2 * i + 1], one[2 * i + 1], fraction);
         }
+        float *const right = across(), *const below = down();
         for_lanes(job_.width, [&](auto v, int x) FUSEMATTE_INLINED {
             using V = decltype(v);
             const auto place = V::place(columns_.index + x, columns_.fraction + x, columns_.near);
-            V::store(across + x, V::lookup(to_right, place));
-            V::store(down + x, V::lookup(to_bottom, place));
+            V::store(right + x, V::lookup(to_right, place));
+            V::store(below + x, V::lookup(to_bottom, place));
         });
         const int height = job_.height, width = job_.width;
-        const float right = static_cast<float>(width - 1), bottom = static_cast<float>(height - 1);
         const float wider = static_cast<float>(width) / static_cast<float>(job_.flow_width);
         const float higher = static_cast<float>(height) / static_cast<float>(job_.flow_height);
+        const float last_x = static_cast<float>(width - 1);
+        const float last_y = static_cast<float>(height - 1);
         const int last_column = most(width - 2, 0), last_row = most(height - 2, 0);
+        int* const offset = offsets();
         FUSEMATTE_INDEPENDENT
         for (int x = 0; x < width; ++x) {
-            const float at_x = clamp(static_cast<float>(x) + wider * across[x], 0.0f, right);
-            const float at_y = clamp(static_cast<float>(y) + higher * down[x], 0.0f, bottom);
+            const float at_x = clamp(static_cast<float>(x) + wider * right[x], 0.0f, last_x);
+            const float at_y = clamp(static_cast<float>(y) + higher * below[x], 0.0f, last_y);
             const int column = least(static_cast<int>(at_x), last_column);
             const int row = least(static_cast<int>(at_y), last_row);
             offset[x] = row * width + column;
-            across[x] = at_x - static_cast<float>(column);
-            down[x] = at_y - static_cast<float>(row);
+            right[x] = at_x - static_cast<float>(column);
+            below[x] = at_y - static_cast<float>(row);
         }
     }
 
-private:
-    // Of a row of the flow; lookup reads past its end what has no weight.
-    int flow_line() const { return padded(job_.flow_width) + kLanes; }
+    // Of each pixel of the row that was found last: the pixel left above its place, counted from
+    // the first, and how far from there it lies to the right and down.
+    int* offsets() const { return reinterpret_cast<int*>(offsets_.bytes()); }
+    float* across() const { return floats_.floats() + 2 * flow_line_; }
+    float* down() const { return across() + padded(job_.width); }
 
+private:
     const MoveJob& job_;
     const LinearTable &rows_, &columns_;
-    const Buffer memory_, offsets_;
-
-public:
-    // Of each pixel of the row found: the place of the pixel left above it, in pixels from the
-    // first, and how far it lies from that one to the right and down.
-    float *const across, *const down;
-    int* const offset;
+    const int flow_line_;  // lookup reads past the end of a row what has no weight
+    const Buffer floats_, offsets_;
 };
 
 template <int Channels>
@@ -74,11 +73,13 @@ void move_rows(const MoveJob& job, Places& places, int begin, int end) {
     const std::ptrdiff_t below = job.height > 1 ? std::ptrdiff_t(Channels) * width : 0;
     const Buffer memory(sizeof(float) * Channels * padded(width));
     float* const pixels = memory.floats();  // of a row, their channels side by side
+    const int* const offsets = places.offsets();
+    const float *const to_right = places.across(), *const to_bottom = places.down();
     for (int y = begin; y < end; ++y) {
         places.find(y);
         for (int x = 0; x < width; ++x) {
-            const float* at = job.planes + std::ptrdiff_t(Channels) * places.offset[x];
-            const float across = places.across[x], down = places.down[x];
+            const float* at = job.planes + std::ptrdiff_t(Channels) * offsets[x];
+            const float across = to_right[x], down = to_bottom[x];
             float moved[Channels];
             for (int c = 0; c < Channels; ++c) {
                 const float upper = blend(at[right + c], at[c], across);
