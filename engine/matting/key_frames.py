@@ -25,8 +25,6 @@ CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
-LEAST = 4
-"""Frames from one key frame to the next where the picture has changed much."""
 CHANGED = 30
 """Mean difference of lumas, of 255, in a neighbourhood of a picture that has changed much."""
 UNFIT = 0.03
@@ -74,8 +72,8 @@ class KeyFrames:
     """Mattes a video's frames; call it with each frame, in order.
 
     Args:
-        every: at most so many frames from one key frame to the next, and at most ``LEAST`` where
-            the picture has changed much since; 1: all are key frames.
+        every: at most so many frames from one key frame to the next, and half as many where the
+            picture has changed much since; 1: all are key frames.
     """
 
     def __init__(self, every: int) -> None:
@@ -100,7 +98,7 @@ class KeyFrames:
         """Whether the next key frame is this one."""
         assert self._key is not None
         count = len(self._waiting)
-        if count == self._every or count < LEAST:
+        if count == self._every or count < self._every // 2:
             return count == self._every
         change = cv2.absdiff(now.luma, self._key.luma).astype(np.float32)
         return _most_nearby(change) > CHANGED
