@@ -129,10 +129,10 @@ def _fill(matter: Matter, frames: list[Known]) -> None:
     motion = motion_between(now, first)
     before, moved = motion(first.planes), None
     if len(frames) == 3:  # so near each other most motion goes on as it came: one search will do
-        moved = _blended(now.seen, before, motion.onward(last.planes))
-    if moved is None or _contradicts(moved):
-        moved = _blended(now.seen, before, motion_between(now, last)(last.planes))
-    if _contradicts(moved):
+        moved = _agreed(now.seen, before, motion.onward(last.planes))
+    if moved is None:
+        moved = _agreed(now.seen, before, motion_between(now, last)(last.planes))
+    if moved is None:
         now.matte = matter.matte(now.seen, before[0])
     else:
         now.matte = _matte(now.seen, first.matte, moved)
@@ -145,12 +145,14 @@ def motion_between(now: Known, other: Known) -> Motion:
     return search_motion(now.luma, other.luma)
 
 
-def _contradicts(moved: Moved) -> bool:
-    """Whether the alphas differ where neither picture fits.
+def _agreed(seen: Seen, before: Map, after: Map) -> Moved | None:
+    """Of two frames' planes, moved to this one; None if they contradict each other.
 
-    Where one fits, the network has changed its mind, and would do so again if it were asked.
+    They do where the alphas differ and neither picture fits.  Where one fits, the network has
+    changed its mind, and would do so again if it were asked.
     """
-    return _most_nearby(moved.conflict) > CONTRADICTION
+    moved = _blended(seen, before, after)
+    return None if _most_nearby(moved.conflict) > CONTRADICTION else moved
 
 
 def _most_nearby(difference: Map) -> float:
@@ -176,6 +178,7 @@ def _blended(seen: Seen, before: Map, after: Map) -> Moved:
 
 
 def _matte(seen: Seen, matte: Matte, moved: Moved) -> Matte:
+    """The matte of a frame; ``matte``: any other of the same Matter."""
     return replace(
         matte,
         alpha=moved.alpha,

@@ -54,27 +54,31 @@ def matte_still(frame: Frame, matter: Matter, selection: Selection) -> Matte:
     refines people whom a smaller one has found; elsewhere the smaller alpha counts.
     """
     selection = check(selection, displayed_size(frame))
-    matte = _look(frame, matter, selection, 1.0)
-    assert matte is not None
-    far = None if _is_sure(matte.alpha) else _look(frame, matter, selection, FAR)
+    matte = _look(frame, matter, selection)
+    far = None if _is_sure(matte.alpha) else _other_look(frame, matter, selection, FAR)
     if far is not None:
         matte = replace(matte, alpha=_refined(far.alpha, matte.alpha, share=1.0))
-    closer = _look(frame, matter, selection, AREAS["high"])
+    closer = _other_look(frame, matter, selection, AREAS["high"])
     if closer is not None:
         matte = replace(closer, alpha=_refined(matte.alpha, closer.alpha, share=0.5))
     return matte
 
 
-def _look(frame: Frame, matter: Matter, selection: Selection, area: float) -> Matte | None:
-    """The matte at a share of the default area; None if the model does not accept that size."""
-    default = matter.size_for(frame)
+def _look(frame: Frame, matter: Matter, selection: Selection) -> Matte:
+    """The matte at the Matter's scale."""
+    matter.reset()
+    matter.choose(selection)
+    return matter(frame)
+
+
+def _other_look(frame: Frame, matter: Matter, selection: Selection, area: float) -> Matte | None:
+    """The matte at a multiple of that scale; None if the model has no such size."""
+    usual = matter.size_for(frame)
     with matter.at_scale(matter.scale * area):
         size = matter.size_for(frame)
-        if area != 1.0 and (size == default or not matter.bundle.takes(*size)):
+        if size == usual or not matter.bundle.takes(*size):
             return None
-        matter.reset()
-        matter.choose(selection)
-        return matter(frame)
+        return _look(frame, matter, selection)
 
 
 def _is_sure(alpha: Map) -> bool:
@@ -86,7 +90,8 @@ def _is_sure(alpha: Map) -> bool:
 
 
 def _refined(alpha: Map, closer: Map, *, share: float) -> Map:
-    """The alpha of two looks: near people a mix with this share of the closer one."""
+    """The alpha of two looks: near people a mix with this share of the closer one, elsewhere the
+    smaller one."""
     alpha = enlarge(alpha, *closer.shape)
     mix = cv2.addWeighted(alpha, 1 - share, closer, share, 0)
     side = 2 * round(NEAR * min(alpha.shape)) + 1
