@@ -66,14 +66,16 @@ def test_pictures_do_not_remember_one_another(matter: Matter, tmp_path: Path) ->
     np.testing.assert_array_equal(matte_picture(read_picture(second), matter), alone)
 
 
-def test_where_an_engine_is_never_larger_one_look_is_all(
+def test_where_an_engine_has_one_size_one_look_is_all(
     matter: Matter, shared_clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Reader(shared_clips / "m1.mp4") as reader:
         picture = rgb_of(next(iter(reader)))
     frame = frame_from_rgb(picture)
     height, width = matter.size_for(frame)
-    monkeypatch.setattr(Bundle, "takes", lambda _, rows, columns: rows * columns <= height * width)
+    monkeypatch.setattr(
+        Bundle, "takes", lambda _, rows, columns: (rows, columns) == (height, width)
+    )
     found = matte_picture(picture, matter)
     matter.reset()
     np.testing.assert_array_equal(found, refine(frame, matter(frame)))
