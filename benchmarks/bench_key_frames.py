@@ -50,7 +50,7 @@ def matted(matter: CountingMatter, frames: list[Frame], every: int) -> tuple[lis
     matter.reset()
     matter.calls, key_frames = 0, KeyFrames(every)
     made = [one for frame in frames for one in key_frames(matter, frame)]
-    return made + key_frames.drain(matter), matter.calls / len(frames)
+    return [*made, *key_frames.drain(matter)], matter.calls / len(frames)
 
 
 def score(matter: CountingMatter, clip: list[tuple[Any, Any]], every: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ def resize_to_tensor(
     planes: Planes,
     matrix: tuple[float, float],
     levels: Levels,
-    rgb: Floats,
+    rgb: Floats | None,
     ycbcr: Floats,
     threads: int,
 ) -> None: ...

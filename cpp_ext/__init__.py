@@ -43,6 +43,7 @@ __all__ = [
     "instruction_sets",
     "move",
     "resize_to_tensor",
+    "resize_to_ycbcr",
     "use_instruction_set",
 ]
 
@@ -135,6 +136,18 @@ def resize_to_tensor(
         list(planes), _matrix(matrix), _levels(levels), rgb, ycbcr, _threads(threads)
     )
     return Resized(rgb, ycbcr)
+
+
+def resize_to_ycbcr(
+    planes: Sequence[Plane], height: int, width: int, *, levels: Levels, threads: int = 1
+) -> Floats:
+    """The Y'CbCr of ``resize_to_tensor`` alone: [3, height, width]."""
+    _check_planes("planes", planes)
+    _check_side("height", height)
+    _check_side("width", width)
+    ycbcr = np.empty((3, height, width), np.float32)
+    _C.resize_to_tensor(list(planes), (0.0, 0.0), _levels(levels), None, ycbcr, _threads(threads))
+    return ycbcr
 
 
 def guided_coefficients(

@@ -81,14 +81,15 @@ int size(const py::array& array, int axis) {
 }
 
 void resize_to_tensor(const Arrays& planes, const std::array<float, 2>& matrix,
-                      const std::array<float, 4>& level, Floats rgb, Floats ycbcr, int threads) {
+                      const std::array<float, 4>& level, std::optional<Floats> rgb, Floats ycbcr,
+                      int threads) {
     const ResizeJob job{layout(planes),
                         source(planes),
                         levels(level),
                         {matrix[0], matrix[1]},
-                        size(rgb, -2),
-                        size(rgb, -1),
-                        rgb.mutable_data(),
+                        size(ycbcr, -2),
+                        size(ycbcr, -1),
+                        rgb ? rgb->mutable_data() : nullptr,
                         ycbcr.mutable_data()};
     const py::gil_scoped_release release;
     active.load()->resize_to_tensor(job, threads);

@@ -33,15 +33,15 @@ HANGS = 10.0
 class Stage(NamedTuple):
     """A pipeline stage: ``work`` maps an input value to an output value.
 
-    at_end: given for stages whose ``work`` returns a list of values, of any length; returns the
-    values still held back when the input ends.
+    at_end: given for stages whose ``work`` returns any number of values, which may be made when
+    they are asked for; returns the values still held back when the input ends.
     """
 
     name: str
     work: Callable[[Any], Any]
-    at_end: Callable[[], list[Any]] | None = None
+    at_end: Callable[[], Iterable[Any]] | None = None
 
-    def make(self, item: object) -> list[Any]:
+    def make(self, item: object) -> Iterable[Any]:
         """The outputs for one input."""
         made = self.work(item)
         return [made] if self.at_end is None else made
@@ -185,8 +185,7 @@ class Pipeline:
 
     def _run_source(self, name: str, items: Iterable[Any], outputs: BoundedQueue[Any]) -> None:
         def read() -> None:
-            iterator, done = iter(items), object()
-            while (item := self._timed(name, next, iterator, done)) is not done:
+            for item in self._timed_each(name, lambda: items):
                 outputs.put(item)
 
         self._run(read, outputs)
@@ -196,9 +195,9 @@ class Pipeline:
     ) -> None:
         def work() -> None:
             while not isinstance(item := inputs.get(), _End):
-                for made in self._timed(stage.name, stage.make, item):
+                for made in self._timed_each(stage.name, stage.make, item):
                     outputs.put(made)
-            for made in self._timed(stage.name, stage.at_end) if stage.at_end else ():
+            for made in self._timed_each(stage.name, stage.at_end) if stage.at_end else ():
                 outputs.put(made)
             if item.error is not None:
                 raise item.error
@@ -217,6 +216,13 @@ class Pipeline:
             except BaseException as raised:
                 error = raised
             outputs.put(_End(error))
+
+    def _timed_each(
+        self, name: str, work: Callable[..., Iterable[Any]], *args: object
+    ) -> Iterator[Any]:
+        iterator, done = iter(self._timed(name, work, *args)), object()
+        while (item := self._timed(name, next, iterator, done)) is not done:
+            yield item
 
     def _timed(self, name: str, work: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401
         begun = time.perf_counter()

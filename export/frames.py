@@ -13,7 +13,7 @@ from fusematte.engine.diagnostics.demo import camera_moves, load_pictures
 from fusematte.engine.errors import InputError
 from fusematte.engine.frame import Frame, Map
 from fusematte.engine.jobs.stills import read_picture
-from fusematte.engine.matting.matter import network_input, size_for
+from fusematte.engine.matting.matter import network_input, size_for, small_color
 from fusematte.engine.media.reader import Reader
 from fusematte.engine.models import Bundle
 from fusematte.engine.pixels.color import frame_from_rgb
@@ -92,7 +92,7 @@ def _sample(
     frame: Frame, truth: Map | None, bundle: Bundle, size: tuple[int, int] | None
 ) -> Sample:
     height, width = size or size_for(frame, bundle)
-    image, _ = network_input(frame, height, width)
+    image = network_input(frame, small_color(frame, height, width))
     if truth is None:
         return Sample(image, None)
     small = cv2.resize(truth, (width, height), interpolation=cv2.INTER_AREA)

@@ -157,7 +157,7 @@ class EdgeMatter:
 
     def see(self, frame: Frame) -> Seen:
         nothing = np.zeros((3, 18, 24), np.float32)
-        return Seen(frame, nothing[None], nothing, anew=True)
+        return Seen(frame, nothing, anew=True)
 
     def matte(self, seen: Seen) -> Matte:
         return self(seen.frame)

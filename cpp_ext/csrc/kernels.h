@@ -44,8 +44,8 @@ struct ResizeJob {
     Levels levels;
     Matrix matrix;
     int height, width;
-    float* rgb;     // [3, height, width]
-    float* ycbcr;   // [3, height, width]
+    float* rgb;    // [3, height, width], or null
+    float* ycbcr;  // [3, height, width]
 };
 
 struct GuidedJob {

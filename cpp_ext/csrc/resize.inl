@@ -66,8 +66,9 @@ inline void split_pairs(int n, const float* pairs, float* __restrict out) {
     for (int x = 0; x < n; ++x) out[x] = pairs[2 * x];
 }
 
-// One row of averaged code values -> RGB and Y'CbCr.
-static void store_row(const ResizeJob& job, int row, const float* const* lines) {
+// One row of averaged code values -> Y'CbCr and, if it is wanted, RGB.
+template <bool Rgb>
+void store_row(const ResizeJob& job, int row, const float* const* lines) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     const std::size_t start = static_cast<std::size_t>(row) * job.width;
     const float scale = 1.0f / static_cast<float>(1 << job.layout.low_bits);
@@ -75,20 +76,22 @@ static void store_row(const ResizeJob& job, int row, const float* const* lines) 
     const float black = job.levels.black / job.levels.luma_span;
     const float neutral = job.levels.neutral / job.levels.chroma_span;
     const ToRgb matrix = to_rgb(job.matrix.red, job.matrix.blue);
-    float *rgb = job.rgb + start, *ycbcr = job.ycbcr + start;
+    float *rgb = Rgb ? job.rgb + start : nullptr, *ycbcr = job.ycbcr + start;
     const float* const from[3] = {lines[0], lines[1], lines[2]};
     for_lanes(job.width, [=](auto v, int x) FUSEMATTE_INLINED {
         const auto y = v.fma(v.load(from[0] + x), v.set(luma), v.set(-black));
         const auto cb = v.fma(v.load(from[1] + x), v.set(chroma), v.set(-neutral));
         const auto cr = v.fma(v.load(from[2] + x), v.set(chroma), v.set(-neutral));
         v.store(ycbcr + x, y), v.store(ycbcr + area + x, cb), v.store(ycbcr + 2 * area + x, cr);
-        const auto red = v.fma(cr, v.set(matrix.red_cr), y);
-        const auto half_green = v.fma(cb, v.set(matrix.green_cb), y);
-        const auto green = v.fma(cr, v.set(matrix.green_cr), half_green);
-        const auto blue = v.fma(cb, v.set(matrix.blue_cb), y);
-        v.store(rgb + x, clamp(v, red, 0, 1));
-        v.store(rgb + area + x, clamp(v, green, 0, 1));
-        v.store(rgb + 2 * area + x, clamp(v, blue, 0, 1));
+        if constexpr (Rgb) {
+            const auto red = v.fma(cr, v.set(matrix.red_cr), y);
+            const auto half_green = v.fma(cb, v.set(matrix.green_cb), y);
+            const auto green = v.fma(cr, v.set(matrix.green_cr), half_green);
+            const auto blue = v.fma(cb, v.set(matrix.blue_cb), y);
+            v.store(rgb + x, clamp(v, red, 0, 1));
+            v.store(rgb + area + x, clamp(v, green, 0, 1));
+            v.store(rgb + 2 * area + x, clamp(v, blue, 0, 1));
+        }
     });
 }
 
@@ -141,7 +144,8 @@ void resize(const ResizeJob& job, int threads) {
         for (int row = begin; row < end; ++row) {
             average_luma(row);
             average_chroma(row);
-            store_row(job, row, lines);
+            if (job.rgb) store_row<true>(job, row, lines);
+            else store_row<false>(job, row, lines);
         }
     });
 }

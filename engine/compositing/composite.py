@@ -159,9 +159,7 @@ def _foreground_shifts(
 def _light(pixels: BackgroundPixels, frame: Frame, size: tuple[int, int]) -> Map:
     """The background as a small picture, [3, *size], Y'CbCr."""
     if not isinstance(pixels, np.ndarray) and isinstance(pixels[0], np.ndarray):
-        return kernels.resize_to_tensor(
-            pixels, *size, matrix=frame.matrix, levels=frame.levels
-        ).ycbcr
+        return kernels.resize_to_ycbcr(pixels, *size, levels=frame.levels)
     black, _, neutral, _ = frame.levels
     origin = np.array([black, neutral, neutral], np.float32)[:, None, None]
     codes = np.asarray(pixels, np.float32).reshape(3, *np.shape(pixels)[1:] or (1, 1))

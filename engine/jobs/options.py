@@ -150,9 +150,9 @@ class JobOptions:
         choices=tuple(AREAS),
     )
     network_every: int = _option(
-        8,
+        16,
         "on a CPU, let up to N - 1 frames between two that the network mattes follow the "
-        "motion, half as many where much moves, 1 to 8; 1: none (8)",
+        "motion, fewer where more happens, 1 to 16; 1: none (16)",
         metavar="N",
         parse=int,
     )

@@ -47,7 +47,7 @@ def run(
     smoothing: bool = False,
     lookahead: int = 0,
     quality: Quality = "normal",
-    network_every: int = 8,
+    network_every: int = 16,
     alpha_output: StrPath | None = None,
     foreground_output: StrPath | None = None,
     rgba_output: StrPath | None = None,
@@ -90,9 +90,9 @@ def run(
         prompts: a JSON file with all of these, see ``engine.jobs.prompts.read_prompts``.
         smoothing, lookahead: reduce flicker; lookahead uses so many following frames, 0 to 30.
         quality: "high" runs the network on twice its default area, which takes twice as long.
-        network_every: on a CPU, the network mattes one of so many frames, of half as many where
-            much moves; the frames between follow the motion where both sides agree.  1: the
-            network mattes every frame.
+        network_every: on a CPU, the network mattes one frame of so many where all moves as
+            foreseen, else of half as many, and of a quarter where much moves; the frames between
+            follow the motion where both sides agree.  1: the network mattes every frame.
         alpha_output, foreground_output, rgba_output: further outputs: the alpha as grayscale, the
             foreground colours without alpha, the foreground colours with alpha.
         codec, pixel_format, crf, bitrate, preset: encoding of ``output``; None: chosen by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -282,14 +282,13 @@ def _process(
     else:
         source = _frames(reader, outputs)
 
-    def wanted(ready: list[Matted]) -> list[Matted]:
+    def wanted(ready: Iterable[Matted]) -> Iterator[Matted]:
         """The frames of the span; those around it were only needed for their neighbours."""
-        if span is None:
-            return ready
         for matted in ready:
-            if not span.has(matted.frame.pts):
+            if span is None or span.has(matted.frame.pts):
+                yield matted
+            else:
                 stages.drop(matted)
-        return [matted for matted in ready if span.has(matted.frame.pts)]
 
     network = Stage(
         "network", lambda frame: wanted(stages.begin(frame)), lambda: wanted(stages.drain())

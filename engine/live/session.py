@@ -434,7 +434,7 @@ class Session:
                     job.frame = mirrored(job.frame)
                 matter = self._stages.matter
                 self._set_level(job)
-                ready = self._stages.begin(job.frame)
+                ready = list(self._stages.begin(job.frame))
                 self._meter.network_size = matter.size_for(job.frame)
             except Exception as error:
                 return self._give_up(job, error)

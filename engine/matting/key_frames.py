@@ -4,10 +4,13 @@ A key frame is matted by the network, with the matte of the key frame before mov
 are now.  The frame in the middle between two key frames gets both of their mattes, moved: each
 pixel trusts the one whose picture fits better there.  Where neither fits and the mattes contradict
 each other, the network mattes the middle as well.  Then each half is filled in the same way.
+
+Where the motion alone told the last key frame's matte, the next one may be further away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -20,11 +23,19 @@ from fusematte.engine.frame import Frame, Map, Matte, Plane
 from fusematte.engine.matting.matter import Matter, Seen
 from fusematte.engine.matting.motion import Motion, search_motion, search_size
 from fusematte.engine.pixels.color import as_float
+from fusematte.engine.pixels.fit import shrink
 
 CONTRADICTION = 0.15
 """Mean difference of two alphas in a neighbourhood from which on they contradict each other."""
 _NEIGHBOURHOOD = 1 / 12
 """Its side, as a share of the picture's height."""
+FORESEEN = 0.05
+"""Mean difference of the network's alpha and a moved one in a neighbourhood, up to which the motion
+told all of it."""
+UNSEEN = 0.04
+"""Mean difference of luma in a neighbourhood from which on it shows what neither key frame has."""
+HELD = 2**26
+"""Bytes of frames that may wait for a key frame that is further away than usual."""
 CHANGED = 30
 """Mean difference of lumas, of 255, in a neighbourhood of a picture that has changed much."""
 UNFIT = 0.03
@@ -71,18 +82,25 @@ class Known:
 class KeyFrames:
     """Mattes a video's frames; call it with each frame, in order.
 
+    From one key frame to the next there are ``every`` frames where the last one's matte was as
+    foreseen, and half as many where not, as at first; half of that again where the picture has
+    changed much since.
+
     Args:
-        every: at most so many frames from one key frame to the next, and half as many where the
-            picture has changed much since; 1: all are key frames.
+        every: the most frames from one key frame to the next; 1: all are key frames.
     """
 
     def __init__(self, every: int) -> None:
         self._every = every
+        self._usual = self._reach = min(every, max(2, every // 2))
+        """At most so many frames from one key frame to the next: usually, and at the moment."""
         self._key: Known | None = None
         self._waiting: list[Known] = []
 
-    def __call__(self, matter: Matter, frame: Frame) -> list[Made]:
+    def __call__(self, matter: Matter, frame: Frame) -> Iterator[Made]:
         """The frames that have their mattes now: none, or all up to this one.
+
+        Each is matted when it is asked for; all have to be, before the next call.
 
         Raises:
             BackendError: as ``Matter``.
@@ -90,54 +108,73 @@ class KeyFrames:
         now = Known(matter.see(frame))
         # A choice is followed from frame to frame.
         alone = now.seen.anew or self._key is None or matter.chooses
-        ready = self.drain(matter) if alone else []
+        if alone:
+            yield from self.drain(matter)
         self._waiting.append(now)
-        return ready + self.drain(matter) if alone or self._is_due(now) else ready
+        if alone or self._is_due(now):
+            yield from self.drain(matter)
 
     def _is_due(self, now: Known) -> bool:
         """Whether the next key frame is this one."""
         assert self._key is not None
         count = len(self._waiting)
-        if count == self._every or count < self._every // 2:
-            return count == self._every
+        if count == self._reach or count < self._reach // 2:
+            return count == self._reach
         change = cv2.absdiff(now.luma, self._key.luma).astype(np.float32)
         return _most_nearby(change) > CHANGED
 
-    def drain(self, matter: Matter) -> list[Made]:
-        """The frames that wait for a next key frame, with their mattes: the last becomes one."""
+    def drain(self, matter: Matter) -> Iterator[Made]:
+        """The frames that wait for a next key frame, with their mattes: the last becomes one.
+
+        As with a call, each is matted when it is asked for.
+        """
         if not self._waiting:
-            return []
+            return
         frames, self._waiting = self._waiting, []
         key, before, self._key = frames[-1], self._key, None
         if before is None or len(frames) == 1:
-            key.matte = matter.matte(key.seen)
+            key.matte, self._reach = matter.matte(key.seen), self._usual
         else:
             moved = motion_between(key, before)(before.matte.alpha)
             key.matte = matter.matte(key.seen, moved)
-            _fill(matter, [before, *frames])
+            self._reach = self._reach_after(key, moved)
+            for one in self._filled(matter, [before, *frames]):
+                yield Made(one.seen.frame, one.matte, follows=True)
             matter.keep(key.matte.alpha, key.seen.frame.rotation)
         self._key = key
-        return [Made(one.seen.frame, one.matte, matter.follows) for one in frames]
+        yield Made(key.seen.frame, key.matte, matter.follows)
 
+    def _reach_after(self, key: Known, foreseen: Map) -> int:
+        """At most how many frames there are to the next key frame.
 
-def _fill(matter: Matter, frames: list[Known]) -> None:
-    """Mattes the frames between the first and the last."""
-    if len(frames) < 3:
-        return
-    middle = len(frames) // 2
-    first, now, last = frames[0], frames[middle], frames[-1]
-    motion = motion_between(now, first)
-    before, moved = motion(first.planes), None
-    if len(frames) == 3:  # so near each other most motion goes on as it came: one search will do
-        moved = _agreed(now.seen, before, motion.onward(last.planes))
-    if moved is None:
-        moved = _agreed(now.seen, before, motion_between(now, last)(last.planes))
-    if moved is None:
-        now.matte = matter.matte(now.seen, before[0])
-    else:
-        now.matte = _matte(now.seen, first.matte, moved)
-    _fill(matter, frames[: middle + 1])
-    _fill(matter, frames[middle:])
+        foreseen: the alpha of the key frame before, moved to this one.
+        """
+        if _most_nearby(as_float(cv2.absdiff(key.matte.alpha, foreseen))) > FORESEEN:
+            return self._usual
+        size = sum(plane.nbytes for plane in key.seen.frame.planes)
+        return min(self._every, max(self._usual, HELD // size))
+
+    def _filled(self, matter: Matter, frames: list[Known]) -> Iterator[Known]:
+        """Mattes the frames between the first and the last."""
+        if len(frames) < 3:
+            return
+        middle = len(frames) // 2
+        first, now, last = frames[0], frames[middle], frames[-1]
+        motion = motion_between(now, first)
+        before, moved = motion(first.planes), None
+        if len(frames) == 3:  # so near each other that most motion goes on as it came
+            moved = _agreed(now.seen, before, motion.onward(last.planes))
+        if moved is None:
+            after = motion_between(now, last)(last.planes)
+            if len(frames) <= self._usual + 1 or _shows(now.seen, before, after):
+                moved = _agreed(now.seen, before, after)
+        if moved is None:
+            now.matte = matter.matte(now.seen, before[0])
+        else:
+            now.matte = _matte(now.seen, first.matte, moved)
+        yield from self._filled(matter, frames[: middle + 1])
+        yield now
+        yield from self._filled(matter, frames[middle:])
 
 
 def motion_between(now: Known, other: Known) -> Motion:
@@ -155,10 +192,22 @@ def _agreed(seen: Seen, before: Map, after: Map) -> Moved | None:
     return None if _most_nearby(moved.conflict) > CONTRADICTION else moved
 
 
+def _shows(seen: Seen, before: Map, after: Map) -> bool:
+    """Whether of two frames' planes, moved to this one, one or the other shows all that is here.
+
+    What comes and goes between two key frames is on neither; the further they are from each other,
+    the more there may be of it.
+    """
+    luma = seen.color[0]
+    misfit = cv2.min(cv2.absdiff(before[3], luma), cv2.absdiff(after[3], luma))
+    return _most_nearby(as_float(misfit)) <= UNSEEN
+
+
 def _most_nearby(difference: Map) -> float:
     """The mean of the neighbourhood in which it is largest."""
-    side = max(3, round(difference.shape[0] * _NEIGHBOURHOOD))
-    return float(cv2.blur(difference, (side, side)).max())
+    small = shrink(difference, 4)
+    side = max(1, round(small.shape[0] * _NEIGHBOURHOOD))
+    return float(cv2.blur(small, (side, side)).max())
 
 
 def moved_matte(seen: Seen, matte: Matte, planes: Map) -> Matte:

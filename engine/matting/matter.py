@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
-from fusematte.cpp_ext import resize_to_tensor
+from fusematte.cpp_ext import resize_to_ycbcr
 from fusematte.engine.backends import Backend, Maps, Work
 from fusematte.engine.backends.sharing import Lease
 from fusematte.engine.errors import BackendError, UsageError
@@ -21,7 +21,7 @@ from fusematte.engine.matting.continuity import Continuity
 from fusematte.engine.matting.following import UNKNOWN, Followed
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
-from fusematte.engine.pixels.color import enlarge, viewable
+from fusematte.engine.pixels.color import enlarge, to_rgb, viewable
 
 Quality = Literal["normal", "high"]
 AREAS: dict[Quality, float] = {"normal": 1.0, "high": 2.0}
@@ -70,18 +70,19 @@ def size_for(frame: Frame, bundle: Bundle, scale: float = 1.0) -> tuple[int, int
     )
 
 
-def network_input(frame: Frame, height: int, width: int) -> tuple[Map, Map]:
-    """The network's input for a frame, and the frame's colour for the refinement.
+def small_color(frame: Frame, height: int, width: int) -> Map:
+    """A frame's Y'CbCr at the network's resolution, in the frame's own orientation: [3, h, w].
 
-    Shape:
-        output: image [1, 3, height, width], RGB, 0..1, in display orientation; Y'CbCr [3, h, w] in
-        the frame's own orientation.
+    height, width: in display orientation.
     """
-    turns = frame.rotation // 90
-    coded = (width, height) if turns % 2 else (height, width)
-    small = resize_to_tensor(frame.planes, *coded, matrix=frame.matrix, levels=frame.levels)
-    image = np.rot90(viewable(small.rgb, frame.color), -turns, (1, 2))
-    return np.ascontiguousarray(image[None]), small.ycbcr
+    coded = (width, height) if frame.rotation in (90, 270) else (height, width)
+    return resize_to_ycbcr(frame.planes, *coded, levels=frame.levels)
+
+
+def network_input(frame: Frame, color: Map) -> Map:
+    """The network's input, from ``small_color``: [1, 3, h, w], RGB, 0..1, as displayed."""
+    rgb = viewable(to_rgb(color, frame.matrix), frame.color)
+    return np.ascontiguousarray(np.rot90(rgb, -(frame.rotation // 90), (1, 2))[None])
 
 
 class Memory(NamedTuple):
@@ -101,15 +102,17 @@ class Memory(NamedTuple):
 class Seen(NamedTuple):
     """A frame as the network sees it.
 
-    image: [1, 3, h, w], RGB, 0..1, in display orientation; color: Y'CbCr, [3, h, w], in the frame's
-    own orientation, of the same area.
+    color: see ``small_color``.
     anew: whether it does not continue from the previous frame.
     """
 
     frame: Frame
-    image: Map
     color: Map
     anew: bool
+
+    def image(self) -> Map:
+        """See ``network_input``.  It is not kept: of a file the network is shown few frames."""
+        return network_input(self.frame, self.color)
 
 
 class Matter:
@@ -235,8 +238,8 @@ class Matter:
 
     def see(self, frame: Frame) -> Seen:
         """Registers the next frame, without matting it."""
-        image, color = network_input(frame, *self.size_for(frame))
-        return Seen(frame, image, color, self.starts_anew(frame, color[0]))
+        color = small_color(frame, *self.size_for(frame))
+        return Seen(frame, color, self.starts_anew(frame, color[0]))
 
     def matte(self, seen: Seen, previous: Map | None = None) -> Matte:
         """Mattes a frame that was seen.
@@ -247,7 +250,7 @@ class Matter:
         Raises:
             BackendError: the network's output is not finite; the temporal state is unchanged.
         """
-        frame, image = seen.frame, seen.image
+        frame, image = seen.frame, seen.image()
         turns = frame.rotation // 90
         if seen.anew:
             self._previous = None

@@ -120,8 +120,8 @@ class SequenceWriter(Unfinished):
     def write(self, frame: Frame) -> None:
         """Writes one picture."""
         luma, chroma = to_unit_range(frame.planes, frame)
-        whole = np.stack([enlarge(plane, *luma.shape) for plane in chroma])
-        rgb = to_rgb(luma, whole, frame.matrix)
+        whole = np.stack([luma, *(enlarge(plane, *luma.shape) for plane in chroma)])
+        rgb = to_rgb(whole, frame.matrix)
         if self._linear:
             rgb = to_light(rgb, frame.color.transfer)
         channels = [*rgb]

@@ -47,16 +47,20 @@ def gray_frame(frame: Frame, shown: Plane) -> Frame:
     return replace(frame, planes=(codes.astype(dtype)[shown], gray, gray), alpha=None)
 
 
-def to_rgb(luma: Map, chroma: Map, matrix: YuvMatrix) -> Map:
+def to_rgb(ycbcr: Map, matrix: YuvMatrix) -> Map:
     """YCbCr to RGB (ITU-T H.273, equations 39 to 41).
 
     Shape:
-        luma: [h, w], 0..1; chroma: [2, h, w], -0.5..0.5; output: [3, h, w], 0..1.
+        ycbcr: [3, h, w], Y 0..1, Cb and Cr -0.5..0.5; output: [3, h, w], clipped to 0..1.
     """
-    red = luma + 2 * (1 - matrix.red) * chroma[1]
-    blue = luma + 2 * (1 - matrix.blue) * chroma[0]
-    green = (luma - matrix.red * red - matrix.blue * blue) / (1 - matrix.red - matrix.blue)
-    return as_float(np.clip(np.stack([red, green, blue]), 0, 1))
+    luma, cb, cr = ycbcr
+    rgb = np.empty_like(ycbcr)
+    red, green, blue = rgb
+    np.add(luma, 2 * (1 - matrix.red) * cr, out=red)
+    np.add(luma, 2 * (1 - matrix.blue) * cb, out=blue)
+    np.subtract(luma, matrix.red * red + matrix.blue * blue, out=green)
+    green /= 1 - matrix.red - matrix.blue
+    return as_float(np.clip(rgb, 0, 1, out=rgb))
 
 
 def to_ycbcr(rgb: Map, matrix: YuvMatrix) -> tuple[Map, Map]:
@@ -110,8 +114,8 @@ def convert_planes(planes: Planes, source: Frame, target: Frame) -> Planes:
         return planes
     luma, chroma = to_unit_range(planes, source)
     if source.matrix != target.matrix or not same_light:
-        whole = np.stack([enlarge(plane, *luma.shape) for plane in chroma])
-        rgb = to_rgb(luma, whole, source.matrix)
+        whole = np.stack([luma, *(enlarge(plane, *luma.shape) for plane in chroma)])
+        rgb = to_rgb(whole, source.matrix)
         if not same_light:
             rgb = convert_light(rgb, source.color, target.color)
         luma, whole = to_ycbcr(rgb, target.matrix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from fusematte.engine.backends.tensorrt.backend import TensorRtBackend
@@ -33,16 +34,15 @@ class ChosenStages(Stages):
         self._used: CpuStages | GpuStages | None = None
         self._open()
 
-    def begin(self, frame: Frame) -> list[Matted]:
-        held = []
+    def begin(self, frame: Frame) -> Iterator[Matted]:
         if self._cpu.matter is not self.matter:  # the model was changed
-            held = self._leave(None)
+            yield from self._leave(None)
             self._open()
         chosen = self._choose(frame)
         if self._used is not chosen:
-            held += self._leave(chosen)
+            yield from self._leave(chosen)
         chosen.background, chosen.carries = self.background, self.carries
-        return [*held, *chosen.begin(frame)]
+        yield from chosen.begin(frame)
 
     def _open(self) -> None:
         """Opens stages for the current matter.  Frames in flight on earlier ones can still be
@@ -51,15 +51,14 @@ class ChosenStages(Stages):
         self._resources.callback(self._cpu.close)
         self._gpu = open_gpu_stages(self._resources, self.matter, self.background, self.options)
 
-    def _leave(self, chosen: CpuStages | GpuStages | None) -> list[Matted]:
-        """Switches between CPU and GPU; returns the frames that were held back."""
-        held = self.drain()
+    def _leave(self, chosen: CpuStages | GpuStages | None) -> Iterator[Matted]:
+        """Switches between CPU and GPU; the frames that were held back."""
+        yield from self.drain()
         self._gpu.pause()
         self._used = chosen
-        return held
 
-    def drain(self) -> list[Matted]:
-        return [] if self._used is None else self._used.drain()
+    def drain(self) -> Iterable[Matted]:
+        return () if self._used is None else self._used.drain()
 
     def reset(self) -> list[Matted]:
         return [] if self._used is None else self._used.reset()

@@ -6,7 +6,7 @@ File jobs, live sessions and the page's server all use these stages, on the CPU 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from fusematte.engine.matting.matter import Matter
 MAX_LOOKAHEAD = 30
 """Frames."""
 
-MAX_NETWORK_EVERY = 8
+MAX_NETWORK_EVERY = 16
 """Frames."""
 
 Observe = Callable[[Matte], None]
@@ -36,7 +36,7 @@ class StageOptions:
     with_alpha, with_foreground: results carry the alpha plane; the estimated foreground colours.
     smoothing: reduce flicker of the alpha.
     lookahead: number of frames held back so that smoothing can use the following ones.
-    network_every: at most so many frames from one that the network mattes to the next, 1 to 8; see
+    network_every: at most so many frames from one that the network mattes to the next, 1 to 16; see
         ``matting.key_frames``.  On a GPU the network mattes every frame.
     selects: only some people or things are kept.
     with_mattes: download mattes to host memory, for an observer.
@@ -99,13 +99,13 @@ class Stages(ABC):
     options: StageOptions
 
     @abstractmethod
-    def begin(self, frame: Frame) -> list[Matted]:
-        """Mattes a frame; returns the frames ready to be composited: this one, an older one that
-        was held back, or none."""
+    def begin(self, frame: Frame) -> Iterable[Matted]:
+        """Mattes a frame; the frames ready to be composited: this one, older ones that were held
+        back, or none.  Work may be left until each is asked for: take all before the next call."""
 
     @abstractmethod
-    def drain(self) -> list[Matted]:
-        """At the end of the video: the frames still held back."""
+    def drain(self) -> Iterable[Matted]:
+        """At the end of the video: the frames still held back; as ``begin``."""
 
     @abstractmethod
     def reset(self) -> list[Matted]:

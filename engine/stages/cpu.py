@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 
 from fusematte.engine.compositing.backgrounds import Background
 from fusematte.engine.compositing.composite import Composite, compose
@@ -34,22 +34,24 @@ class CpuStages(Stages):
         self._carried = Carried()
         self._smoothed = Smoothed(options)
 
-    def begin(self, frame: Frame) -> list[Matted]:
+    def begin(self, frame: Frame) -> Iterator[Matted]:
         if not self.carries:
             self.rest()
-            return self._key_frame(lambda: self._key_frames(self.matter, frame))
+            yield from self._key_frame(self._key_frames(self.matter, frame))
+            return
         begun = time.perf_counter()
         made = self._carried(self.matter, frame)
         motion = time.perf_counter() - begun
-        return self._smooth([made], {"network": self._carried.network_seconds, "motion": motion})
+        yield from self._smooth(made, network=self._carried.network_seconds, motion=motion)
 
-    def drain(self) -> list[Matted]:
+    def drain(self) -> Iterator[Matted]:
         self.rest()
-        return self._key_frame(lambda: self._key_frames.drain(self.matter)) + self._smoothed.drain()
+        yield from self._key_frame(self._key_frames.drain(self.matter))
+        yield from self._smoothed.drain()
 
     def reset(self) -> list[Matted]:
         self.rest()
-        waiting = self._smooth(self._key_frames.drain(self.matter), {})
+        waiting = list(self._key_frame(self._key_frames.drain(self.matter)))
         self._key_frames = KeyFrames(self.options.network_every)
         self.matter.reset()
         return waiting + self._smoothed.reset()
@@ -66,23 +68,21 @@ class CpuStages(Stages):
         they wait for each other."""
         return max(1, self.options.threads // 2) if self.carries else self.options.threads
 
-    def _key_frame(self, make: Callable[[], list[Made]]) -> list[Matted]:
+    def _key_frame(self, made: Iterable[Made]) -> Iterator[Matted]:
         begun = time.perf_counter()
-        made = make()
-        return self._smooth(made, {"network": (time.perf_counter() - begun) / max(1, len(made))})
+        for one in made:
+            yield from self._smooth(one, network=time.perf_counter() - begun)
+            begun = time.perf_counter()
 
-    def _smooth(self, made: list[Made], seconds: dict[str, float]) -> list[Matted]:
+    def _smooth(self, made: Made, **seconds: float) -> list[Matted]:
         """The frames that are ready, smoothed.
 
-        seconds: that each of their mattes took.
+        seconds: that the matte took, by stage.
         """
-        ready = []
-        for frame, matte, follows in made:
-            if self._observe is not None:
-                self._observe(matte)
-            matted = Matted(frame=frame, matte=matte, seconds=dict(seconds))
-            ready += self._smoothed(matted, follows=follows)
-        return ready
+        frame, matte, follows = made
+        if self._observe is not None:
+            self._observe(matte)
+        return self._smoothed(Matted(frame=frame, matte=matte, seconds=seconds), follows=follows)
 
     def finish(self, matted: Matted) -> Composite:
         assert matted.matte is not None

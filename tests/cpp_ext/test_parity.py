@@ -46,6 +46,8 @@ def test_resize_to_tensor(case: Case, matrix: tuple[float, float]) -> None:
     )
     for array, wanted in zip(result, expected, strict=True):
         np.testing.assert_allclose(array, wanted, atol=1e-5)
+    alone = cpp_ext.resize_to_ycbcr(planes, *size, levels=case.levels, threads=case.threads)
+    np.testing.assert_array_equal(alone, result.ycbcr)
 
 
 @pytest.mark.parametrize("layout", ["yuv420p", "nv12", "yuv444p10le", "p010"])

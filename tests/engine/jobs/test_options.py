@@ -90,7 +90,7 @@ def test_a_manifest_may_write_options_as_the_command_line_does() -> None:
         {"lookahead": -1},
         {"despill": 2.0},
         {"network_every": 0},
-        {"network_every": 9},
+        {"network_every": 17},
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_opened(wrong: dict[str, float]) -> None:

@@ -36,7 +36,7 @@ class Knowing:
         self.free = threading.Event()
         self.free.set()
         self.done = threading.Semaphore(0)
-        images = [matter.see(frame).image.tobytes() for frame, _ in shots]
+        images = [matter.see(frame).image().tobytes() for frame, _ in shots]
         self._numbers = {image: number for number, image in enumerate(images)}
         self._alphas = [alpha for _, alpha in shots]
         matter.reset()

@@ -86,7 +86,7 @@ def test_to_ycbcr_undoes_to_rgb(matrix: YuvMatrix, rgb: tuple[float, float, floa
     expected = matrix.red * rgb[0] + (1 - matrix.red - matrix.blue) * rgb[1] + matrix.blue * rgb[2]
     assert luma.item() == pytest.approx(expected, abs=1e-6)
     assert np.abs(chroma).max() <= 0.5 + 1e-6
-    np.testing.assert_allclose(to_rgb(luma, chroma, matrix), picture, atol=1e-5)
+    np.testing.assert_allclose(to_rgb(np.stack([luma, *chroma]), matrix), picture, atol=1e-5)
 
 
 def test_same_representation_is_handed_through() -> None:
