@@ -10,6 +10,7 @@ Where the motion alone told the last key frame's matte, the next one may be furt
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -130,7 +131,7 @@ class KeyFrames:
         """
         if not self._waiting:
             return
-        frames, self._waiting = self._waiting, []
+        frames, self._waiting = deque(self._waiting), []
         key, before, self._key = frames[-1], self._key, None
         if before is None or len(frames) == 1:
             key.matte, self._reach = matter.matte(key.seen), self._usual
@@ -138,7 +139,8 @@ class KeyFrames:
             moved = motion_between(key, before)(before.matte.alpha)
             key.matte = matter.matte(key.seen, moved)
             self._reach = self._reach_after(key, moved)
-            for one in self._filled(matter, [before, *frames]):
+            frames.appendleft(before)
+            for one in self._filled(matter, frames):
                 yield Made(one.seen.frame, one.matte, follows=True)
             matter.keep(key.matte.alpha, key.seen.frame.rotation)
         self._key = key
@@ -154,27 +156,34 @@ class KeyFrames:
         size = sum(plane.nbytes for plane in key.seen.frame.planes)
         return min(self._every, max(self._usual, HELD // size))
 
-    def _filled(self, matter: Matter, frames: list[Known]) -> Iterator[Known]:
-        """Mattes the frames between the first and the last."""
-        if len(frames) < 3:
-            return
-        middle = len(frames) // 2
-        first, now, last = frames[0], frames[middle], frames[-1]
+    def _filled(self, matter: Matter, frames: deque[Known]) -> Iterator[Known]:
+        """Mattes the frames between the first and the last; those that have passed are let go."""
+        known = [-1]  # frames with mattes after the first one, by index, the nearest last
+        while len(frames) > 1:
+            first, last = -len(frames), known[-1]
+            if last - first > 1:
+                middle = first + (last - first + 1) // 2
+                self._fill(matter, frames[first], frames[middle], frames[last], last - first)
+                known.append(middle)
+            else:
+                frames.popleft()
+                if known.pop() != -1:
+                    yield frames[0]
+
+    def _fill(self, matter: Matter, first: Known, now: Known, last: Known, distance: int) -> None:
+        """Mattes a frame in the middle of two that are ``distance`` frames from each other."""
         motion = motion_between(now, first)
         before, moved = motion(first.planes), None
-        if len(frames) == 3:  # so near each other that most motion goes on as it came
+        if distance == 2:  # so near each other most motion goes on as it came: one search will do
             moved = _agreed(now.seen, before, motion.onward(last.planes))
         if moved is None:
             after = motion_between(now, last)(last.planes)
-            if len(frames) <= self._usual + 1 or _shows(now.seen, before, after):
+            if distance <= self._usual or _shows(now.seen, before, after):
                 moved = _agreed(now.seen, before, after)
         if moved is None:
             now.matte = matter.matte(now.seen, before[0])
         else:
             now.matte = _matte(now.seen, first.matte, moved)
-        yield from self._filled(matter, frames[: middle + 1])
-        yield now
-        yield from self._filled(matter, frames[middle:])
 
 
 def motion_between(now: Known, other: Known) -> Motion:
