@@ -10,7 +10,8 @@ P010), ``matrix`` is (kr, kb), the luma weights of red and blue.
 
 Every function releases the GIL, divides its work among ``threads`` threads, which end with the
 call, and raises TypeError or ValueError with the argument's name before it reads a sample.
-``reference`` has each kernel in plain NumPy.
+NaN and infinity are refused where they would become numbers or an address; elsewhere they stay what
+they are, and ``composite`` refuses them in the end.  ``reference`` has each kernel in plain NumPy.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def guided_alpha(
     alpha = _floats("alpha", alpha, PLANE)
     if any(side % 2 for side in alpha.shape):
         raise ValueError(f"alpha: has an odd side, {alpha.shape}")
-    guide = _floats("guide", guide, PICTURE)
+    guide = _finite("guide", guide, PICTURE)
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha[::2, ::2])
     _check_positive("epsilon", epsilon)
@@ -241,10 +242,10 @@ def estimate_foreground(
     Source: Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021; windows are clipped
     at the border here.
     """
-    alpha = _floats("alpha", alpha, PLANE)
+    alpha = _finite("alpha", alpha, PLANE)
     if alpha.min() < 0 or alpha.max() > 1:
         raise ValueError("alpha: has values outside 0..1")
-    color = _floats("color", color, PICTURE)
+    color = _finite("color", color, PICTURE)
     _check_match("color", color, alpha)
     _check_sequence("radii", radii)
     if not len(radii):
@@ -303,16 +304,16 @@ def composite(
         ``out``, or newly allocated planes.
     """
     _check_planes("planes", planes)
-    slope, offset = _floats("slope", slope, PLANE), _floats("offset", offset, PLANE)
+    slope, offset = _finite("slope", slope, PLANE), _finite("offset", offset, PLANE)
     if slope.shape != offset.shape:
         raise ValueError(f"offset: {offset.shape} is not slope's shape {slope.shape}")
     if shift is not None:
-        shift = _floats("shift", shift, PICTURE)
+        shift = _finite("shift", shift, PICTURE)
     if not isinstance(keep_solid, bool):
         raise TypeError(f"keep_solid: {keep_solid!r} is not a bool")
     small, behind = None, []
     if isinstance(background, np.ndarray):
-        small = _floats("background", background, PICTURE)
+        small = _finite("background", background, PICTURE)
     elif background is not None:
         behind = _background(background, planes)
     written = _targets(planes, behind, out, alpha)
@@ -337,7 +338,7 @@ def move(planes: Floats, flow: Floats, *, threads: int = 1) -> Floats:
         [h, w], or [2, h, w] or [4, h, w].
     """
     planes = _floats("planes", planes, PLANE, PAIRS, QUADS)
-    flow = _floats("flow", flow, PAIRS)
+    flow = _finite("flow", flow, PAIRS)
     out = np.empty((*planes.shape[2:], *planes.shape[:2]), np.float32)
     _C.move(planes, flow, out, _threads(threads))
     return out
@@ -457,7 +458,7 @@ QUADS: Shape = ("h", "w", 4)
 
 
 def _floats(name: str, array: Floats, *shapes: Shape) -> Floats:
-    """The array, C-contiguous, after checking its type, dimensions and values."""
+    """The array, C-contiguous, after checking its type and dimensions."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         raise TypeError(f"{name}: {_kind(array)} is not a float32 array")
     shape = next((one for one in shapes if _matches(array, one)), None)
@@ -467,7 +468,12 @@ def _floats(name: str, array: Floats, *shapes: Shape) -> Floats:
     for side, wanted_side in zip(array.shape, shape, strict=True):
         if isinstance(wanted_side, str):
             _check_side(name, side)
-    packed = np.ascontiguousarray(array)
+    return np.ascontiguousarray(array)
+
+
+def _finite(name: str, array: Floats, *shapes: Shape) -> Floats:
+    """The same, after checking its values as well."""
+    packed = _floats(name, array, *shapes)
     if not _C.all_finite(packed):
         raise ValueError(f"{name}: has NaN or infinite values")
     return packed

@@ -49,14 +49,15 @@ const float* average_rows(int n, const std::uint8_t* data, std::ptrdiff_t stride
 
 // line[i] = the area average of the sums.
 inline void average_columns(const AreaTable& table, int width, const float* sums, float* line) {
-    const int taps = table.taps, reach = table.reach;
+    const int taps = table.taps, reach = table.reach, spread = table.spread;
     const std::size_t stride = table.stride;
     const float* weights = table.weights;
     const int* index = table.first;
     for_lanes(width, [=](auto v, int i) FUSEMATTE_INLINED {
         auto sum = v.set(0);
+        const int far = v.lanes > 8 ? reach : spread;
         for (int k = 0; k < taps; ++k)
-            sum = v.fma(v.load(weights + k * stride + i), v.pick(sums + k, index + i, reach), sum);
+            sum = v.fma(v.load(weights + k * stride + i), v.pick(sums + k, index + i, far), sum);
         v.store(line + i, sum);
     });
 }

@@ -275,9 +275,21 @@ struct Wide {
         }
         return fma(at.fraction, high - low, low);
     }
-    static Vec pick(const float* row, const int* index, int) {
+    // A gather takes as long as a dozen permutations.
+    static Vec pick(const float* row, const int* index, int spread) {
         const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
-        return _mm256_i32gather_ps(row, at, 4);
+        if (spread >= 32) return _mm256_i32gather_ps(row, at, 4);
+        const float* near = row + *index;
+        const __m256i lane = _mm256_sub_epi32(at, _mm256_set1_epi32(*index));
+        const auto from = [=](int first, Vec below) FUSEMATTE_INLINED {
+            const __m256i beyond = _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(first - 1));
+            const Vec found = _mm256_permutevar8x32_ps(load(near + first), lane);  // modulo 8
+            return _mm256_blendv_ps(below, found, _mm256_castsi256_ps(beyond));
+        };
+        const Vec low = from(8, _mm256_permutevar8x32_ps(load(near), lane));
+        if (spread < 16) return low;
+        const Vec middle = from(16, low);
+        return spread < 24 ? middle : from(24, middle);
     }
 };
 #endif

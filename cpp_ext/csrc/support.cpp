@@ -43,7 +43,7 @@ void parallel(int threads, int count, const std::function<void(int, int, int)>& 
 }
 
 AreaTable::AreaTable(int source, int target)
-    : stride(padded(target)), parts(source / std::gcd(source, target)), reach(0) {
+    : stride(padded(target)), parts(source / std::gcd(source, target)), reach(0), spread(0) {
     const double step = static_cast<double>(source) / target;
     const double share = 1 / step;
     taps = std::min(source, static_cast<int>(std::ceil(step)) + 1);
@@ -59,6 +59,7 @@ AreaTable::AreaTable(int source, int target)
                 static_cast<float>(std::max(0.0, overlap) * share);
         }
         reach = std::max(reach, first[i] - first[std::max(0, i - kLanes + 1)] + taps);
+        spread = std::max(spread, first[i] - first[std::max(0, i - 7)]);
     }
 }
 

@@ -48,7 +48,8 @@ struct AreaTable {
     const int stride;
     const int parts;
     int taps;
-    int reach;  // source cells under any kLanes neighbours
+    int reach;   // source cells under any kLanes neighbours
+    int spread;  // largest step of `first` over 7 cells
     int* first;
     float* weights;  // [taps, stride]
 };
