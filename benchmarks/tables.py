@@ -166,11 +166,11 @@ def key_frames_table(results: dict[str, Any]) -> str:
     columns = (
         "`--network-every` | runs of the network per frame | MSE, thousandths | dtSSD, hundredths"
     )
-    calls = ", ".join(f"{row['8']['calls']:.2f}" for row in results["videos"].values())
+    calls = ", ".join(f"{row['16']['calls']:.2f}" for row in results["videos"].values())
     return (
         f"\nThe network on some frames only ({results['model']}, {results['clips']} composed clips "
         f"of {results['frames']} frames with true alpha):\n\n{grid(columns, rows)}\n"
-        f"Runs per frame of {len(results['videos'])} real clips with 8: {calls}.\n"
+        f"Runs per frame of {len(results['videos'])} real clips with 16: {calls}.\n"
     )
 
 
