@@ -64,8 +64,8 @@ class CpuStages(Stages):
 
     @property
     def _threads(self) -> int:
-        """Threads of compositing: beside a network that never rests half as many are faster, for
-        they wait for each other."""
+        """Threads of compositing: beside a network that may be at work half as many are faster,
+        for they wait for each other."""
         return max(1, self.options.threads // 2) if self.carries else self.options.threads
 
     def _key_frame(self, made: Iterable[Made]) -> Iterator[Matted]:

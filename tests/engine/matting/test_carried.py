@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -112,6 +113,40 @@ def test_the_networks_matte_is_taken_when_it_is_there(
     assert means[0] > 0.05 and means[1] > 0.05
     assert means[2] < 1e-6 and means[3] < 1e-6
     assert carried.network_seconds > 0
+
+
+def test_the_network_rests_as_long_as_it_worked(matter: HookedMatter, carried: Carried) -> None:
+    flight = shots(16, step=1)
+    network = Knowing(matter, flight)
+    matter.hook = network
+    carried(matter, flight[0][0])
+    network.free.clear()
+    carried(matter, flight[1][0])
+    time.sleep(0.6)
+    network.free.set()
+    wait_for(lambda: rests(carried))
+    carried(matter, flight[2][0])
+    assert network.asked == [0, 0, 1]  # it rests for 0.6 seconds
+    time.sleep(carried.network_seconds)
+    carried(matter, flight[3][0])
+    wait_for(lambda: network.asked == [0, 0, 1, 3])
+
+
+def test_a_matte_that_would_soon_be_too_old_lets_no_network_rest(
+    matter: HookedMatter, carried: Carried
+) -> None:
+    flight = shots(16, step=1)
+    network = Knowing(matter, flight)
+    matter.hook = network
+    carried(matter, flight[0][0])
+    network.free.clear()
+    carried(matter, flight[1][0])
+    time.sleep(0.6)
+    network.free.set()
+    wait_for(lambda: rests(carried))
+    late = 1 + int(OLDEST / 2 * 30)
+    carried(matter, flight[late][0])
+    wait_for(lambda: network.asked == [0, 0, 1, late])
 
 
 def test_a_matte_that_is_too_old_is_waited_for(matter: HookedMatter, carried: Carried) -> None:
