@@ -4,8 +4,8 @@
 
 Clips with true alpha are composed as for ``fusematte evaluate`` and matted as live sessions do:
 each frame by the network (``now``), or by ``matting.carried`` with a network that takes 1, 2, 3 or
-4 frames.  Writes benchmarks/results/carried.json: mean squared error and dtSSD by the factor on the
-network's area.
+4 frames and then rests for as many.  Writes benchmarks/results/carried.json: mean squared error
+and dtSSD by the factor on the network's area.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def carried(matter: Matter, frames: list[Frame], delay: int) -> list[Matte]:
     key.matte = matter.matte(key.seen)
     mattes = [key.matte]
     for index, frame in enumerate(frames[1:], 1):
-        now, done = Known(matter.see(frame)), index % delay == 0
-        key = begun if done else key
+        now, phase = Known(matter.see(frame)), index % (2 * delay)
+        key = begun if phase == delay else key
         planes = motion_between(now, key)(key.planes)
-        if done:
+        if phase == 0:
             now.matte, begun = matter.matte(now.seen, planes[0]), now
         mattes.append(moved_matte(now.seen, key.matte, planes))
     return mattes

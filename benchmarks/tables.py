@@ -524,7 +524,8 @@ def carried_table(results: dict[str, Any]) -> str:
     return (
         f"\nMean squared error and dtSSD, thousandths, of {results['clips']} composed clips with "
         "true alpha, where every frame waits for its matte, and where it carries that of a network "
-        f"that takes 1 to 4 frames ({results['model']}):\n\n{grid(columns, rows)}"
+        f"that takes 1 to 4 frames and rests for as many ({results['model']}):\n\n"
+        f"{grid(columns, rows)}"
     )
 
 
