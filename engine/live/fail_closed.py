@@ -16,18 +16,20 @@ STEP = 90
 """Minimum distance of two timestamps in units of ``CLOCK``: a millisecond, the resolution of
 Matroska and FLV."""
 LATE = 60
-"""Seconds; if timestamps go back by more, the source has restarted."""
+"""Seconds; if timestamps go back by more, a source that may restart has restarted."""
 
 
 class FailClosed:
     """Tells when the closed frame must be shown in place of results, and makes the timestamps of
     what is shown strictly increasing.
 
-    clock: a steady clock, in seconds.
+    clock: a steady clock, in seconds; restarts: whether the timestamps may begin anew.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, restarts: bool = True
+    ) -> None:
+        self._clock, self._restarts = clock, restarts
         self._last_result: float | None = None
         self._last_pts: int | None = None
 
@@ -51,7 +53,8 @@ class FailClosed:
         A result may be older than a closed frame shown before it.  In units of ``CLOCK``.
         """
         last = self._last_pts
-        if last is not None and 0 <= last + STEP - pts < LATE / CLOCK:
-            pts = last + STEP
+        late = -1 if last is None else last + STEP - pts
+        if late >= 0 and not (self._restarts and late >= LATE / CLOCK):
+            pts += late
         self._last_pts = pts
         return pts

@@ -145,7 +145,7 @@ class LiveRun:
         self, feed: Feed, controls: Controls, previews: list[Preview], senders: list[Sender]
     ) -> None:
         period = float(1 / self.camera.rate)
-        watch = FailClosed()
+        watch = FailClosed(restarts=False)  # the timestamps are this run's own
         shown, told = self._closed(), time.monotonic()
         while not controls.quits:
             try:

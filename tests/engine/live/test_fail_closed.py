@@ -54,3 +54,9 @@ def test_a_source_that_starts_anew_keeps_its_own_time(watch: FailClosed) -> None
     second = int(1 / CLOCK)
     assert watch.shown_at((LATE + 5) * second) == (LATE + 5) * second
     assert watch.shown_at(0) == 0
+
+
+def test_where_timestamps_never_begin_anew_the_latest_result_is_late(clock: Clock) -> None:
+    watch, second = FailClosed(clock, restarts=False), int(1 / CLOCK)
+    assert watch.shown_at((LATE + 5) * second) == (LATE + 5) * second
+    assert watch.shown_at(0) == (LATE + 5) * second + STEP
