@@ -492,7 +492,7 @@ def live_table(results: dict[str, Any]) -> str:
         if row["budget_ms"] is not None:
             budget = f"{row['budget_ms']:.0f} ms | {100 * row['share_over_budget']:.1f} %"
         lines.append(
-            f"{name} | {row['seconds'] / 60:.0f} "
+            f"{name} | {round(row['seconds'] / 60, 1):g} "
             f"| {ms['p50']:.0f}, {ms['p95']:.0f}, {ms['p99']:.0f} ms | {budget} "
             f"| {row['dropped']} of {row['pushed']}, later {row['dropped_later']} "
             f"| {', '.join(f'{size} {seconds}' for size, seconds in sizes.items())} "

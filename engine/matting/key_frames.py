@@ -96,7 +96,7 @@ class KeyFrames:
         self._usual = self._reach = min(every, max(2, every // 2))
         """At most so many frames from one key frame to the next: usually, and at the moment."""
         self._key: Known | None = None
-        self._waiting: list[Known] = []
+        self._waiting: deque[Known] = deque()
 
     def __call__(self, matter: Matter, frame: Frame) -> Iterator[Made]:
         """The frames that have their mattes now: none, or all up to this one.
@@ -131,7 +131,7 @@ class KeyFrames:
         """
         if not self._waiting:
             return
-        frames, self._waiting = deque(self._waiting), []
+        frames, self._waiting = self._waiting, deque()
         key, before, self._key = frames[-1], self._key, None
         if before is None or len(frames) == 1:
             key.matte, self._reach = matter.matte(key.seen), self._usual

@@ -115,16 +115,24 @@ def test_the_networks_matte_is_taken_when_it_is_there(
     assert carried.network_seconds > 0
 
 
-def test_the_network_rests_as_long_as_it_worked(matter: HookedMatter, carried: Carried) -> None:
+def worked(
+    matter: HookedMatter, carried: Carried, seconds: float
+) -> tuple[list[tuple[Frame, Map]], Knowing]:
+    """Shots, and a network that took so long for the second one, and has answered."""
     flight = shots(16, step=1)
     network = Knowing(matter, flight)
     matter.hook = network
     carried(matter, flight[0][0])
     network.free.clear()
     carried(matter, flight[1][0])
-    time.sleep(0.6)
+    time.sleep(seconds)
     network.free.set()
     wait_for(lambda: rests(carried))
+    return flight, network
+
+
+def test_the_network_rests_as_long_as_it_worked(matter: HookedMatter, carried: Carried) -> None:
+    flight, network = worked(matter, carried, 0.6)
     carried(matter, flight[2][0])
     assert network.asked == [0, 0, 1]  # it rests for 0.6 seconds
     time.sleep(carried.network_seconds)
@@ -135,15 +143,7 @@ def test_the_network_rests_as_long_as_it_worked(matter: HookedMatter, carried: C
 def test_a_matte_that_would_soon_be_too_old_lets_no_network_rest(
     matter: HookedMatter, carried: Carried
 ) -> None:
-    flight = shots(16, step=1)
-    network = Knowing(matter, flight)
-    matter.hook = network
-    carried(matter, flight[0][0])
-    network.free.clear()
-    carried(matter, flight[1][0])
-    time.sleep(0.6)
-    network.free.set()
-    wait_for(lambda: rests(carried))
+    flight, network = worked(matter, carried, 0.6)
     late = 1 + int(OLDEST / 2 * 30)
     carried(matter, flight[late][0])
     wait_for(lambda: network.asked == [0, 0, 1, late])

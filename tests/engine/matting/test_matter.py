@@ -19,7 +19,7 @@ from tests.engine.matting.mattes import turned
 from fusematte.cpp_ext import resize_to_tensor
 from fusematte.engine.errors import BackendError, ModelError, UsageError
 from fusematte.engine.frame import PIXEL_FORMATS, Color, Frame, Matte
-from fusematte.engine.matting.matter import Matter, network_size
+from fusematte.engine.matting.matter import Matter, network_input, network_size, small_color
 from fusematte.engine.matting.refine import refine
 from fusematte.engine.pixels.color import frame_from_rgb
 
@@ -131,9 +131,11 @@ def test_a_first_frame_is_seen_with_its_own_first_matte(matter: Matter) -> None:
     frame = frame_from_rgb(person())
     got = matter(frame).alpha
     rgb, _ = resize_to_tensor(frame.planes, *got.shape, matrix=frame.matrix, levels=frame.levels)
-    alone = matter.backend.infer(rgb[None], np.zeros((1, 1, *got.shape), np.float32)).alpha
-    expected = matter.backend.infer(rgb[None], alone[None, None]).alpha
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    image = network_input(frame, small_color(frame, *got.shape))
+    np.testing.assert_allclose(image[0], rgb, atol=1e-6)
+    alone = matter.backend.infer(image, np.zeros((1, 1, *got.shape), np.float32)).alpha
+    expected = matter.backend.infer(image, alone[None, None]).alpha
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_what_the_caller_does_to_a_matte_is_not_remembered(matter: Matter) -> None:
