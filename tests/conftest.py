@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from fusematte.engine import models
 from fusematte.engine.matting import matter
+from fusematte.engine.media.svt_av1 import real_time_threads
 
 SMALL = 96, 160
 """Height and width of a network's input that is quick: 15360 pixels, a tenth of the usual."""
@@ -38,6 +40,13 @@ def signals_on_the_normal_stack() -> None:
     for the registers of this processor: the next signal, a Ctrl-C of a test, say, would crash."""
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(flags=SS_DISABLE)), None)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_goes_first() -> Iterator[None]:
+    """What a real-time thread starts is real-time too, browsers, say: other tests would starve."""
+    yield
+    assert not real_time_threads()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,7 +22,7 @@ from fusematte.engine.frame import Frame, Matte
 from fusematte.engine.jobs.options import JobOptions
 from fusematte.engine.jobs.single import Report, run_once
 from fusematte.engine.media.reader import Reader
-from fusematte.engine.media.scheduling import ordinary_priority
+from fusematte.engine.media.svt_av1 import tamed
 from fusematte.engine.media.writer import Writer
 
 SAMPLE_RATE = 48000
@@ -102,7 +102,7 @@ def make_clip(
     """
     unit = time_base or 1 / Fraction(rate)
     shown = list(range(frames) if times is None else times)
-    with ordinary_priority(), av.open(str(path), "w", container_options=muxer or {}) as container:
+    with tamed(), av.open(str(path), "w", container_options=muxer or {}) as container:
         container.metadata.update(metadata or {})
         video: Any = container.add_stream(codec, rate=rate, options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pixel_format

@@ -49,8 +49,8 @@ from fusematte.engine.media.formats import (
 from fusematte.engine.media.hdr_metadata import mastering_options
 from fusematte.engine.media.notices import CollectedHere
 from fusematte.engine.media.reserved_file import OutFile
-from fusematte.engine.media.scheduling import ordinary_priority
 from fusematte.engine.media.sources import is_stdin
+from fusematte.engine.media.svt_av1 import tamed
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -510,9 +510,8 @@ class Writer(Unfinished):
     def _start(self) -> None:
         """Opens the encoder, then the file."""
         like = self._like
-        os.environ.setdefault("SVT_LOG", "1")  # otherwise libsvtav1 prints to standard error
         try:
-            with ordinary_priority():
+            with tamed():
                 self._video.codec_context.open()
         except av.FFmpegError as error:
             if self._codec.name == "libx265" and self.content == "rgba":

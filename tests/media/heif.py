@@ -10,6 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.engine.media.svt_av1 import tamed
+
 ENCODERS = {"heic": ("libx265", b"hvc1", b"hvcC"), "avif": ("libsvtav1", b"av01", b"av1C")}
 """Encoder, kind of the items, and the box that describes them."""
 
@@ -69,7 +71,7 @@ def _encoded(picture: NDArray[np.uint8], brand: str) -> tuple[bytes, bytes]:
     codec, _, described = ENCODERS[brand]
     options = {"x265-params": "log-level=none"} if brand == "heic" else {}
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
+    with tamed(), av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream(codec, rate=1, options=options)
         stream.height, stream.width = picture.shape[:2]
         stream.pix_fmt, stream.codec_tag = "yuv420p", {"heic": "hvc1", "avif": "av01"}[brand]

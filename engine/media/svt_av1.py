@@ -1,4 +1,4 @@
-"""Keeps encoders from taking the processors for themselves."""
+"""Keeps the encoder SVT-AV1 from taking the processors for itself, and from printing."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from pathlib import Path
 
 
 @contextmanager
-def ordinary_priority() -> Iterator[None]:
-    """Threads that became real-time within the block are made ordinary ones at its end.
+def tamed() -> Iterator[None]:
+    """Open encoders within it: threads that became real-time there are ordinary ones after it.
 
     SVT-AV1, where it may (for root, so in most containers), gives its threads and the one that
     opens it the highest real-time priority: decoder, network and everything else on the machine
     would wait for them.  Threads that a real-time thread starts are real-time too.
     """
-    before = _real_time_threads()
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; read once, when it is first opened
+    before = real_time_threads()
     try:
         yield
     finally:
-        for thread in _real_time_threads() - before:
+        for thread in real_time_threads() - before:
             with suppress(OSError):  # it has ended
                 os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _real_time_threads() -> set[int]:
+def real_time_threads() -> set[int]:
+    """The numbers of this process's threads that run before all ordinary ones; Linux only."""
     if sys.platform != "linux":
         return set()
     found = set()
