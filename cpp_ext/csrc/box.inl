@@ -9,6 +9,28 @@ inline int most(int a, int b) { return a > b ? a : b; }
 // samples at one x into the same set of the cache.
 constexpr int box_line(int width) { return padded(width) | 8; }
 
+// Sums along a row of quantity k over the window at x: of three samples...
+struct SumsOfThree {
+    const double* columns;  // from a zero left of the first one on
+    int stride;
+
+    double operator()(int k, int x) const {
+        const double* window = columns + k * stride + x;
+        return window[0] + window[1] + window[2];
+    }
+};
+
+// ... and of more, which would cost more than the difference of two running sums.
+struct RunningSums {
+    const double* sums;  // of the columns left of x - radius
+    int stride, window;
+
+    double operator()(int k, int x) const {
+        const double* left = sums + k * stride + x;
+        return left[window] - left[0];
+    }
+};
+
 // Calls store(y, x, means) for the rows begin..end: the means of N quantities, which load(y, x, q)
 // gives, over the (2 radius + 1)^2 window clipped at the border.  Running sums down the columns
 // and along the row make the cost independent of the radius.  Each quantity has lines of its own,
@@ -16,11 +38,12 @@ constexpr int box_line(int width) { return padded(width) | 8; }
 template <int N, class Load, class Store>
 void box_means(int height, int width, int radius, int begin, int end, double* scratch,
                const Load& load, const Store& store) {
-    const int stride = box_line(width), run = box_line(width + 2 * radius + 1);
-    double* const columns = scratch;           // [N, stride]: sums down the window's rows
-    double* const sums = columns + N * stride;  // [N, run]: of the columns left of x - radius
-    double* const shares = sums + N * run;      // [width]: of one column in the window's mean
-    std::memset(columns, 0, sizeof(double) * N * (stride + run));
+    const int run = box_line(width + 2 * radius + 1);
+    double* const bordered = scratch;            // [N, run]: columns, and radius zeros on both sides
+    double* const columns = bordered + radius;   // sums down the window's rows
+    double* const sums = bordered + N * run;     // [N, run]: of the columns left of x - radius
+    double* const shares = sums + N * run;       // [width]: of one column in the window's mean
+    std::memset(scratch, 0, sizeof(double) * N * 2 * run);
     for (int x = 0; x < width; ++x)
         shares[x] = 1.0 / (least(x + radius, width - 1) - most(x - radius, 0) + 1);
     // The rows that enter and leave the window.
@@ -30,8 +53,25 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
             double in[N] = {}, out[N] = {};
             if constexpr (enters) load(y + radius, x, in);
             if constexpr (leaves) load(y - radius - 1, x, out);
-            for (int k = 0; k < N; ++k) columns[k * stride + x] += in[k] - out[k];
+            for (int k = 0; k < N; ++k) columns[k * run + x] += in[k] - out[k];
         }
+    };
+    const auto emit = [=, &store](auto sum, int y) {
+        const double share = 1.0 / (least(y + radius, height - 1) - most(y - radius, 0) + 1);
+        FUSEMATTE_INDEPENDENT
+        for (int x = 0; x < width; ++x) {
+            double means[N];
+            for (int k = 0; k < N; ++k) means[k] = sum(k, x) * (share * shares[x]);
+            store(y, x, means);
+        }
+    };
+    const auto add_up = [=] {
+        double total[N] = {};
+        for (int x = 0; x < width; ++x)
+            for (int k = 0; k < N; ++k)
+                sums[k * run + radius + x] = total[k], total[k] += columns[k * run + x];
+        for (int k = 0; k < N; ++k)
+            std::fill_n(sums + k * run + radius + width, radius + 1, total[k]);
     };
     constexpr std::true_type yes{};
     constexpr std::false_type no{};
@@ -42,28 +82,13 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
         if (enters && leaves) move(yes, yes, y);
         else if (enters) move(yes, no, y);
         else if (leaves) move(no, yes, y);
-        double total[N] = {};
-        for (int x = 0; x < width; ++x)
-            for (int k = 0; k < N; ++k)
-                sums[k * run + radius + x] = total[k], total[k] += columns[k * stride + x];
-        for (int k = 0; k < N; ++k)
-            std::fill_n(sums + k * run + radius + width, radius + 1, total[k]);
-        const double share = 1.0 / (least(y + radius, height - 1) - most(y - radius, 0) + 1);
-        FUSEMATTE_INDEPENDENT
-        for (int x = 0; x < width; ++x) {
-            double means[N];
-            for (int k = 0; k < N; ++k) {
-                const double* left = sums + k * run + x;
-                means[k] = (left[2 * radius + 1] - left[0]) * (share * shares[x]);
-            }
-            store(y, x, means);
-        }
+        if (radius == 1) emit(SumsOfThree{bordered, run}, y);
+        else add_up(), emit(RunningSums{sums, run, 2 * radius + 1}, y);
     }
 }
 
 constexpr std::size_t box_scratch(int quantities, int width, int radius) {
-    return static_cast<std::size_t>(quantities) *
-               (box_line(width) + box_line(width + 2 * radius + 1)) + padded(width);
+    return std::size_t(2) * quantities * box_line(width + 2 * radius + 1) + padded(width);
 }
 
 // box_means over the whole picture by several threads.

@@ -51,13 +51,10 @@ class Carried:
         self._take(now)
         key = self._key
         # A choice is followed from frame to frame.
-        if (
-            key is None
-            or now.seen.anew
-            or matter.chooses
-            or key.seen.color.shape != now.seen.color.shape
-        ):
+        if key is None or now.seen.anew or matter.chooses:
             return self._alone(matter, now)
+        if key.seen.color.shape != now.seen.color.shape:  # the network's size has changed
+            key = self._key = key.at_size_of(matter)
         planes = motion_between(now, key)(key.planes)
         if self._next is None and not self._rests(now, key):
             self._begin(matter, now, planes[0])

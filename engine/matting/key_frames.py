@@ -23,7 +23,7 @@ from fusematte.cpp_ext import Moved, blend_moved
 from fusematte.engine.frame import Frame, Map, Matte, Plane
 from fusematte.engine.matting.matter import Matter, Seen
 from fusematte.engine.matting.motion import Motion, search_motion, search_size
-from fusematte.engine.pixels.color import as_float
+from fusematte.engine.pixels.color import as_float, enlarge
 from fusematte.engine.pixels.fit import shrink
 
 CONTRADICTION = 0.15
@@ -78,6 +78,20 @@ class Known:
         matte = self.matte
         planes = matte.alpha, matte.foreground, matte.background, self.seen.color[0]
         return as_float(cv2.merge(planes))
+
+    def at_size_of(self, matter: Matter) -> Known:
+        """The same as the network sees it now, since its size has changed."""
+        height, width = (color := matter.color_of(self.seen.frame)).shape[1:]
+        known, matte = Known(self.seen._replace(color=color)), self.matte
+        known.matte = replace(
+            matte,
+            alpha=enlarge(matte.alpha, height, width),
+            foreground=enlarge(matte.foreground, height, width),
+            background=enlarge(matte.background, height, width),
+            beta=enlarge(matte.beta, height, width),
+            color=color,
+        )
+        return known
 
 
 class KeyFrames:

@@ -238,8 +238,12 @@ class Matter:
 
     def see(self, frame: Frame) -> Seen:
         """Registers the next frame, without matting it."""
-        color = small_color(frame, *self.size_for(frame))
+        color = self.color_of(frame)
         return Seen(frame, color, self.starts_anew(frame, color[0]))
+
+    def color_of(self, frame: Frame) -> Map:
+        """See ``small_color``."""
+        return small_color(frame, *self.size_for(frame))
 
     def matte(self, seen: Seen, previous: Map | None = None) -> Matte:
         """Mattes a frame that was seen.

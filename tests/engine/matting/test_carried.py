@@ -20,6 +20,7 @@ from fusematte.engine.errors import BackendError
 from fusematte.engine.frame import Frame, Map
 from fusematte.engine.matting.carried import OLDEST, Carried
 from fusematte.engine.matting.selection import Prompt
+from fusematte.engine.pixels.color import enlarge
 
 EDGE = 0.0026
 """The mean difference that an edge makes which is off by a pixel: 2 pi 60 / (288 * 512)."""
@@ -180,8 +181,6 @@ def test_what_cannot_be_carried_waits_for_its_own(matter: HookedMatter, carried:
 
     frames = [frame for frame, _ in shots(12)]
     assert alone(frames[0]) and not alone(frames[1])
-    matter.scale = 0.5
-    assert alone(frames[2]) and not alone(frames[3])
     frames = [replace(frame, pts=frame.pts + 300) for frame in frames]  # ten seconds are missing
     assert alone(frames[4]) and not alone(frames[5])
     frames = [turned(frame, 90) for frame in frames]
@@ -192,6 +191,33 @@ def test_what_cannot_be_carried_waits_for_its_own(matter: HookedMatter, carried:
     with HookedMatter() as matter:  # another model
         assert alone(frames[9])
         carried.reset()
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_a_new_size_of_the_network_lets_no_frame_wait(
+    matter: HookedMatter, carried: Carried, scale: float
+) -> None:
+    flight = shots(3)
+    network = matter.hook = Knowing(matter, flight)
+    carried(matter, flight[0][0])
+    carried(matter, flight[1][0])
+    settled(carried, network)
+    asked: list[tuple[int, ...]] = []
+    free = threading.Event()
+
+    def slow(network: Infer, image: Map, previous: Map) -> Maps:
+        asked.append(image.shape[2:])
+        assert free.wait(20)
+        return network(image, previous)
+
+    matter.hook, matter.scale = slow, scale
+    frame, alpha = flight[2]
+    matte = carried(matter, frame).matte
+    size = matter.size_for(frame)
+    assert alpha.shape != size == matte.alpha.shape == matte.beta.shape == matte.color.shape[1:]
+    assert np.abs(matte.alpha - enlarge(alpha, *size)).mean() < EDGE
+    wait_for(lambda: asked == [size])  # for the frames to come
+    free.set()
 
 
 def test_turned_frames_are_carried_as_they_are_stored(
