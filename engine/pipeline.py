@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from fusematte.engine.urgency import set_urgency
+
 log = logging.getLogger(__name__)
 
 DEPTH = 3
@@ -238,9 +240,12 @@ class Relay:
     The first stage's queue holds ``waiting`` values and drops the oldest; the queues between stages
     hold one, and the faster stage waits.  The last stage handles its result itself.  A stage that
     raises stops the relay: the error is logged, and raised by the next ``push``.
+
+    urgent: whether its threads come before others, see ``urgency``.
     """
 
-    def __init__(self, *stages: Stage, waiting: int) -> None:
+    def __init__(self, *stages: Stage, waiting: int, urgent: bool = False) -> None:
+        self._urgent = urgent
         self._queues: list[BoundedQueue[Any]] = [BoundedQueue(waiting)]
         self._queues += [BoundedQueue(1, patient=True) for _ in stages[1:]]
         self._error: BaseException | None = None
@@ -273,6 +278,7 @@ class Relay:
     def _run(
         self, stage: Stage, source: BoundedQueue[Any], target: BoundedQueue[Any] | None
     ) -> None:
+        set_urgency(urgent=self._urgent)
         try:
             while True:
                 for made in stage.make(source.get()):

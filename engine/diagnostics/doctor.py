@@ -23,6 +23,7 @@ from fusematte.engine.backends.tuning import recall, tuning_key
 from fusematte.engine.cuda.probe import count_gpus, describe_gpus, why_no_gpu
 from fusematte.engine.errors import FuseMatteError
 from fusematte.engine.models import load_bundle, shipped_models
+from fusematte.engine.urgency import URGENT, may_be_urgent
 
 ENCODERS = (
     "libx264",
@@ -57,7 +58,19 @@ def _machine() -> list[str]:
         f"python      {platform.python_version()} ({sys.executable})",
         f"system      {platform.platform()}, {os.cpu_count()} CPUs",
         f"libraries   av {av.__version__}, opencv {cv2.__version__}, numpy {np.__version__}",
+        f"live        {_urgency()}",
     ]
+
+
+def _urgency() -> str:
+    if may_be_urgent():
+        return "frames come before other programs"
+    if sys.platform != "linux":
+        return "frames wait for a processor like other programs"
+    return (
+        f"frames wait for a processor like other programs; with ulimit -e {20 + URGENT}, as root "
+        "or with CAP_SYS_NICE they would come first"
+    )
 
 
 def _cuda_kernels() -> str:

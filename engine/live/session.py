@@ -33,6 +33,7 @@ from fusematte.engine.models import DEFAULT_MODEL
 from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped, processors
 from fusematte.engine.stages.chosen import open_stages
 from fusematte.engine.stages.contract import Matted, StageOptions, Stages
+from fusematte.engine.urgency import at_leisure
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ class Session:
             processors.
         budget_ms: latency budget from ``push`` to the result.  Where the network is too slow for
             it, frames carry its last matte along their motion (``engine.matting.carried``); where
-            that is not enough, the network is smaller.  None: every frame waits for a network of
+            that is not enough, the network is smaller.  Frames' threads are urgent, where the
+            process may have such (``engine.urgency``).  None: every frame waits for a network of
             the default size.
         mirror: mirror frames horizontally before anything else.
         max_pending: number of frames, 1 or more.
@@ -203,6 +205,7 @@ class Session:
             Stage("network", self._find_matte, at_end=list),
             Stage("composite", self._finish),
             waiting=max_pending,
+            urgent=budget_ms is not None,
         )
 
     def __enter__(self) -> Self:
@@ -468,7 +471,8 @@ class Session:
         if shape != self._prepared_for:
             self._prepared_for, self._unprepared = shape, list(SCALES)
         if self._unprepared:
-            matter.prepare(frame, [self._unprepared.pop(0)])
+            with at_leisure():  # the network's own threads start here
+                matter.prepare(frame, [self._unprepared.pop(0)])
             level = LEVELS[0]
         else:
             level = job.level = self._governor.level

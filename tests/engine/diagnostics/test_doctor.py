@@ -20,6 +20,7 @@ def test_doctor_says_what_runs(capfd: pytest.CaptureFixture[str]) -> None:
         "cache ",
         "edge: ok",
         "libx264: ok",
+        "live ",
         "GPU",
         "python",
         "baseline",
