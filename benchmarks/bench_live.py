@@ -7,9 +7,14 @@ as long the same without a budget.  The source, one long file of a clip forwards
 without a cut, is pushed into a Session at its own pace.  Writes benchmarks/results/live.json:
 latency p50, p95 and p99 from push to result, dropped frames (all, and after the first seconds),
 resident memory at the start and the end, the share of the processor, which network sizes the
-governor chose for how long, and whether frames carried its mattes.  The first seconds, in which the
-network is compiled, are left out of the steady figures.  What sizes and carrying cost in accuracy
-is in bench_carried.py.
+governor chose for how long, whether frames carried its mattes, and whether their threads came
+before others (engine.urgency).  The first seconds, in which the network is compiled, are left out
+of the steady figures.  What sizes and carrying cost in accuracy is in bench_carried.py.
+
+For users without that right, as root:
+
+    setpriv --bounding-set=-sys_nice --inh-caps=-sys_nice \\
+        python benchmarks/bench_live.py --output benchmarks/results/live-ordinary.json
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from machine import machine
 from fusematte.engine.live.meter import LiveStatistics
 from fusematte.engine.live.session import Result, Session
 from fusematte.engine.media.reader import Reader
+from fusematte.engine.urgency import may_be_urgent
 
 RESULTS = Path(__file__).parent / "results" / "live.json"
 SIZE, RATE, FRAMES = (1280, 720), 30, 150
@@ -180,7 +186,8 @@ def main() -> None:
     if 60 * args.minutes <= WARM_UP + 2:
         parser.error(f"--minutes: more than {(WARM_UP + 2) / 60:g}: so long is the warm-up")
     results: dict[str, Any] = {
-        "machine": machine(), "size": "x".join(map(str, SIZE)), "rate": RATE
+        "machine": machine(), "size": "x".join(map(str, SIZE)), "rate": RATE,
+        "urgent": may_be_urgent(),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder, "clip.mp4")

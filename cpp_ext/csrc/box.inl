@@ -38,12 +38,12 @@ struct RunningSums {
 template <int N, class Load, class Store>
 void box_means(int height, int width, int radius, int begin, int end, double* scratch,
                const Load& load, const Store& store) {
-    const int run = box_line(width + 2 * radius + 1);
-    double* const bordered = scratch;            // [N, run]: columns, and radius zeros on both sides
+    const int stride = box_line(width + 2 * radius + 1);
+    double* const bordered = scratch;  // [N, stride]: the columns, between radius zeros
     double* const columns = bordered + radius;   // sums down the window's rows
-    double* const sums = bordered + N * run;     // [N, run]: of the columns left of x - radius
-    double* const shares = sums + N * run;       // [width]: of one column in the window's mean
-    std::memset(scratch, 0, sizeof(double) * N * 2 * run);
+    double* const sums = bordered + N * stride;  // [N, stride]: of the columns left of x - radius
+    double* const shares = sums + N * stride;    // [width]: of one column in the window's mean
+    std::memset(scratch, 0, sizeof(double) * N * 2 * stride);
     for (int x = 0; x < width; ++x)
         shares[x] = 1.0 / (least(x + radius, width - 1) - most(x - radius, 0) + 1);
     // The rows that enter and leave the window.
@@ -53,7 +53,7 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
             double in[N] = {}, out[N] = {};
             if constexpr (enters) load(y + radius, x, in);
             if constexpr (leaves) load(y - radius - 1, x, out);
-            for (int k = 0; k < N; ++k) columns[k * run + x] += in[k] - out[k];
+            for (int k = 0; k < N; ++k) columns[k * stride + x] += in[k] - out[k];
         }
     };
     const auto emit = [=, &store](auto sum, int y) {
@@ -69,9 +69,9 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
         double total[N] = {};
         for (int x = 0; x < width; ++x)
             for (int k = 0; k < N; ++k)
-                sums[k * run + radius + x] = total[k], total[k] += columns[k * run + x];
+                sums[k * stride + radius + x] = total[k], total[k] += columns[k * stride + x];
         for (int k = 0; k < N; ++k)
-            std::fill_n(sums + k * run + radius + width, radius + 1, total[k]);
+            std::fill_n(sums + k * stride + radius + width, radius + 1, total[k]);
     };
     constexpr std::true_type yes{};
     constexpr std::false_type no{};
@@ -82,8 +82,8 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
         if (enters && leaves) move(yes, yes, y);
         else if (enters) move(yes, no, y);
         else if (leaves) move(no, yes, y);
-        if (radius == 1) emit(SumsOfThree{bordered, run}, y);
-        else add_up(), emit(RunningSums{sums, run, 2 * radius + 1}, y);
+        if (radius == 1) emit(SumsOfThree{bordered, stride}, y);
+        else add_up(), emit(RunningSums{sums, stride, 2 * radius + 1}, y);
     }
 }
 
