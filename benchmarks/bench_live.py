@@ -79,10 +79,13 @@ def take_a_core(stop: Event) -> None:
 
 
 class Collector:
-    """Notes what each result cost; called by the session."""
+    """Notes what each result cost; called by the session.
+
+    begun: when the first frame was pushed.
+    """
 
     def __init__(self) -> None:
-        self.begun = time.perf_counter()
+        self.begun = 0.0
         self.results: list[tuple[float, float, bool]] = []
 
     def __call__(self, result: Result) -> None:
@@ -94,15 +97,19 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
     """Pushes the clip for so many minutes; the figures."""
     process, sizes, count = psutil.Process(), Counter[str](), round(60 * RATE * minutes)
     resident: list[float] = []
+    in_first_second = 0
     first: LiveStatistics | None = None
     with (
         Reader(clip) as frames,
         Session(background, budget_ms=budget, on_result=(collector := Collector())) as session,
     ):
         process.cpu_percent()
+        collector.begun = time.perf_counter()
         for index, frame in enumerate(itertools.islice(frames, count)):
             time.sleep(max(0.0, collector.begun + index / RATE - time.perf_counter()))
             session.push(replace(frame, pts=index, time_base=Fraction(1, RATE)))
+            if index == RATE:
+                in_first_second = session.statistics.dropped
             if index % RATE == 0 and index > RATE * WARM_UP:
                 now = session.statistics
                 first = first or now
@@ -114,6 +121,7 @@ def run_paced(clip: Path, minutes: float, budget: float | None, background: str)
         statistics = session.statistics
     assert first is not None
     return summarise(collector, count, budget) | {
+        "dropped_after_a_second": statistics.dropped - in_first_second,
         "dropped_later": statistics.dropped - first.dropped,
         "budget_ms": budget,
         "governor_changes": statistics.level_changes,
