@@ -128,12 +128,20 @@ class BoundedQueue(Generic[Item]):
             self._changed.notify_all()
 
 
-def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401
-    """A daemon thread that inherits the context variables of its creator."""
+def _thread(
+    name: str,
+    target: Callable[..., None],
+    *args: Any,  # noqa: ANN401
+    urgent: bool = False,
+) -> threading.Thread:
+    """A daemon thread that inherits the context variables of its creator, but not its urgency."""
+
+    def run() -> None:
+        set_urgency(urgent=urgent)
+        target(*args)
+
     context = contextvars.copy_context()
-    return threading.Thread(
-        target=context.run, args=(target, *args), name=f"fusematte-{name}", daemon=True
-    )
+    return threading.Thread(target=context.run, args=(run,), name=f"fusematte-{name}", daemon=True)
 
 
 @dataclass(frozen=True)
@@ -245,13 +253,12 @@ class Relay:
     """
 
     def __init__(self, *stages: Stage, waiting: int, urgent: bool = False) -> None:
-        self._urgent = urgent
         self._queues: list[BoundedQueue[Any]] = [BoundedQueue(waiting)]
         self._queues += [BoundedQueue(1, patient=True) for _ in stages[1:]]
         self._error: BaseException | None = None
         targets = [*self._queues[1:], None]
         self._threads = [
-            _thread(stage.name, self._run, stage, source, target)
+            _thread(stage.name, self._run, stage, source, target, urgent=urgent)
             for stage, source, target in zip(stages, self._queues, targets, strict=True)
         ]
         for thread in self._threads:
@@ -278,7 +285,6 @@ class Relay:
     def _run(
         self, stage: Stage, source: BoundedQueue[Any], target: BoundedQueue[Any] | None
     ) -> None:
-        set_urgency(urgent=self._urgent)
         try:
             while True:
                 for made in stage.make(source.get()):

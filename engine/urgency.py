@@ -21,7 +21,7 @@ def set_urgency(*, urgent: bool) -> None:
 
     Threads are as urgent as the one that starts them until they say otherwise.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or urgent == is_urgent():
         return
     usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
     with suppress(PermissionError):

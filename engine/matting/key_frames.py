@@ -81,8 +81,9 @@ class Known:
 
     def at_size_of(self, matter: Matter) -> Known:
         """The same as the network sees it now, since its size has changed."""
-        height, width = (color := matter.color_of(self.seen.frame)).shape[1:]
-        known, matte = Known(self.seen._replace(color=color)), self.matte
+        color, matte = matter.color_of(self.seen.frame), self.matte
+        height, width = color.shape[1:]
+        known = Known(self.seen._replace(color=color))
         known.matte = replace(
             matte,
             alpha=enlarge(matte.alpha, height, width),

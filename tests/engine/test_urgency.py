@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from fusematte.engine.live.session import Session
 from fusematte.engine.pipeline import Relay, Stage
 from fusematte.engine.urgency import URGENT, at_leisure, is_urgent, may_be_urgent, set_urgency
 
+Answer = TypeVar("Answer")
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nice values of threads")
 allowed = pytest.mark.skipif(not may_be_urgent(), reason="this process may not")
 
 
-def in_a_thread(work: Callable[[], object]) -> object:
-    found: list[object] = []
+def in_a_thread(work: Callable[[], Answer]) -> Answer:
+    found: list[Answer] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()
     thread.join()
@@ -44,7 +47,7 @@ def test_a_thread_is_urgent_until_it_says_otherwise() -> None:
         values.append(nice())
         with at_leisure():
             values.append(nice())
-            values.append(int(str(in_a_thread(nice))))
+            values.append(in_a_thread(nice))
         values.append(nice())
         set_urgency(urgent=False)
         return [*values, nice()]
