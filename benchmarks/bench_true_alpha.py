@@ -74,12 +74,11 @@ def without_color(matter: Matter) -> Model:
     def alpha(picture: Picture) -> Map:
         frame = frame_from_rgb(picture)
         matte = matter(frame)
-        guide = matte.color[0]
-        slope, _ = guided_coefficients(guide, matte.alpha, RADIUS, EPSILON)
+        coefficients = guided_coefficients(matte.color[0], matte.alpha, RADIUS, EPSILON)
         black, span, *_ = frame.levels
         luma = (frame.planes[0] - black) / span
-        large = [enlarge(plane, *luma.shape) for plane in (slope, matte.alpha - slope * guide)]
-        return np.clip(large[0] * luma + large[1], 0, 1)
+        slope, offset = (enlarge(plane, *luma.shape) for plane in coefficients)
+        return np.clip(slope * luma + offset, 0, 1)
 
     return Model(alpha, matter.reset)
 

@@ -32,6 +32,7 @@ Levels = tuple[float, float, float, float]
 Matrix = tuple[float, float]
 
 __all__ = [
+    "SOLID",
     "Foreground",
     "Guided",
     "Moved",
@@ -48,6 +49,8 @@ __all__ = [
     "use_instruction_set",
 ]
 
+SOLID = 1 / 512
+"""An alpha this near to 0 or 1 is solid: 8 bits round it to that."""
 MAX_SIDE = 1 << 15
 MAX_THREADS = 64
 
@@ -157,7 +160,9 @@ def guided_coefficients(
     """The guided filter's linear model of alpha in the guide, averaged over the window.
 
     Computed at low resolution and upsampled, it is the fast guided filter; ``composite`` applies
-    it.  The cost does not depend on the radius.  Windows are clipped at the border.
+    it.  The offset keeps alpha as it is at its own resolution, where the averaged one would blur
+    it by the window.  Windows that are solid have slope 0.  The cost does not depend on the
+    radius.  Windows are clipped at the border.
 
     Args:
         guide, alpha: [h, w], float32.
@@ -165,7 +170,7 @@ def guided_coefficients(
         epsilon: how much variance of the guide counts as flat, above 0; guides in 0..1 want
             about 1e-4.
 
-    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5, 6 and 8;
+    Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 5 and 8;
     He, Sun, "Fast Guided Filter", 2015.
     """
     alpha = _floats("alpha", alpha, PLANE)
@@ -196,8 +201,8 @@ def guided_alpha(
         guide: [3, h, w], float32; alpha: [h, w], float32; h and w are even.
         radius: of the window at half resolution, 1 to the shorter side there.
         epsilon: as for ``guided_coefficients``.
-        certain: an alpha that is nearer to 0 or 1 than this, above 0, keeps more of its value, and
-            at 0 and 1 all of it: solid areas stay solid.
+        certain: an alpha that is nearer to 0 or 1 than this keeps more of its value, and all of
+            it where it is solid; above ``SOLID``, up to 1.
 
     Source: He, Sun, Tang, "Guided Image Filtering", TPAMI 2013, equations 14 to 16;
     He, Sun, "Fast Guided Filter", 2015.
@@ -209,8 +214,8 @@ def guided_alpha(
     _check_match("guide", guide, alpha)
     _check_radius("radius", radius, alpha[::2, ::2])
     _check_positive("epsilon", epsilon)
-    if not (_is_real(certain) and 0 < certain <= 1):
-        raise ValueError(f"certain: {certain!r} is not above 0 and up to 1")
+    if not (_is_real(certain) and SOLID < certain <= 1):
+        raise ValueError(f"certain: {certain!r} is not above 1/512 and up to 1")
     out = np.empty_like(alpha)
     _C.guided_alpha(guide, alpha, radius, epsilon, certain, out, _threads(threads))
     return out

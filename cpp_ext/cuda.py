@@ -218,7 +218,7 @@ def guided_coefficients(device: Device, job: GuidedJob) -> None:
     columns, rows = _box_blocks(job.height, job.width)
     area = job.height * job.width
     sums = c_void_p(device.scratch(sizeof(c_double) * 4 * area))
-    solved = c_void_p(device.scratch(sizeof(c_float) * 2 * area))
+    solved = c_void_p(device.scratch(sizeof(c_float) * area))
     device.launch("guided_columns", columns, BLOCK, [job, sums])
     device.launch("guided_solve", rows, BLOCK, [job, sums, solved])
     device.launch("guided_mean_columns", columns, BLOCK, [job, solved, sums])
@@ -263,16 +263,6 @@ def shrink(device: Device, source: int, shape: Shape, target: int, size: tuple[i
     """The area means of float pictures ``shape`` = (channels, height, width) at ``size``."""
     arguments = [c_void_p(source), *map(c_int, shape), c_void_p(target), *map(c_int, size)]
     device.launch("shrink", _blocks(size[1], size[0]), BLOCK, arguments)
-
-
-def refine_offset(
-    device: Device, alpha: int, slope: int, guide: int, offset: int, size: tuple[int, int]
-) -> None:
-    """offset = alpha - slope * guide, all of ``size`` = (height, width)."""
-    addresses = map(c_void_p, (alpha, slope, guide, offset))
-    device.launch(
-        "refine_offset", _blocks(size[1], size[0]), BLOCK, [*addresses, *map(c_int, size)]
-    )
 
 
 def color_shift(

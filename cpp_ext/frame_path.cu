@@ -80,15 +80,6 @@ __global__ void shrink(const float* source, int channels, int height, int width,
             source + static_cast<std::size_t>(c) * height * width, width, down, across);
 }
 
-// The offset with which the network's alpha passes unchanged: alpha - slope * guide, all [h, w].
-__global__ void refine_offset(const float* alpha, const float* slope, const float* guide,
-                              float* offset, int height, int width) {
-    const int x = device::thread_x(), y = device::thread_y();
-    if (x >= width || y >= height) return;
-    const std::size_t at = static_cast<std::size_t>(y) * width + x;
-    offset[at] = alpha[at] - slope[at] * guide[at];
-}
-
 // The people's colour less the frame's, in code values: all [3, height, width].
 __global__ void color_shift(const float* people, const float* color, Levels levels, float* shift,
                             int height, int width) {

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusematte.cpp_ext import SOLID
+
 Array = NDArray[np.float64]
 Plane = NDArray[Any]
 Levels = tuple[float, float, float, float]
@@ -77,10 +79,10 @@ def resize_to_tensor(
     return rgb_from_ycbcr(ycbcr, matrix), ycbcr
 
 
-def box_mean(values: Array, radius: int) -> Array:
+def box_mean(values: NDArray[Any], radius: int) -> Array:
     """The mean over the (2 radius + 1)^2 window, clipped at the border; the last two axes."""
     height, width = values.shape[-2:]
-    result = np.empty_like(values)
+    result = np.empty(values.shape)
     for y in range(height):
         for x in range(width):
             window = values[
@@ -95,14 +97,15 @@ def box_mean(values: Array, radius: int) -> Array:
 def guided_coefficients(
     guide: NDArray[np.float32], alpha: NDArray[np.float32], radius: int, epsilon: float
 ) -> tuple[Array, Array]:
-    """He, Sun, Tang, "Guided Image Filtering", equations 5, 6 and 8."""
+    """He, Sun, Tang, "Guided Image Filtering", equations 5 and 8; windows that are solid have no
+    slope, and the offset keeps alpha as it is."""
     image, target = guide.astype(np.float64), alpha.astype(np.float64)
-    mean, mean_target = box_mean(image, radius), box_mean(target, radius)
-    covariance = box_mean(image * target, radius) - mean * mean_target
+    mean = box_mean(image, radius)
+    covariance = box_mean(image * target, radius) - mean * box_mean(target, radius)
     variance = box_mean(image * image, radius) - mean * mean
-    slope: Array = np.asarray(covariance / (variance + epsilon))
-    offset = mean_target - slope * mean
-    return box_mean(slope, radius), box_mean(offset, radius)
+    mixed = (box_mean(target > SOLID, radius) > 0) & (box_mean(target < 1 - SOLID, radius) > 0)
+    slope = box_mean(np.where(mixed, covariance / (variance + epsilon), 0), radius)
+    return slope, target - slope * image
 
 
 def guided_alpha(
@@ -129,7 +132,7 @@ def guided_alpha(
     averaged = (*box_mean(slope, radius), box_mean(offset, radius))
     *slopes, far = (resample(bilinear_weights, plane, *whole) for plane in averaged)
     filtered = sum(s * plane for s, plane in zip(slopes, guide, strict=True)) + far
-    doubt = np.minimum(np.minimum(alpha, 1 - alpha) / certain, 1)
+    doubt = np.clip((np.minimum(alpha, 1 - alpha) - SOLID) / (certain - SOLID), 0, 1)
     return np.asarray(alpha + doubt * (np.clip(filtered, 0, 1) - alpha))
 
 

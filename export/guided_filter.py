@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fusematte.cpp_ext import SOLID
 from fusematte.engine.backends.tensorrt.plugin import PLUGIN
 from fusematte.engine.matting.refine import CERTAIN, COLOR_EPSILON, COLOR_RADIUS
 
@@ -93,9 +94,11 @@ def _native(graph: onnx.GraphProto) -> None:
     )
     large = [layers.twice(layers.mean(slope)) for slope in slopes]
     value = layers.sum(layers.dot(large, channels), layers.twice(layers.mean(offset)))
-    zero, one, certain = (layers.constant(value) for value in (0.0, 1.0, CERTAIN))
+    zero, one = layers.constant(0.0), layers.constant(1.0)
+    solid, span = layers.constant(SOLID), layers.constant(CERTAIN - SOLID)
     distance = layers.emit("Min", "alpha", layers.difference(one, "alpha"))
-    doubt = layers.emit("Min", layers.emit("Div", distance, certain), one)
+    share = layers.emit("Div", layers.difference(distance, solid), span)
+    doubt = layers.emit("Clip", share, zero, one)
     change = layers.difference(layers.emit("Clip", value, zero, one), "alpha")
     layers.emit("Add", "alpha", layers.product(doubt, change), output="guided")
 

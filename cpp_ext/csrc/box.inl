@@ -31,13 +31,78 @@ struct RunningSums {
     }
 };
 
-// Calls store(y, x, means) for the rows begin..end: the means of N quantities, which load(y, x, q)
-// gives, over the (2 radius + 1)^2 window clipped at the border.  Running sums down the columns
-// and along the row make the cost independent of the radius.  Each quantity has lines of its own,
-// so that loops over x are vectors'.  `scratch`: box_scratch(N, width, radius) doubles.
-template <int N, class Load, class Store>
+// Every pixel of a row.
+struct Everywhere {
+    int width;
+
+    template <class Work>
+    void runs(int, const Work& work) const {
+        work(0, width);
+    }
+};
+
+// The pixels of a picture that something is to be computed for; most of a matte is solid, where
+// nothing is.
+class Marks {
+public:
+    Marks(int height, int width)
+        : height_(height),
+          width_(width),
+          stride_(padded(width)),
+          bytes_(static_cast<std::size_t>(height) * stride_) {}
+
+    // What has a mark of another picture in the (2 radius + 1)^2 window around it.
+    Marks(const Marks& marks, int radius) : Marks(marks.height_, marks.width_) {
+        const Buffer memory(static_cast<std::size_t>(stride_) + 2 * radius);
+        std::uint8_t* const columns = memory.bytes() + radius;  // between zeros
+        for (int y = 0; y < height_; ++y) {
+            std::memset(columns, 0, width_);
+            for (int v = most(0, y - radius); v <= least(height_ - 1, y + radius); ++v)
+                add(marks[v], columns, width_);
+            for (int shift = -radius; shift <= radius; ++shift)
+                add(columns + shift, (*this)[y], width_);
+        }
+    }
+
+    // A row of bytes, 1 where marked.
+    std::uint8_t* operator[](int y) const {
+        return bytes_.bytes() + static_cast<std::size_t>(y) * stride_;
+    }
+
+    // Calls work(from, to) for a row's marked pixels, and for others between that fill up vectors.
+    template <class Work>
+    void runs(int y, const Work& work) const {
+        const std::uint8_t* row = (*this)[y];
+        for (int x = 0; x < width_;) {
+            const void* next = std::memchr(row + x, 1, width_ - x);
+            if (!next) return;
+            const auto first = static_cast<int>(static_cast<const std::uint8_t*>(next) - row);
+            const int from = first / kRun * kRun;
+            x = from + kRun;
+            while (x < width_ && std::memchr(row + x, 1, least(kRun, width_ - x))) x += kRun;
+            work(from, least(x, width_));
+        }
+    }
+
+private:
+    static constexpr int kRun = 8;
+
+    static void add(const std::uint8_t* __restrict marks, std::uint8_t* __restrict to, int count) {
+        for (int x = 0; x < count; ++x) to[x] |= marks[x];
+    }
+
+    int height_, width_, stride_;
+    Buffer bytes_;
+};
+
+// Calls store(y, x, means) for the rows begin..end, wherever `where` says: the means of N
+// quantities, which load(y, x, q) gives, over the (2 radius + 1)^2 window clipped at the border.
+// Running sums down the columns and along the row make the cost independent of the radius.  Each
+// quantity has lines of its own, so that loops over x are vectors'.  `scratch`:
+// box_scratch(N, width, radius) doubles.
+template <int N, class Where, class Load, class Store>
 void box_means(int height, int width, int radius, int begin, int end, double* scratch,
-               const Load& load, const Store& store) {
+               const Where& where, const Load& load, const Store& store) {
     const int stride = box_line(width + 2 * radius + 1);
     double* const bordered = scratch;  // [N, stride]: the columns, between radius zeros
     double* const columns = bordered + radius;   // sums down the window's rows
@@ -56,22 +121,25 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
             for (int k = 0; k < N; ++k) columns[k * stride + x] += in[k] - out[k];
         }
     };
-    const auto emit = [=, &store](auto sum, int y) {
+    const auto emit = [=, &store](auto sum, int y, int from, int to) {
         const double share = 1.0 / (least(y + radius, height - 1) - most(y - radius, 0) + 1);
         FUSEMATTE_INDEPENDENT
-        for (int x = 0; x < width; ++x) {
+        for (int x = from; x < to; ++x) {
             double means[N];
             for (int k = 0; k < N; ++k) means[k] = sum(k, x) * (share * shares[x]);
             store(y, x, means);
         }
     };
-    const auto add_up = [=] {
+    // For the windows around from..to: whatever is left of them is in none.
+    const auto add_up = [=](int from, int to) {
+        const int first = most(from, radius), last = least(to + 2 * radius, radius + width);
         double total[N] = {};
-        for (int x = 0; x < width; ++x)
+        for (int k = 0; k < N; ++k) std::fill(sums + k * stride + from, sums + k * stride + first, 0);
+        for (int x = first; x < last; ++x)
             for (int k = 0; k < N; ++k)
-                sums[k * stride + radius + x] = total[k], total[k] += columns[k * stride + x];
+                sums[k * stride + x] = total[k], total[k] += bordered[k * stride + x];
         for (int k = 0; k < N; ++k)
-            std::fill_n(sums + k * stride + radius + width, radius + 1, total[k]);
+            std::fill(sums + k * stride + last, sums + k * stride + to + 2 * radius + 1, total[k]);
     };
     constexpr std::true_type yes{};
     constexpr std::false_type no{};
@@ -82,8 +150,11 @@ void box_means(int height, int width, int radius, int begin, int end, double* sc
         if (enters && leaves) move(yes, yes, y);
         else if (enters) move(yes, no, y);
         else if (leaves) move(no, yes, y);
-        if (radius == 1) emit(SumsOfThree{bordered, stride}, y);
-        else add_up(), emit(RunningSums{sums, stride, 2 * radius + 1}, y);
+        where.runs(y, [&](int from, int to) {
+            if (radius == 1) return emit(SumsOfThree{bordered, stride}, y, from, to);
+            add_up(from, to);
+            emit(RunningSums{sums, stride, 2 * radius + 1}, y, from, to);
+        });
     }
 }
 
@@ -92,66 +163,135 @@ constexpr std::size_t box_scratch(int quantities, int width, int radius) {
 }
 
 // box_means over the whole picture by several threads.
-template <int N, class Load, class Store>
-void box_means(int height, int width, int radius, int threads, const Load& load,
-               const Store& store) {
+template <int N, class Where, class Load, class Store>
+void box_means(int height, int width, int radius, int threads, const Where& where,
+               const Load& load, const Store& store) {
     const std::size_t scratch = box_scratch(N, width, radius);
     const int workers = least(threads, height);
     const Buffer memory(sizeof(double) * scratch * workers);
     parallel(workers, height, [&](int worker, int begin, int end) {
-        box_means<N>(height, width, radius, begin, end, memory.doubles() + scratch * worker, load,
-                     store);
+        box_means<N>(height, width, radius, begin, end, memory.doubles() + scratch * worker, where,
+                     load, store);
     });
+}
+
+// Marks the windows in which alpha is not solid: neither all 0 nor all 1.
+inline void mark_mixed(const GuidedJob& job, Marks& mixed) {
+    const int width = job.width;
+    Marks above(job.height, width), below(job.height, width);
+    for (int y = 0; y < job.height; ++y) {
+        const float* alpha = job.alpha + static_cast<std::size_t>(y) * width;
+        std::uint8_t *__restrict high = above[y], *__restrict low = below[y];
+        for (int x = 0; x < width; ++x) {
+            high[x] = !(alpha[x] <= kSolid);
+            low[x] = !(1 - alpha[x] <= kSolid);
+        }
+    }
+    const Marks one(above, job.radius), other(below, job.radius);
+    for (int y = 0; y < job.height; ++y) {
+        const std::uint8_t *high = one[y], *low = other[y];
+        std::uint8_t* __restrict both = mixed[y];
+        for (int x = 0; x < width; ++x) both[x] = high[x] & low[x];
+    }
 }
 
 static void guided_coefficients(const GuidedJob& job, int threads) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    const Buffer solved(sizeof(float) * area * 2);
-    float* coefficients = solved.floats();
+    Marks mixed(job.height, job.width);
+    mark_mixed(job, mixed);
+    const Marks near(mixed, job.radius);
+    const Buffer solved(sizeof(float) * area);
+    float* const slopes = solved.floats();
     box_means<Guided::moments>(
-        job.height, job.width, job.radius, threads,
+        job.height, job.width, job.radius, threads, mixed,
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
             Guided::sample(job.guide[at], job.alpha[at], q);
         },
         [&](int y, int x, const double* mean) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            float out[2];
-            Guided::solve(mean, job.epsilon, out);
-            coefficients[at] = out[0], coefficients[area + at] = out[1];
+            slopes[at] = mixed[y][x] ? Guided::slope(mean, job.epsilon) : 0.0f;
         });
-    box_means<2>(
-        job.height, job.width, job.radius, threads,
+    std::memset(job.slope, 0, sizeof(float) * area);
+    box_means<1>(
+        job.height, job.width, job.radius, threads, near,
         [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            q[0] = coefficients[at], q[1] = coefficients[area + at];
+            q[0] = slopes[static_cast<std::size_t>(y) * job.width + x];
         },
         [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            job.slope[at] = static_cast<float>(mean[0]);
-            job.offset[at] = static_cast<float>(mean[1]);
+            job.slope[static_cast<std::size_t>(y) * job.width + x] = static_cast<float>(mean[0]);
         });
+    FUSEMATTE_INDEPENDENT
+    for (std::size_t i = 0; i < area; ++i)
+        job.offset[i] = Guided::offset(job.slope[i], job.guide[i], job.alpha[i]);
 }
 
-// Of a plane [2 height, 2 width], the mean of the four samples at (x, y) of half its resolution.
-inline float mean_of_four(const float* plane, int width, int y, int x) {
-    const float* at = plane + std::size_t(4) * y * width + 2 * x;
-    return 0.25f * (at[0] + at[1] + at[2 * width] + at[2 * width + 1]);
-}
+// A guide and an alpha at half the resolution, and where that alpha is unsure.
+class HalfSize {
+public:
+    HalfSize(const GuidedAlphaJob& job, int threads)
+        : height(job.height / 2),
+          width(job.width / 2),
+          area(static_cast<std::size_t>(height) * width),
+          unsure(height, width),
+          memory_(sizeof(float) * 4 * area) {
+        const float* const whole[4] = {job.guide, job.guide + 4 * area, job.guide + 8 * area,
+                                       job.alpha};
+        parallel(threads, height, [&](int, int begin, int end) {
+            for (int y = begin; y < end; ++y) {
+                for (int k = 0; k < 4; ++k) average(whole[k], k, y);
+                mark(job.alpha, job.certain, y);
+            }
+        });
+    }
 
-// The linear model at half resolution: slopes and offset, averaged, [outputs, height, width].
-inline void color_coefficients(const GuidedAlphaJob& job, float* solved, float* averaged,
-                               int threads) {
+    const float* plane(int k) const { return memory_.floats() + k * area; }
+
+    const int height, width;
+    const std::size_t area;
+    const Marks unsure;
+
+private:
+    const float* rows(const float* whole, int y) const {
+        return whole + static_cast<std::size_t>(4) * y * width;
+    }
+
+    void average(const float* whole, int k, int y) const {
+        const float *upper = rows(whole, y), *lower = upper + 2 * width;
+        float* out = memory_.floats() + k * area + static_cast<std::size_t>(y) * width;
+        FUSEMATTE_INDEPENDENT
+        for (int x = 0; x < width; ++x)
+            out[x] = 0.25f * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]);
+    }
+
+    void mark(const float* alpha, float certain, int y) const {
+        const float *upper = rows(alpha, y), *lower = upper + 2 * width;
+        const auto doubt = [](float a) { return (a < 0.5f ? a : 1 - a) - kSolid; };
+        const auto more = [](float a, float b) { return a > b ? a : b; };
+        std::uint8_t* __restrict marks = unsure[y];
+        const int count = width;
+        for (int x = 0; x < count; ++x)
+            marks[x] = more(more(doubt(upper[2 * x]), doubt(upper[2 * x + 1])),
+                            more(doubt(lower[2 * x]), doubt(lower[2 * x + 1]))) > 0;
+    }
+
+    const Buffer memory_;
+};
+
+// The linear model at half resolution: slopes and offset, averaged, [outputs, height, width], where
+// a sample of the whole resolution is interpolated from them.
+inline void color_coefficients(const GuidedAlphaJob& job, const HalfSize& half, float* solved,
+                               float* averaged, int threads) {
     using Filter = ColorGuided;
-    const int height = job.height / 2, width = job.width / 2;
-    const std::size_t area = static_cast<std::size_t>(height) * width;
+    const int height = half.height, width = half.width;
+    const std::size_t area = half.area;
+    const Marks used(half.unsure, 1), near(used, job.radius);
     box_means<Filter::moments>(
-        height, width, job.radius, threads,
+        height, width, job.radius, threads, near,
         [&](int y, int x, double* q) {
-            const float guide[3] = {mean_of_four(job.guide, width, y, x),
-                                    mean_of_four(job.guide + 4 * area, width, y, x),
-                                    mean_of_four(job.guide + 8 * area, width, y, x)};
-            Filter::sample(guide, mean_of_four(job.alpha, width, y, x), q);
+            const std::size_t at = static_cast<std::size_t>(y) * width + x;
+            const float guide[3] = {half.plane(0)[at], half.plane(1)[at], half.plane(2)[at]};
+            Filter::sample(guide, half.plane(3)[at], q);
         },
         [&](int y, int x, const double* mean) {
             const std::size_t at = static_cast<std::size_t>(y) * width + x;
@@ -160,7 +300,7 @@ inline void color_coefficients(const GuidedAlphaJob& job, float* solved, float* 
             for (int k = 0; k < Filter::outputs; ++k) solved[k * area + at] = out[k];
         });
     box_means<Filter::outputs>(
-        height, width, job.radius, threads,
+        height, width, job.radius, threads, used,
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * width + x;
             for (int k = 0; k < Filter::outputs; ++k) q[k] = solved[k * area + at];
@@ -174,40 +314,46 @@ inline void color_coefficients(const GuidedAlphaJob& job, float* solved, float* 
 
 static void guided_alpha(const GuidedAlphaJob& job, int threads) {
     constexpr int outputs = ColorGuided::outputs;
-    const int height = job.height / 2, width = job.width / 2;
-    const std::size_t half = static_cast<std::size_t>(height) * width, area = 4 * half;
-    const Buffer memory(sizeof(float) * 2 * outputs * half);
-    float* const averaged = memory.floats() + outputs * half;
-    color_coefficients(job, memory.floats(), averaged, threads);
+    const HalfSize half(job, threads);
+    const int height = half.height, width = half.width;
+    const std::size_t area = 4 * half.area;
+    const Buffer memory(sizeof(float) * 2 * outputs * half.area);
+    float* const averaged = memory.floats() + outputs * half.area;
+    color_coefficients(job, half, memory.floats(), averaged, threads);
+    std::memcpy(job.out, job.alpha, sizeof(float) * area);
     const int workers = least(threads, job.height), line = padded(width + 2);
     const Buffer lines(sizeof(float) * outputs * line * workers);
     // Bilinear: every sample lies a quarter of the way from one of half resolution to another.
     parallel(workers, job.height, [&](int worker, int begin, int end) {
-        float* const rows = lines.floats() + static_cast<std::size_t>(worker) * outputs * line;
+        float* const rows = lines.floats() + static_cast<std::size_t>(worker) * outputs * line + 1;
         for (int y = begin; y < end; ++y) {
             const int near = y / 2, far = most(0, least(height - 1, y % 2 ? near + 1 : near - 1));
-            for (int k = 0; k < outputs; ++k) {
-                const float* one = averaged + k * half + static_cast<std::size_t>(near) * width;
-                const float* other = averaged + k * half + static_cast<std::size_t>(far) * width;
-                float* row = rows + k * line + 1;
-                for (int x = 0; x < width; ++x) row[x] = 0.75f * one[x] + 0.25f * other[x];
-                row[-1] = row[0], row[width] = row[width - 1];
-            }
             const std::size_t at = static_cast<std::size_t>(y) * job.width;
             const float *guide = job.guide + at, *alpha = job.alpha + at;
             float* out = job.out + at;
-            FUSEMATTE_INDEPENDENT
-            for (int x = 0; x < width; ++x)
-                for (int side = 0; side < 2; ++side) {
-                    float mean[outputs];
-                    for (int k = 0; k < outputs; ++k) {
-                        const float* row = rows + k * line + 1 + x;
-                        mean[k] = 0.75f * row[0] + 0.25f * row[2 * side - 1];
-                    }
-                    const int i = 2 * x + side;
-                    const float color[3] = {guide[i], guide[area + i], guide[2 * area + i]};
-                    out[i] = ColorGuided::alpha(mean, color, alpha[i], job.certain);
+            half.unsure.runs(near, [&](int from, int to) {
+                for (int k = 0; k < outputs; ++k) {
+                    const float* plane = averaged + k * half.area;
+                    const float* one = plane + static_cast<std::size_t>(near) * width;
+                    const float* other = plane + static_cast<std::size_t>(far) * width;
+                    float* row = rows + k * line;
+                    for (int x = most(0, from - 1); x < least(to + 1, width); ++x)
+                        row[x] = 0.75f * one[x] + 0.25f * other[x];
+                    row[-1] = row[0], row[width] = row[width - 1];
                 }
+                FUSEMATTE_INDEPENDENT
+                for (int x = from; x < to; ++x)
+                    for (int side = 0; side < 2; ++side) {
+                        float mean[outputs];
+                        for (int k = 0; k < outputs; ++k) {
+                            const float* row = rows + k * line + x;
+                            mean[k] = 0.75f * row[0] + 0.25f * row[2 * side - 1];
+                        }
+                        const int i = 2 * x + side;
+                        const float color[3] = {guide[i], guide[area + i], guide[2 * area + i]};
+                        out[i] = ColorGuided::alpha(mean, color, alpha[i], job.certain);
+                    }
+            });
         }
     });
 }
@@ -222,7 +368,7 @@ static void fuse(const ForegroundJob& job, int radius, const float* fore, const 
                  Colors out, int threads) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     box_means<Fusion::moments>(
-        job.height, job.width, radius, threads,
+        job.height, job.width, radius, threads, Everywhere{job.width},
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
             const float f[3] = {fore[at], fore[area + at], fore[2 * area + at]};

@@ -138,38 +138,43 @@ __device__ void mean_rows(int height, int width, int radius, const double* sums,
     }
 }
 
-// Two steps of both guided filters: the linear models from the column sums of the moments,
-// [y, x, outputs], and the column sums of these models.
-template <class Filter>
-__device__ void solve_rows(int height, int width, int radius, double epsilon, const double* sums,
-                           float* solved) {
-    mean_rows<Filter::moments>(height, width, radius, sums,
-                               [&](std::size_t at, const double* mean) {
-                                   Filter::solve(mean, epsilon, solved + at * Filter::outputs);
-                               });
-}
-
-template <class Filter>
-__device__ void solved_columns(int height, int width, int radius, const float* solved,
-                               double* sums) {
-    sum_columns<Filter::outputs>(
-        height, width, radius, sums, [&](std::size_t at, double* q) {
-            for (int k = 0; k < Filter::outputs; ++k) q[k] = solved[at * Filter::outputs + k];
-        });
-}
-
 __device__ void guided_columns(const GuidedJob& job, double* sums) {
     sum_columns<Guided::moments>(
         job.height, job.width, job.radius, sums,
         [&](std::size_t at, double* q) { Guided::sample(job.guide[at], job.alpha[at], q); });
 }
 
+// Whether alpha is not solid in the window around `at`: neither all 0 nor all 1.
+__device__ inline bool mixed_window(const GuidedJob& job, std::size_t at) {
+    const int y = static_cast<int>(at / job.width), x = static_cast<int>(at % job.width);
+    bool above = false, below = false;
+    for (int v = most(0, y - job.radius); v <= least(job.height - 1, y + job.radius); ++v)
+        for (int u = most(0, x - job.radius); u <= least(job.width - 1, x + job.radius); ++u) {
+            const float alpha = job.alpha[static_cast<std::size_t>(v) * job.width + u];
+            above |= !(alpha <= kSolid), below |= !(1 - alpha <= kSolid);
+        }
+    return above && below;
+}
+
+__device__ void guided_solve(const GuidedJob& job, const double* sums, float* solved) {
+    mean_rows<Guided::moments>(
+        job.height, job.width, job.radius, sums, [&](std::size_t at, const double* mean) {
+            solved[at] = mixed_window(job, at) ? Guided::slope(mean, job.epsilon) : 0.0f;
+        });
+}
+
+__device__ void guided_mean_columns(const GuidedJob& job, const float* solved, double* sums) {
+    sum_columns<1>(job.height, job.width, job.radius, sums,
+                   [&](std::size_t at, double* q) { q[0] = solved[at]; });
+}
+
 __device__ void guided_mean(const GuidedJob& job, const double* sums) {
-    mean_rows<Guided::outputs>(job.height, job.width, job.radius, sums,
-                               [&](std::size_t at, const double* mean) {
-                                   job.slope[at] = static_cast<float>(mean[0]);
-                                   job.offset[at] = static_cast<float>(mean[1]);
-                               });
+    mean_rows<1>(job.height, job.width, job.radius, sums,
+                 [&](std::size_t at, const double* mean) {
+                     const auto slope = static_cast<float>(mean[0]);
+                     job.slope[at] = slope;
+                     job.offset[at] = Guided::offset(slope, job.guide[at], job.alpha[at]);
+                 });
 }
 
 // Of a plane [2 height, 2 width], the mean of the four samples at `at` of half its resolution.
@@ -188,6 +193,23 @@ __device__ void guided_alpha_columns(const GuidedAlphaJob& job, double* sums) {
                                     mean_of_four(job.guide + 2 * area, width, at)};
             ColorGuided::sample(guide, mean_of_four(job.alpha, width, at), q);
         });
+}
+
+__device__ void guided_alpha_solve(const GuidedAlphaJob& job, const double* sums, float* solved) {
+    using Filter = ColorGuided;
+    mean_rows<Filter::moments>(job.height / 2, job.width / 2, job.radius, sums,
+                               [&](std::size_t at, const double* mean) {
+                                   Filter::solve(mean, job.epsilon, solved + at * Filter::outputs);
+                               });
+}
+
+__device__ void guided_alpha_mean_columns(const GuidedAlphaJob& job, const float* solved,
+                                          double* sums) {
+    constexpr int outputs = ColorGuided::outputs;
+    sum_columns<outputs>(job.height / 2, job.width / 2, job.radius, sums,
+                         [&](std::size_t at, double* q) {
+                             for (int k = 0; k < outputs; ++k) q[k] = solved[at * outputs + k];
+                         });
 }
 
 __device__ void guided_alpha_mean(const GuidedAlphaJob& job, const double* sums, float* averaged) {
@@ -313,11 +335,10 @@ __global__ void resize_to_tensor_10(ResizeJob job) { device::resize<std::uint16_
 
 __global__ void guided_columns(GuidedJob job, double* sums) { device::guided_columns(job, sums); }
 __global__ void guided_solve(GuidedJob job, const double* sums, float* solved) {
-    device::solve_rows<device::Guided>(job.height, job.width, job.radius, job.epsilon, sums,
-                                       solved);
+    device::guided_solve(job, sums, solved);
 }
 __global__ void guided_mean_columns(GuidedJob job, const float* solved, double* sums) {
-    device::solved_columns<device::Guided>(job.height, job.width, job.radius, solved, sums);
+    device::guided_mean_columns(job, solved, sums);
 }
 __global__ void guided_mean(GuidedJob job, const double* sums) { device::guided_mean(job, sums); }
 
@@ -325,12 +346,10 @@ __global__ void guided_alpha_columns(GuidedAlphaJob job, double* sums) {
     device::guided_alpha_columns(job, sums);
 }
 __global__ void guided_alpha_solve(GuidedAlphaJob job, const double* sums, float* solved) {
-    device::solve_rows<device::ColorGuided>(job.height / 2, job.width / 2, job.radius,
-                                            job.epsilon, sums, solved);
+    device::guided_alpha_solve(job, sums, solved);
 }
 __global__ void guided_alpha_mean_columns(GuidedAlphaJob job, const float* solved, double* sums) {
-    device::solved_columns<device::ColorGuided>(job.height / 2, job.width / 2, job.radius, solved,
-                                                sums);
+    device::guided_alpha_mean_columns(job, solved, sums);
 }
 __global__ void guided_alpha_mean(GuidedAlphaJob job, const double* sums, float* averaged) {
     device::guided_alpha_mean(job, sums, averaged);

@@ -112,7 +112,7 @@ static void blend_moved(const BlendMovedJob& job, int threads) {
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     const float noise = job.noise, unfit = job.unfit;
     box_means<2>(
-        job.height, job.width, job.radius, threads,
+        job.height, job.width, job.radius, threads, Everywhere{job.width},
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
             q[0] = distance(job.first[3 * area + at], job.luma[at]);

@@ -48,11 +48,14 @@ FUSEMATTE_INLINE ToRgb to_rgb(float kr, float kb) {
     return {cr, -kb * cb / kg, -kr * cr / kg, cb};
 }
 
+// An alpha this near to 0 or 1 is solid: 8 bits round it to that.
+constexpr float kSolid = 1.0f / 512;
+
 // The guided filter's sums: He, Sun, Tang, "Guided Image Filtering".  They are doubles because a
 // variance is a small difference of large numbers: with floats, and epsilon 1e-4, the slope of a
 // flat bright area would be wrong in its third digit.
 struct Guided {
-    static constexpr int moments = 4, outputs = 2;
+    static constexpr int moments = 4;
 
     // I, p, Ip, II
     FUSEMATTE_INLINE void sample(float guide, float alpha, double* out) {
@@ -60,13 +63,16 @@ struct Guided {
         out[0] = i, out[1] = p, out[2] = i * p, out[3] = i * i;
     }
 
-    // Equations 5 and 6; means of the moments -> slope, offset.
-    FUSEMATTE_INLINE void solve(const double* mean, double epsilon, float* out) {
+    // Equation 5 of the means of the moments.
+    FUSEMATTE_INLINE float slope(const double* mean, double epsilon) {
         const double covariance = mean[2] - mean[0] * mean[1];
         const double variance = mean[3] - mean[0] * mean[0];
-        const double slope = covariance / (variance + epsilon);
-        out[0] = static_cast<float>(slope);
-        out[1] = static_cast<float>(mean[1] - slope * mean[0]);
+        return static_cast<float>(covariance / (variance + epsilon));
+    }
+
+    // With which the model gives alpha itself, not, as equation 8, alpha blurred by the window.
+    FUSEMATTE_INLINE float offset(float slope, float guide, float alpha) {
+        return alpha - slope * guide;
     }
 };
 
@@ -102,14 +108,19 @@ struct ColorGuided {
         out[3] = static_cast<float>(p - sa * a - sb * b - sc * c);
     }
 
+    // How far an alpha is from solid: up to 0 for none, from `certain` on 1.
+    FUSEMATTE_INLINE float doubt(float alpha, float certain) {
+        const float share = ((alpha < 0.5f ? alpha : 1 - alpha) - kSolid) / (certain - kSolid);
+        return clamp(share, 0.0f, 1.0f);
+    }
+
     // Equation 16 where the given alpha is unsure; where it is solid the window's means would only
     // let its surroundings in.  mean: of the outputs.
     FUSEMATTE_INLINE float alpha(const float* mean, const float* guide, float given,
                                  float certain) {
         const float filtered =
             mean[0] * guide[0] + mean[1] * guide[1] + mean[2] * guide[2] + mean[3];
-        const float doubt = (given < 0.5f ? given : 1 - given) / certain;
-        return given + (doubt < 1 ? doubt : 1) * (clamp(filtered, 0.0f, 1.0f) - given);
+        return given + doubt(given, certain) * (clamp(filtered, 0.0f, 1.0f) - given);
     }
 };
 

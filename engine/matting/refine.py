@@ -6,10 +6,12 @@ runs twice:
 1. At the network's resolution with Y'CbCr as guide, its model computed at half of that.  The
    network's edges are softer than the picture's and off by a pixel; the filter draws them to where
    the colour changes.  Solid areas stay solid.
-2. From there to the frame's resolution with the luma as guide, slope * luma + offset.  We keep the
-   slope averaged over windows but not the averaged offset: with offset = alpha - slope * luma the
-   first step's alpha is unchanged at its own resolution, and the frame's luma only adds finer
-   detail.  Averaging the offset as well would blur alpha by the window.
+2. From there to the frame's resolution with the luma as guide, slope * luma + offset.  The slope is
+   averaged over windows, but not the offset: with offset = alpha - slope * luma the first step's
+   alpha is unchanged at its own resolution, and the frame's luma only adds finer detail.
+   Averaging the offset as well would blur alpha by the window.
+
+Solid windows, most of a matte, need neither.
 
 benchmarks/results/true-alpha-parts.json has the figures without either, refine.json those of the
 second with a perfect alpha.
@@ -42,9 +44,8 @@ def at_edges(matte: Matte, threads: int = 1) -> Map:
 
 def coefficients(matte: Matte, threads: int = 1) -> Guided:
     """Slope and offset, [h, w] each, at the network's resolution, for ``cpp_ext.composite``."""
-    alpha, guide = at_edges(matte, threads), matte.color[0]
-    slope, _ = guided_coefficients(guide, alpha, RADIUS, EPSILON, threads=threads)
-    return Guided(slope, alpha - slope * guide)
+    alpha = at_edges(matte, threads)
+    return guided_coefficients(matte.color[0], alpha, RADIUS, EPSILON, threads=threads)
 
 
 def refine(frame: Frame, matte: Matte, threads: int = 1) -> Plane:

@@ -577,10 +577,9 @@ class FramePath:
     def _filter(self) -> None:
         """The guided filter's coefficients in the luma, ``refine.coefficients``."""
         at, size = self._at, self.size
-        pointers = at["color"], at["guided"], at["slope"], at["unused_offset"]
+        pointers = at["color"], at["guided"], at["slope"], at["offset"]
         job = cuda.GuidedJob(*size, RADIUS, EPSILON, *pointers)
         cuda.guided_coefficients(self.device, job)
-        cuda.refine_offset(self.device, at["guided"], at["slope"], at["color"], at["offset"], size)
 
     def _blur(self) -> None:
         device, at, size = self.device, self._at, self.size

@@ -70,7 +70,7 @@ def frame_maps(size: tuple[int, int]) -> Shapes:
     whole, half, (columns, rows) = (1, *size), (size[0] // 2, size[1] // 2), COARSE
     maps: Shapes = dict.fromkeys(("image", "color"), (3, *size))
     maps |= dict.fromkeys(
-        (*Maps._fields, "previous", "guided", "slope", "unused_offset", "offset"), whole
+        (*Maps._fields, "previous", "guided", "slope", "offset"), whole
     )
     maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}

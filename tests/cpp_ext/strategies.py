@@ -8,6 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fusematte import cpp_ext
+
 Plane = NDArray[Any]
 
 LAYOUTS = {
@@ -94,3 +96,13 @@ def cases(side: int = 70, wide: int = 300) -> st.SearchStrategy[Case]:
         pad=st.integers(0, 5),
         threads=st.integers(1, 8),
     )
+
+
+def patchy_alpha(random: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
+    """Patches of about 0, of about 1, of both, and of anything between."""
+    side = 6
+    patches = random.integers(0, 4, (-(-height // side), -(-width // side)))
+    kind = np.kron(patches, np.ones((side, side), int))[:height, :width]
+    anything = random.random((height, width))
+    near = anything * cpp_ext.SOLID
+    return np.choose(kind, [near, 1 - near, np.round(anything), anything]).astype(np.float32)

@@ -23,7 +23,7 @@ from fusematte.engine.cuda.probe import why_no_cuda
 from fusematte.engine.stages.gpu_maps import gaussian
 from tests.device import compiled_for_the_host
 
-from .strategies import LAYOUTS, MATRICES, Case, cases
+from .strategies import LAYOUTS, MATRICES, Case, cases, patchy_alpha
 
 Array = NDArray[Any]
 
@@ -122,7 +122,7 @@ def test_guided_coefficients(
     radius = data.draw(st.integers(1, min(height, width)))
     random = np.random.default_rng(seed)
     guide = random.random((height, width), np.float32)
-    alpha = random.random((height, width), np.float32)
+    alpha = patchy_alpha(random, height, width)
     slope, offset = np.empty_like(guide), np.empty_like(alpha)
     pointers = (device.place(array)[0] for array in (guide, alpha, slope, offset))
     job = cuda.GuidedJob(height, width, radius, 1e-4, *pointers)
@@ -141,7 +141,7 @@ def test_guided_alpha(device: ArrayDevice, half: tuple[int, int], data: st.DataO
     height, width = (2 * side for side in half)
     random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
     guide = random.random((3, height, width), np.float32)
-    alpha = random.random((height, width), np.float32)
+    alpha = patchy_alpha(random, height, width)
     out = np.empty_like(alpha)
     pointers = (device.place(array)[0] for array in (guide, alpha, out))
     job = cuda.GuidedAlphaJob(height, width, radius, 0.1, 1e-4, *pointers)

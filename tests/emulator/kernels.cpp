@@ -61,7 +61,6 @@ const std::map<std::string, Kernel> kernels = {
     KERNEL(composite_8),
     KERNEL(composite_10),
     KERNEL(shrink),
-    KERNEL(refine_offset),
     KERNEL(color_shift),
     KERNEL(blur_rows),
     KERNEL(blur_columns),

@@ -66,7 +66,6 @@ def test_every_kernels_arguments_are_packed_as_c_has_them() -> None:
 
     device, levels = Recorder(), cuda.Levels(16, 219, 128, 224)
     cuda.shrink(device, 1, (3, 8, 9), 2, (4, 5))
-    cuda.refine_offset(device, 1, 2, 3, 4, (8, 9))
     cuda.color_shift(device, 1, 2, levels, 3, (8, 9))
     cuda.blur_background(device, cuda.BlurJob(8, 9, 3, 1, 2, 3, 4, levels))
     for arguments in device.calls:
