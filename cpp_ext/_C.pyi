@@ -70,6 +70,6 @@ def blend_moved(
     radius: int,
     noise: float,
     unfit: float,
-    out: Sequence[Floats],
+    out: Sequence[Floats | None],
     threads: int,
 ) -> None: ...

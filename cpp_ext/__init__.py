@@ -79,15 +79,16 @@ class Foreground(NamedTuple):
 class Moved(NamedTuple):
     """A matte made of two that were moved to one frame; planes [h, w].
 
+    foreground, background, beta: None where only the alphas were given.
     beta: that for which alpha = beta * foreground + (1 - beta) * (1 - background), clipped to 0..1;
         1/2 where any does.
     conflict: the difference of the two alphas where neither's picture fits the frame, else 0.
     """
 
     alpha: Floats
-    foreground: Floats
-    background: Floats
-    beta: Floats
+    foreground: Floats | None
+    background: Floats | None
+    beta: Floats | None
     conflict: Floats
 
 
@@ -366,19 +367,22 @@ def blend_moved(
 
     Args:
         luma: of the frame, [h, w], float32.
-        first, second: alpha, F, B and luma, moved: [4, h, w], float32; they may be the same.
+        first, second: alpha and luma, [2, h, w], or alpha, F, B and luma, [4, h, w], moved,
+            float32; they may be the same.
         radius: of the (2 radius + 1)^2 window, clipped at the border; 1 to the shorter side.
         noise: a misfit that says nothing, above 0.
         unfit: a picture fits up to this misfit.
     """
     luma = _floats("luma", luma, PLANE)
-    first, second = _floats("first", first, PLANES), _floats("second", second, PLANES)
+    first = _floats("first", first, TWO_PLANES, FOUR_PLANES)
+    second = _floats("second", second, TWO_PLANES if len(first) == 2 else FOUR_PLANES)
     _check_match("first", first, luma)
     _check_match("second", second, luma)
     _check_radius("radius", radius, luma)
     _check_positive("noise", noise)
     _check_positive("unfit", unfit)
-    out = Moved(*(np.empty_like(luma) for _ in Moved._fields))
+    whole = [np.empty_like(luma) if len(first) == 4 else None for _ in range(3)]
+    out = Moved(np.empty_like(luma), *whole, np.empty_like(luma))
     _C.blend_moved(luma, first, second, radius, noise, unfit, out, _threads(threads))
     return out
 
@@ -457,7 +461,8 @@ Shape = tuple[int | str, ...]
 """Of an array; names stand for any side."""
 PLANE: Shape = ("h", "w")
 PICTURE: Shape = (3, "h", "w")
-PLANES: Shape = (4, "h", "w")
+TWO_PLANES: Shape = (2, "h", "w")
+FOUR_PLANES: Shape = (4, "h", "w")
 PAIRS: Shape = ("h", "w", 2)
 QUADS: Shape = ("h", "w", 4)
 

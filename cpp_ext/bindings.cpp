@@ -180,12 +180,12 @@ void move(const Floats& planes, const Floats& flow, Floats out, int threads) {
 }
 
 void blend_moved(const Floats& luma, const Floats& first, const Floats& second, int radius,
-                 float noise, float unfit, std::array<Floats, 5> out, int threads) {
-    const BlendMovedJob job{size(luma, -2),        size(luma, -1),        radius,
-                            noise,                 unfit,                 luma.data(),
-                            first.data(),          second.data(),         out[0].mutable_data(),
-                            out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data(),
-                            out[4].mutable_data()};
+                 float noise, float unfit, std::array<std::optional<Floats>, 5> out, int threads) {
+    const auto data = [&](int k) { return out[k] ? out[k]->mutable_data() : nullptr; };
+    const BlendMovedJob job{size(luma, -2), size(luma, -1), radius,        noise,
+                            unfit,          luma.data(),    first.data(),  second.data(),
+                            data(0),        data(1),        data(2),       data(3),
+                            data(4)};
     const py::gil_scoped_release release;
     active.load()->blend_moved(job, threads);
 }

@@ -181,16 +181,20 @@ def blend_moved(
     radius: int,
     noise: float,
     unfit: float,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Alpha, F, B, beta, and the conflict of two moved mattes, [4, h, w]: alpha, F, B, luma."""
+) -> tuple[Array, Array]:
+    """The maps, and the conflict, of two moved mattes, [n, h, w]: alpha, any other, luma."""
     one, other = first.astype(float), second.astype(float)
-    misfits = box_mean(np.abs(np.stack([one[3], other[3]]) - luma), radius)
+    misfits = box_mean(np.abs(np.stack([one[-1], other[-1]]) - luma), radius)
     weights = misfits[::-1] + noise
-    alpha, fore, back = (weights[0] * one[:3] + weights[1] * other[:3]) / weights.sum(0)
+    maps = (weights[0] * one[:-1] + weights[1] * other[:-1]) / weights.sum(0)
+    return maps, np.abs(one[0] - other[0]) * (misfits.min(0) > unfit)
+
+
+def fusion_weight(alpha: Array, fore: Array, back: Array) -> Array:
+    """The beta for which alpha = beta F + (1 - beta) (1 - B), clipped; 1/2 where any does."""
     gap = fore + back - 1
     beta = np.where(gap == 0, 0.5, (alpha + back - 1) / np.where(gap == 0, 1, gap))
-    conflict = np.abs(one[0] - other[0]) * (misfits.min(0) > unfit)
-    return alpha, fore, back, np.clip(beta, 0, 1), conflict
+    return np.asarray(np.clip(beta, 0, 1))
 
 
 def co_sited_mean(alpha: Array, shape: tuple[int, int]) -> Array:

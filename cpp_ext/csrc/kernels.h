@@ -89,10 +89,11 @@ struct MoveJob {
 struct BlendMovedJob {
     int height, width, radius;
     float noise, unfit;
-    const float* luma;                // [height, width]
-    const float *first, *second;      // [4, height, width]: alpha, F, B, luma
-    float *alpha, *foreground, *background, *beta;  // [height, width]
-    float* conflict;                  // [height, width]
+    const float* luma;            // [height, width]
+    const float *first, *second;  // [2, height, width]: alpha, luma; or [4, ...]: alpha, F, B, luma
+    float* alpha;                 // [height, width], as all below
+    float *foreground, *background, *beta;  // of four planes; of two null
+    float* conflict;
 };
 
 // A small picture [channels, height, width] that is interpolated to full resolution, or null.

@@ -107,33 +107,43 @@ static void move(const MoveJob& job, int threads) {
     });
 }
 
-// Of two mattes that were moved to one frame, the more of each the less the other's picture fits.
-static void blend_moved(const BlendMovedJob& job, int threads) {
+// Whole: of F and B as well, else of alpha alone.
+template <bool Whole>
+void blend_planes(const BlendMovedJob& job, int threads) {
+    constexpr int maps = Whole ? 3 : 1;
     const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    const float *one_luma = job.first + maps * area, *other_luma = job.second + maps * area;
     const float noise = job.noise, unfit = job.unfit;
     box_means<2>(
         job.height, job.width, job.radius, threads, Everywhere{job.width},
         [&](int y, int x, double* q) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            q[0] = distance(job.first[3 * area + at], job.luma[at]);
-            q[1] = distance(job.second[3 * area + at], job.luma[at]);
+            q[0] = distance(one_luma[at], job.luma[at]);
+            q[1] = distance(other_luma[at], job.luma[at]);
         },
         [&](int y, int x, const double* misfit) {
             const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
             const float one = static_cast<float>(misfit[0]), other = static_cast<float>(misfit[1]);
             const float share = (one + noise) / (one + other + 2 * noise);
-            float mixed[3];
-            for (int k = 0; k < 3; ++k)
+            float mixed[maps];
+            for (int k = 0; k < maps; ++k)
                 mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], share);
-            const float gap = mixed[1] + mixed[2] - 1;
-            const float beta = clamp((mixed[0] + mixed[2] - 1) / gap, 0.0f, 1.0f);
-            const float conflict = distance(job.first[at], job.second[at]);
             job.alpha[at] = mixed[0];
-            job.foreground[at] = mixed[1];
-            job.background[at] = mixed[2];
-            job.beta[at] = gap == 0 ? 0.5f : beta;
+            if constexpr (Whole) {
+                const float gap = mixed[1] + mixed[2] - 1;
+                const float beta = clamp((mixed[0] + mixed[2] - 1) / gap, 0.0f, 1.0f);
+                job.foreground[at] = mixed[1];
+                job.background[at] = mixed[2];
+                job.beta[at] = gap == 0 ? 0.5f : beta;
+            }
+            const float conflict = distance(job.first[at], job.second[at]);
             job.conflict[at] = one > unfit && other > unfit ? conflict : 0.0f;
         });
+}
+
+// Of two mattes that were moved to one frame, the more of each the less the other's picture fits.
+static void blend_moved(const BlendMovedJob& job, int threads) {
+    job.beta ? blend_planes<true>(job, threads) : blend_planes<false>(job, threads);
 }
 
 }  // namespace fusematte::FUSEMATTE_ISA

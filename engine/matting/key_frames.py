@@ -60,9 +60,13 @@ class Made(NamedTuple):
 
 @dataclass(eq=False)
 class Known:
-    """A frame, as the network sees it, and its matte, which is set once there is one."""
+    """A frame, as the network sees it, and its matte, which is set once there is one.
+
+    whole: F and B are moved with the alpha.
+    """
 
     seen: Seen
+    whole: bool = True
     matte: Matte = field(init=False)
 
     @cached_property
@@ -74,16 +78,16 @@ class Known:
 
     @cached_property
     def planes(self) -> Map:
-        """Alpha, F, B and luma: [h, w, 4]."""
+        """Alpha, F, B and luma, [h, w, 4]; without F and B, [h, w, 2], if they are not moved."""
         matte = self.matte
-        planes = matte.alpha, matte.foreground, matte.background, self.seen.color[0]
-        return as_float(cv2.merge(planes))
+        others = (matte.foreground, matte.background) if self.whole else ()
+        return as_float(cv2.merge((matte.alpha, *others, self.seen.color[0])))
 
     def at_size_of(self, matter: Matter) -> Known:
         """The same as the network sees it now, since its size has changed."""
         color, matte = matter.color_of(self.seen.frame), self.matte
         height, width = color.shape[1:]
-        known = Known(self.seen._replace(color=color))
+        known = Known(self.seen._replace(color=color), self.whole)
         known.matte = replace(
             matte,
             alpha=enlarge(matte.alpha, height, width),
@@ -104,10 +108,13 @@ class KeyFrames:
 
     Args:
         every: the most frames from one key frame to the next; 1: all are key frames.
+        whole: the mattes between have F and B, which costs time; else those of two decoders that
+            agree.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, *, whole: bool = True) -> None:
         self._every = every
+        self._whole = whole
         self._usual = self._reach = min(every, max(2, every // 2))
         """At most so many frames from one key frame to the next: usually, and at the moment."""
         self._key: Known | None = None
@@ -121,7 +128,7 @@ class KeyFrames:
         Raises:
             BackendError: as ``Matter``.
         """
-        now = Known(matter.see(frame))
+        now = Known(matter.see(frame), self._whole)
         # A choice is followed from frame to frame.
         alone = now.seen.anew or self._key is None or matter.chooses
         if alone:
@@ -223,7 +230,7 @@ def _shows(seen: Seen, before: Map, after: Map) -> bool:
     the more there may be of it.
     """
     luma = seen.color[0]
-    misfit = cv2.min(cv2.absdiff(before[3], luma), cv2.absdiff(after[3], luma))
+    misfit = cv2.min(cv2.absdiff(before[-1], luma), cv2.absdiff(after[-1], luma))
     return _most_nearby(as_float(misfit)) <= UNSEEN
 
 
@@ -235,7 +242,7 @@ def _most_nearby(difference: Map) -> float:
 
 
 def moved_matte(seen: Seen, matte: Matte, planes: Map) -> Matte:
-    """The matte of a frame from ``Known.planes`` of another, moved to it: [4, h, w].
+    """The matte of a frame from ``Known.planes`` of another, moved to it: [channels, h, w].
 
     matte: any other of the same Matter.
     """
@@ -252,12 +259,15 @@ def _blended(seen: Seen, before: Map, after: Map) -> Moved:
 
 def _matte(seen: Seen, matte: Matte, moved: Moved) -> Matte:
     """The matte of a frame; ``matte``: any other of the same Matter."""
+    alpha, foreground, background, beta, _ = moved
+    if foreground is None or background is None or beta is None:
+        foreground, background, beta = alpha, 1 - alpha, np.full_like(alpha, 0.5)
     return replace(
         matte,
-        alpha=moved.alpha,
-        foreground=moved.foreground,
-        background=moved.background,
-        beta=moved.beta,
+        alpha=alpha,
+        foreground=foreground,
+        background=background,
+        beta=beta,
         color=seen.color,
         pts=seen.frame.pts,
         time_base=seen.frame.time_base,

@@ -39,7 +39,7 @@ class StageOptions:
     network_every: at most so many frames from one that the network mattes to the next, 1 to 16; see
         ``matting.key_frames``.  On a GPU the network mattes every frame.
     selects: only some people or things are kept.
-    with_mattes: download mattes to host memory, for an observer.
+    with_mattes: mattes are whole and in host memory, for an observer.
     threads: CPU threads of the compositing kernels; other stages may use the remaining cores.
 
     Raises:
@@ -57,10 +57,14 @@ class StageOptions:
     threads: int = 1
 
     @property
+    def needs_probabilities(self) -> bool:
+        """Whether the two decoders' maps are needed: smoothing sees where they disagree."""
+        return self.with_mattes or self.smoothing or self.lookahead > 0
+
+    @property
     def needs_mattes(self) -> bool:
         """Whether mattes are needed in host memory, even if they are made on the GPU."""
-        edits = self.look.mask != WHOLE
-        return self.with_mattes or self.smoothing or self.lookahead > 0 or edits
+        return self.needs_probabilities or self.look.mask != WHOLE
 
     def __post_init__(self) -> None:
         check_range("lookahead", self.lookahead, 0, MAX_LOOKAHEAD, " frames")

@@ -30,7 +30,7 @@ class CpuStages(Stages):
     ) -> None:
         self.matter, self.background, self.options = matter, background, options
         self._observe = observe
-        self._key_frames = KeyFrames(options.network_every)
+        self._key_frames = self._new_key_frames()
         self._carried = Carried()
         self._smoothed = Smoothed(options)
 
@@ -52,7 +52,7 @@ class CpuStages(Stages):
     def reset(self) -> list[Matted]:
         self.rest()
         waiting = list(self._key_frame(self._key_frames.drain(self.matter)))
-        self._key_frames = KeyFrames(self.options.network_every)
+        self._key_frames = self._new_key_frames()
         self.matter.reset()
         return waiting + self._smoothed.reset()
 
@@ -61,6 +61,9 @@ class CpuStages(Stages):
 
     def close(self) -> None:
         self._carried.close()
+
+    def _new_key_frames(self) -> KeyFrames:
+        return KeyFrames(self.options.network_every, whole=self.options.needs_probabilities)
 
     @property
     def _threads(self) -> int:
