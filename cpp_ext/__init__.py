@@ -381,8 +381,11 @@ def blend_moved(
     _check_radius("radius", radius, luma)
     _check_positive("noise", noise)
     _check_positive("unfit", unfit)
-    whole = [np.empty_like(luma) if len(first) == 4 else None for _ in range(3)]
-    out = Moved(np.empty_like(luma), *whole, np.empty_like(luma))
+    alpha, conflict = np.empty_like(luma), np.empty_like(luma)
+    out = Moved(alpha, None, None, None, conflict)
+    if len(first) == 4:
+        foreground, background, beta = (np.empty_like(luma) for _ in range(3))
+        out = Moved(alpha, foreground, background, beta, conflict)
     _C.blend_moved(luma, first, second, radius, noise, unfit, out, _threads(threads))
     return out
 

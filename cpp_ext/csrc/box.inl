@@ -213,113 +213,125 @@ static void guided_coefficients(const GuidedJob& job, int threads) {
             slopes[at] = mixed[y][x] ? Guided::slope(mean, job.epsilon) : 0.0f;
         });
     std::memset(job.slope, 0, sizeof(float) * area);
+    std::memcpy(job.offset, job.alpha, sizeof(float) * area);
     box_means<1>(
         job.height, job.width, job.radius, threads, near,
         [&](int y, int x, double* q) {
             q[0] = slopes[static_cast<std::size_t>(y) * job.width + x];
         },
         [&](int y, int x, const double* mean) {
-            job.slope[static_cast<std::size_t>(y) * job.width + x] = static_cast<float>(mean[0]);
+            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
+            const auto slope = static_cast<float>(mean[0]);
+            job.slope[at] = slope;
+            job.offset[at] = Guided::offset(slope, job.guide[at], job.alpha[at]);
         });
-    FUSEMATTE_INDEPENDENT
-    for (std::size_t i = 0; i < area; ++i)
-        job.offset[i] = Guided::offset(job.slope[i], job.guide[i], job.alpha[i]);
 }
 
-// A guide and an alpha at half the resolution, and where that alpha is unsure.
-class HalfSize {
+// Of two rows of samples, the means of four at from..to of half the resolution.
+inline void halve(const float* upper, const float* lower, int from, int to, float* out) {
+    FUSEMATTE_INDEPENDENT
+    for (int x = from; x < to; ++x)
+        out[x] = 0.25f * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]);
+}
+
+// The linear model at half resolution, where alpha is unsure and a sample around is interpolated.
+class HalfModel {
 public:
-    HalfSize(const GuidedAlphaJob& job, int threads)
+    static constexpr int outputs = ColorGuided::outputs;
+
+    HalfModel(const GuidedAlphaJob& job, int threads)
         : height(job.height / 2),
           width(job.width / 2),
-          area(static_cast<std::size_t>(height) * width),
           unsure(height, width),
-          memory_(sizeof(float) * 4 * area) {
-        const float* const whole[4] = {job.guide, job.guide + 4 * area, job.guide + 8 * area,
-                                       job.alpha};
+          job_(job),
+          area_(static_cast<std::size_t>(height) * width),
+          halved_(sizeof(float) * 4 * area_),
+          averaged_(sizeof(float) * outputs * area_) {
+        for (int y = 0; y < height; ++y) mark(y);
+        const Marks used(unsure, 1), solved(used, job.radius), seen(solved, job.radius);
         parallel(threads, height, [&](int, int begin, int end) {
-            for (int y = begin; y < end; ++y) {
-                for (int k = 0; k < 4; ++k) average(whole[k], k, y);
-                mark(job.alpha, job.certain, y);
-            }
+            for (int y = begin; y < end; ++y)
+                seen.runs(y, [&](int from, int to) { average(y, from, to); });
         });
+        solve(used, solved, threads);
     }
 
-    const float* plane(int k) const { return memory_.floats() + k * area; }
+    // Slopes and offset, averaged.
+    const float* row(int output, int y) const {
+        return averaged_.floats() + output * area_ + static_cast<std::size_t>(y) * width;
+    }
 
     const int height, width;
-    const std::size_t area;
     const Marks unsure;
 
 private:
-    const float* rows(const float* whole, int y) const {
-        return whole + static_cast<std::size_t>(4) * y * width;
+    const float* whole_row(const float* plane, int y) const {
+        return plane + std::size_t(4) * y * width;
     }
 
-    void average(const float* whole, int k, int y) const {
-        const float *upper = rows(whole, y), *lower = upper + 2 * width;
-        float* out = memory_.floats() + k * area + static_cast<std::size_t>(y) * width;
-        FUSEMATTE_INDEPENDENT
-        for (int x = 0; x < width; ++x)
-            out[x] = 0.25f * (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]);
-    }
-
-    void mark(const float* alpha, float certain, int y) const {
-        const float *upper = rows(alpha, y), *lower = upper + 2 * width;
+    void mark(int y) const {
+        const int count = width;
+        const float *upper = whole_row(job_.alpha, y), *lower = upper + 2 * count;
         const auto doubt = [](float a) { return (a < 0.5f ? a : 1 - a) - kSolid; };
         const auto more = [](float a, float b) { return a > b ? a : b; };
         std::uint8_t* __restrict marks = unsure[y];
-        const int count = width;
         for (int x = 0; x < count; ++x)
             marks[x] = more(more(doubt(upper[2 * x]), doubt(upper[2 * x + 1])),
                             more(doubt(lower[2 * x]), doubt(lower[2 * x + 1]))) > 0;
     }
 
-    const Buffer memory_;
+    // Of the guide's three channels and of alpha.
+    void average(int y, int from, int to) const {
+        for (int k = 0; k < 4; ++k) {
+            const float* upper = whole_row(k < 3 ? job_.guide + 4 * k * area_ : job_.alpha, y);
+            float* out = halved_.floats() + k * area_ + static_cast<std::size_t>(y) * width;
+            halve(upper, upper + 2 * width, from, to, out);
+        }
+    }
+
+    void solve(const Marks& used, const Marks& solved, int threads) const {
+        const std::size_t area = area_;
+        const int columns = width;
+        const double epsilon = job_.epsilon;
+        const Buffer memory(sizeof(float) * outputs * area);
+        float *const model = memory.floats(), *const averaged = averaged_.floats();
+        const float* const half = halved_.floats();
+        box_means<ColorGuided::moments>(
+            height, columns, job_.radius, threads, solved,
+            [=](int y, int x, double* q) {
+                const float* at = half + static_cast<std::size_t>(y) * columns + x;
+                const float guide[3] = {at[0], at[area], at[2 * area]};
+                ColorGuided::sample(guide, at[3 * area], q);
+            },
+            [=](int y, int x, const double* mean) {
+                const std::size_t at = static_cast<std::size_t>(y) * columns + x;
+                float out[outputs];
+                ColorGuided::solve(mean, epsilon, out);
+                for (int k = 0; k < outputs; ++k) model[k * area + at] = out[k];
+            });
+        box_means<outputs>(
+            height, columns, job_.radius, threads, used,
+            [=](int y, int x, double* q) {
+                const std::size_t at = static_cast<std::size_t>(y) * columns + x;
+                for (int k = 0; k < outputs; ++k) q[k] = model[k * area + at];
+            },
+            [=](int y, int x, const double* mean) {
+                const std::size_t at = static_cast<std::size_t>(y) * columns + x;
+                for (int k = 0; k < outputs; ++k)
+                    averaged[k * area + at] = static_cast<float>(mean[k]);
+            });
+    }
+
+    const GuidedAlphaJob& job_;
+    const std::size_t area_;
+    const Buffer halved_, averaged_;
 };
 
-// The linear model at half resolution: slopes and offset, averaged, [outputs, height, width], where
-// a sample of the whole resolution is interpolated from them.
-inline void color_coefficients(const GuidedAlphaJob& job, const HalfSize& half, float* solved,
-                               float* averaged, int threads) {
-    using Filter = ColorGuided;
-    const int height = half.height, width = half.width;
-    const std::size_t area = half.area;
-    const Marks used(half.unsure, 1), near(used, job.radius);
-    box_means<Filter::moments>(
-        height, width, job.radius, threads, near,
-        [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * width + x;
-            const float guide[3] = {half.plane(0)[at], half.plane(1)[at], half.plane(2)[at]};
-            Filter::sample(guide, half.plane(3)[at], q);
-        },
-        [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * width + x;
-            float out[Filter::outputs];
-            Filter::solve(mean, job.epsilon, out);
-            for (int k = 0; k < Filter::outputs; ++k) solved[k * area + at] = out[k];
-        });
-    box_means<Filter::outputs>(
-        height, width, job.radius, threads, used,
-        [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * width + x;
-            for (int k = 0; k < Filter::outputs; ++k) q[k] = solved[k * area + at];
-        },
-        [&](int y, int x, const double* mean) {
-            const std::size_t at = static_cast<std::size_t>(y) * width + x;
-            for (int k = 0; k < Filter::outputs; ++k)
-                averaged[k * area + at] = static_cast<float>(mean[k]);
-        });
-}
-
 static void guided_alpha(const GuidedAlphaJob& job, int threads) {
-    constexpr int outputs = ColorGuided::outputs;
-    const HalfSize half(job, threads);
+    constexpr int outputs = HalfModel::outputs;
+    const HalfModel half(job, threads);
     const int height = half.height, width = half.width;
-    const std::size_t area = 4 * half.area;
-    const Buffer memory(sizeof(float) * 2 * outputs * half.area);
-    float* const averaged = memory.floats() + outputs * half.area;
-    color_coefficients(job, half, memory.floats(), averaged, threads);
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
     std::memcpy(job.out, job.alpha, sizeof(float) * area);
     const int workers = least(threads, job.height), line = padded(width + 2);
     const Buffer lines(sizeof(float) * outputs * line * workers);
@@ -333,9 +345,7 @@ static void guided_alpha(const GuidedAlphaJob& job, int threads) {
             float* out = job.out + at;
             half.unsure.runs(near, [&](int from, int to) {
                 for (int k = 0; k < outputs; ++k) {
-                    const float* plane = averaged + k * half.area;
-                    const float* one = plane + static_cast<std::size_t>(near) * width;
-                    const float* other = plane + static_cast<std::size_t>(far) * width;
+                    const float *one = half.row(k, near), *other = half.row(k, far);
                     float* row = rows + k * line;
                     for (int x = most(0, from - 1); x < least(to + 1, width); ++x)
                         row[x] = 0.75f * one[x] + 0.25f * other[x];

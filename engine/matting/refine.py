@@ -13,8 +13,7 @@ runs twice:
 
 Solid windows, most of a matte, need neither.
 
-benchmarks/results/true-alpha-parts.json has the figures without either, refine.json those of the
-second with a perfect alpha.
+benchmarks/results/true-alpha-parts.json has the figures without either.
 """
 
 from __future__ import annotations

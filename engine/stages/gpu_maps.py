@@ -69,9 +69,7 @@ def frame_maps(size: tuple[int, int]) -> Shapes:
     """The maps of every frame, for the network's size in the frame's orientation."""
     whole, half, (columns, rows) = (1, *size), (size[0] // 2, size[1] // 2), COARSE
     maps: Shapes = dict.fromkeys(("image", "color"), (3, *size))
-    maps |= dict.fromkeys(
-        (*Maps._fields, "previous", "guided", "slope", "offset"), whole
-    )
+    maps |= dict.fromkeys((*Maps._fields, "previous", "guided", "slope", "offset"), whole)
     maps |= dict.fromkeys(("half_color", "foreground_color", "old_color", "shift"), (3, *half))
     maps |= {"half_alpha": (1, *half), "coarse_rgb": (3, rows, columns)}
     return maps | {"coarse": (3, rows, columns), "flat": (3, 1, 1)}

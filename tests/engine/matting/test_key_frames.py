@@ -45,8 +45,10 @@ def told_apart(shots: list[tuple[Frame, Map]]) -> list[tuple[Frame, Map]]:
     return changed
 
 
-def every_frame(matter: Matter, frames: list[Frame], every: int) -> list[Made]:
-    key_frames = KeyFrames(every)
+def every_frame(
+    matter: Matter, frames: list[Frame], every: int, *, whole: bool = True
+) -> list[Made]:
+    key_frames = KeyFrames(every, whole=whole)
     ready = [made for frame in frames for made in key_frames(matter, frame)]
     return [*ready, *key_frames.drain(matter)]
 
@@ -156,6 +158,19 @@ def test_the_maps_between_hold_the_fusion_equation(matter: HookedMatter) -> None
         )  # fmt: skip
         np.testing.assert_allclose(beta * f + (1 - beta) * (1 - b), alpha, atol=1e-5)
         assert 0 <= beta.min() <= beta.max() <= 1
+
+
+@pytest.mark.parametrize("step", [4, 50])  # 50: the network is asked in between
+def test_alphas_are_the_same_without_probabilities(matter: HookedMatter, step: int) -> None:
+    shots = [ball(index, step) for index in range(7)]
+    whole, *_ = told(matter, shots, 8)
+    matter.reset()
+    alone = every_frame(matter, [frame for frame, _ in shots], 8, whole=False)
+    for one, other in zip(alone, whole, strict=True):
+        np.testing.assert_array_equal(one.matte.alpha, other.matte.alpha)
+        matte = one.matte
+        fused = matte.beta * matte.foreground + (1 - matte.beta) * (1 - matte.background)
+        np.testing.assert_allclose(fused, matte.alpha, atol=1e-5)
 
 
 def test_where_both_sides_contradict_each_other_the_network_is_asked(
