@@ -184,7 +184,8 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
     them (model soups: Wortsman et al., ICML 2022).
 
     Args:
-        sources: one or more checkpoints, whose averaged weights are used, or models.
+        sources: one or more checkpoints, whose averaged weights are used, or models; one that is
+            named twice counts as two.
 
     Raises:
         CheckpointError, ModelError: one cannot be read, or belongs to another network.
@@ -193,6 +194,7 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
     mean: LateFusionNetwork = networks[0]
     if len(networks) == 1:
         return mean, made_by[0]
+    origins = dict(zip(sources, made_by, strict=True))
     for source, network in zip(sources, networks, strict=True):
         _must_be(mean, network.config.name, Path(source))
     states = [network.state_dict() for network in networks]
@@ -202,7 +204,8 @@ def mean_network(sources: Sequence[str]) -> tuple[LateFusionNetwork, dict[str, A
         if value.is_floating_point():
             asked = (taught or states) if name.startswith(DETAIL) else states
             value.copy_(torch.stack([state[name] for state in asked]).mean(0))
-    return mean, {"config": made_by[0]["config"], "mean_of": list(made_by)}
+    parts = [{"parts": sources.count(name)} | origin for name, origin in origins.items()]
+    return mean, {"config": made_by[0]["config"], "mean_of": parts}
 
 
 def _load_any(source: str) -> tuple[LateFusionNetwork, dict[str, Any]]:

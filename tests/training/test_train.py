@@ -343,7 +343,8 @@ def test_the_mean_of_networks_is_that_of_their_weights(trained: Path) -> None:
         expected = (2 * one.state_dict()[name] + shipped[name]) / 3
         torch.testing.assert_close(mean.state_dict()[name], expected)
     assert not mean.training
-    assert made == {"config": made_by["config"], "mean_of": [made_by, theirs, made_by]}
+    parts = [{"parts": 2} | made_by, {"parts": 1} | theirs]
+    assert made == {"config": made_by["config"], "mean_of": parts}
 
 
 def test_networks_of_two_shapes_have_no_mean(trained: Path, tmp_path: Path) -> None:
