@@ -4,6 +4,4 @@ import os
 
 # Between its tasks a thread of OpenCV's would keep a processor busy that codecs have work for.
 # Read when OpenCV is loaded.
-for name in ("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER", "OPENCV_THREAD_POOL_ACTIVE_WAIT_MAIN"):
-    os.environ.setdefault(name, "0")
-del name
+os.environ.setdefault("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER", "0")
