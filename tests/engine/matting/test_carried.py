@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -212,6 +213,8 @@ def test_a_new_size_of_the_network_lets_no_frame_wait(
 
     matter.hook, matter.scale = slow, scale
     frame, alpha = flight[2]
+    # So late that the network does not rest, however long its last matte took.
+    frame = replace(frame, pts=flight[1][0].pts + math.ceil(OLDEST / 2 / frame.time_base))
     matte = carried(matter, frame).matte
     size = matter.size_for(frame)
     assert alpha.shape != size == matte.alpha.shape == matte.beta.shape == matte.color.shape[1:]
