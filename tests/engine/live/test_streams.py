@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import IO
@@ -88,9 +88,10 @@ class Taker:
         threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
 
     def _read(self, lines: IO[str]) -> None:
-        for line in lines:
-            if not line.startswith("#"):
-                self.packets.append(int(line.split(",")[2]))
+        with suppress(ValueError):  # the pipe was closed when the peer was killed
+            for line in lines:
+                if not line.startswith("#"):
+                    self.packets.append(int(line.split(",")[2]))
 
 
 class Timed(Stream):
