@@ -83,15 +83,17 @@ class Taker:
     """Notes the times of the packets that a peer tells of."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.packets: list[int] = []
+        self._lines: list[str] = []
         assert process.stdout is not None
         threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
 
     def _read(self, lines: IO[str]) -> None:
         with suppress(ValueError):  # the pipe was closed when the peer was killed
-            for line in lines:
-                if not line.startswith("#"):
-                    self.packets.append(int(line.split(",")[2]))
+            self._lines.extend(lines)
+
+    @property
+    def packets(self) -> list[int]:
+        return [int(line.split(",")[2]) for line in self._lines if not line.startswith("#")]
 
 
 class Timed(Stream):
