@@ -272,7 +272,7 @@ private:
     void mark(int y) const {
         const int count = width;
         const float *upper = whole_row(job_.alpha, y), *lower = upper + 2 * count;
-        const auto doubt = [](float a) { return (a < 0.5f ? a : 1 - a) - kSolid; };
+        const auto doubt = [](float a) { return ColorGuided::unsure(a); };
         const auto more = [](float a, float b) { return a > b ? a : b; };
         std::uint8_t* __restrict marks = unsure[y];
         for (int x = 0; x < count; ++x)

@@ -108,10 +108,14 @@ struct ColorGuided {
         out[3] = static_cast<float>(p - sa * a - sb * b - sc * c);
     }
 
-    // How far an alpha is from solid: up to 0 for none, from `certain` on 1.
+    // How far an alpha is from solid; up to 0 where it is.
+    FUSEMATTE_INLINE float unsure(float alpha) {
+        return (alpha < 0.5f ? alpha : 1 - alpha) - kSolid;
+    }
+
+    // The same as a share: 1 from `certain` on.
     FUSEMATTE_INLINE float doubt(float alpha, float certain) {
-        const float share = ((alpha < 0.5f ? alpha : 1 - alpha) - kSolid) / (certain - kSolid);
-        return clamp(share, 0.0f, 1.0f);
+        return clamp(unsure(alpha) / (certain - kSolid), 0.0f, 1.0f);
     }
 
     // Equation 16 where the given alpha is unsure; where it is solid the window's means would only
