@@ -115,6 +115,7 @@ class StreamConfig:
     scenes: the sample is a composed scene (``scene``); the others show one photograph or cut-out.
     negative: of those others, nobody in the picture.
     composited: of them, people over another room; cut-out people always are.
+    repeats: how often portraits are used in turn, by their source; those of others once.
     previous_dropped: the previous alpha is empty; previous_foreign: it is somebody else's;
     otherwise it is that of the frame before, spoilt as a network's would be.
     sequences: share of the steps whose samples are short sequences, on which the network gives
@@ -125,12 +126,16 @@ class StreamConfig:
     scenes: float = 0.0
     negative: float = 0.07
     composited: float = 0.5
+    repeats: dict[str, int] = field(default_factory=dict)
     previous_dropped: float = 0.5
     previous_foreign: float = 0.06
     sequences: float = 0.0
     earlier: int = 2
     photometric: bool = True
     scene: SceneConfig = field(default_factory=SceneConfig)
+
+    def __post_init__(self) -> None:
+        _check(all(times > 0 for times in self.repeats.values()), "repeats", "1 or more")
 
     def earlier_in(self, step: int) -> int:
         """Frames of a sequence before the one that is learnt from in a step; 0: no sequence."""

@@ -6,7 +6,7 @@ with any number of loader workers or processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,8 @@ class SampleStream(Dataset[dict[str, Tensor]]):
     """The endless stream of samples of a seed; ``stream[number]`` is one sample.
 
     Args:
-        portraits: used in turn for samples that are not composed scenes.
+        portraits: used in turn for samples that are not composed scenes, each as often as
+            ``config.repeats`` says.
         composer: generates rooms and composed scenes.
         first: number of the first sample of the phase.
         step_samples: number of consecutive samples with the same size of ``phase.sizes``.
@@ -49,10 +50,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         config: StreamConfig | None = None,
     ) -> None:
-        self.portraits, self.composer = portraits, composer
-        self.phase = phase
-        self.first, self.step_samples, self.seed = first, step_samples, seed
         self.config = config or StreamConfig()
+        self.portraits = _repeated(portraits, self.config.repeats)
+        self.composer, self.phase = composer, phase
+        self.first, self.step_samples, self.seed = first, step_samples, seed
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, number))
@@ -133,6 +134,10 @@ class SampleStream(Dataset[dict[str, Tensor]]):
         alpha = self.portraits[rng.integers(len(self.portraits))].alpha
         person = CutOut(alpha, alpha)
         return Scene(height, width, person, random_affine(rng, alpha, height, width)).alpha(0)
+
+
+def _repeated(portraits: list[Portrait], repeats: Mapping[str, int]) -> list[Portrait]:
+    return [one for one in portraits for _ in range(repeats.get(one.source, 1))]
 
 
 class Batches(Sampler[list[int]]):

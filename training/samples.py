@@ -63,6 +63,7 @@ class Portrait:
     ``foreground`` is the foreground colour: estimated from a photograph, or given for cut-outs,
     which have no ``image``.  ``previous`` is the previous frame's alpha, if the source is a video.
     ``exact``: alpha is ground truth in the transition as well, not a teacher's estimate.
+    ``source``: the data set it comes from, as its json says.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Portrait:
     alpha: Picture
     previous: Picture | None
     exact: bool = True
+    source: str = ""
 
     @property
     def cutout(self) -> CutOut:
@@ -245,10 +247,13 @@ def make_portrait(name: str, fields: Fields, long_side: int) -> Portrait:
     image, alpha = shrink(image, long_side), shrink(alpha, long_side)
     if previous is not None:
         previous = shrink(previous, long_side)
+    described = describe(fields, name)
+    source = str(described.get("source", ""))
     if not photograph:
-        return Portrait(name, None, image, alpha, previous)
-    exact = "json" not in fields or bool(describe(fields, name).get("exact"))
-    return Portrait(name, image, foreground_colour(image, alpha), alpha, previous, exact)
+        return Portrait(name, None, image, alpha, previous, source=source)
+    exact = "json" not in fields or bool(described.get("exact"))
+    foreground = foreground_colour(image, alpha)
+    return Portrait(name, image, foreground, alpha, previous, exact, source)
 
 
 def make_background(name: str, fields: Fields, long_side: int) -> Picture:

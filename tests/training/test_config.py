@@ -106,6 +106,7 @@ def test_epochs_become_steps_by_the_data_and_the_processes() -> None:
         ('base = "nothing"', "base: 'nothing' is none of edge"),
         ('schedule = "fast"\n' + GOOD, "schedule must be one of cosine"),
         (GOOD + "[stream]\nnegative = true", "stream: negative: True should be float"),
+        (GOOD + "[stream.repeats]\ngroups = 0", "stream: repeats must be 1 or more"),
     ],
 )
 def test_bad_configurations_are_named(tmp_path: Path, text: str, complaint: str) -> None:

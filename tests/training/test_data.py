@@ -80,6 +80,14 @@ def test_each_epoch_shows_every_portrait_once() -> None:
         assert sorted(names) == ["p000", "p001", "p002", "p003"]
 
 
+def test_portraits_come_as_often_as_their_source_is_said_to() -> None:
+    first, *others = (replace(one, source="rest") for one in portraits())
+    config = StreamConfig(repeats={"groups": 3, "nowhere": 2})
+    samples = stream(config=config, people=[replace(first, source="groups"), *others])
+    names = [samples.name_of(index) for index in range(6)]
+    assert sorted(names) == ["p000", "p000", "p000", "p001", "p002", "p003"]
+
+
 def test_negatives_have_nobody_in_them() -> None:
     scene = SceneConfig(plain=0, posters=0)
     config = StreamConfig(negative=1, previous_foreign=0, previous_dropped=1, scene=scene)

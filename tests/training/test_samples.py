@@ -107,6 +107,11 @@ def test_people_cut_out_have_no_photograph() -> None:
     np.testing.assert_array_equal(portrait.alpha, alpha)
 
 
+def test_a_portrait_knows_its_source() -> None:
+    name, files = sample(2)
+    assert make_portrait(name, files | {"json": b'{"source": "groups"}'}, 64).source == "groups"
+
+
 def test_one_room_in_twenty_is_kept_out_of_training(tmp_path: Path) -> None:
     names = [f"room{index}" for index in range(400)]
     held_out = [name for name in names if is_held_out(name)]
