@@ -82,7 +82,8 @@ class Moved(NamedTuple):
     foreground, background, beta: None where only the alphas were given.
     beta: that for which alpha = beta * foreground + (1 - beta) * (1 - background), clipped to 0..1;
         1/2 where any does.
-    conflict: the difference of the two alphas where neither's picture fits the frame, else 0.
+    conflict: the difference of the two alphas where they differ and neither's picture fits the
+        frame, else 0.
     """
 
     alpha: Floats
@@ -364,6 +365,7 @@ def blend_moved(
 
     How much a moved picture misfits is the mean difference of its luma from the frame's in a
     window.  Each pixel trusts the one that fits better: its weight is the other's misfit + noise.
+    Where no map differs by more than ``SOLID``, they are averaged.
 
     Args:
         luma: of the frame, [h, w], float32.

@@ -186,8 +186,11 @@ def blend_moved(
     one, other = first.astype(float), second.astype(float)
     misfits = box_mean(np.abs(np.stack([one[-1], other[-1]]) - luma), radius)
     weights = misfits[::-1] + noise
-    maps = (weights[0] * one[:-1] + weights[1] * other[:-1]) / weights.sum(0)
-    return maps, np.abs(one[0] - other[0]) * (misfits.min(0) > unfit)
+    apart = np.abs(first[:-1] - second[:-1])
+    differ = (apart > np.float32(SOLID)).any(0)
+    share = np.where(differ, weights[0] / weights.sum(0), 0.5)
+    maps = share * one[:-1] + (1 - share) * other[:-1]
+    return maps, apart[0] * (differ & (misfits.min(0) > unfit))
 
 
 def fusion_weight(alpha: Array, fore: Array, back: Array) -> Array:

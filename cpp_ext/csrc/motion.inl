@@ -109,41 +109,70 @@ static void move(const MoveJob& job, int threads) {
 
 // Whole: of F and B as well, else of alpha alone.
 template <bool Whole>
-void blend_planes(const BlendMovedJob& job, int threads) {
-    constexpr int maps = Whole ? 3 : 1;
-    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
-    const float *one_luma = job.first + maps * area, *other_luma = job.second + maps * area;
-    const float noise = job.noise, unfit = job.unfit;
-    box_means<2>(
-        job.height, job.width, job.radius, threads, Everywhere{job.width},
-        [&](int y, int x, double* q) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            q[0] = distance(one_luma[at], job.luma[at]);
-            q[1] = distance(other_luma[at], job.luma[at]);
-        },
-        [&](int y, int x, const double* misfit) {
-            const std::size_t at = static_cast<std::size_t>(y) * job.width + x;
-            const float one = static_cast<float>(misfit[0]), other = static_cast<float>(misfit[1]);
-            const float share = (one + noise) / (one + other + 2 * noise);
-            float mixed[maps];
-            for (int k = 0; k < maps; ++k)
-                mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], share);
-            job.alpha[at] = mixed[0];
-            if constexpr (Whole) {
-                const float gap = mixed[1] + mixed[2] - 1;
-                const float beta = clamp((mixed[0] + mixed[2] - 1) / gap, 0.0f, 1.0f);
-                job.foreground[at] = mixed[1];
-                job.background[at] = mixed[2];
-                job.beta[at] = gap == 0 ? 0.5f : beta;
-            }
-            const float conflict = distance(job.first[at], job.second[at]);
-            job.conflict[at] = one > unfit && other > unfit ? conflict : 0.0f;
-        });
-}
+struct Blending {
+    static constexpr int maps = Whole ? 3 : 1;
 
-// Of two mattes that were moved to one frame, the more of each the less the other's picture fits.
+    const BlendMovedJob& job;
+    const std::size_t area;
+
+    // Marks the pixels of a row at which the mattes differ.
+    void mark(int y, std::uint8_t* __restrict marks) const {
+        const std::size_t row = static_cast<std::size_t>(y) * job.width;
+        for (int k = 0; k < maps; ++k) {
+            const float *one = job.first + k * area + row, *other = job.second + k * area + row;
+            for (int x = 0; x < job.width; ++x) marks[x] |= distance(one[x], other[x]) > kSolid;
+        }
+    }
+
+    // share: of the first matte.
+    void mix(std::size_t at, float share, float conflict) const {
+        float mixed[maps];
+        for (int k = 0; k < maps; ++k)
+            mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], 1 - share);
+        job.alpha[at] = mixed[0];
+        if constexpr (Whole) {
+            const float gap = mixed[1] + mixed[2] - 1;
+            const float beta = clamp((mixed[0] + mixed[2] - 1) / gap, 0.0f, 1.0f);
+            job.foreground[at] = mixed[1];
+            job.background[at] = mixed[2];
+            job.beta[at] = gap == 0 ? 0.5f : beta;
+        }
+        job.conflict[at] = conflict;
+    }
+
+    void operator()(int threads) const {
+        const float* const luma = job.luma;
+        const float *const one = job.first + maps * area, *const other = job.second + maps * area;
+        const float noise = job.noise, unfit = job.unfit;
+        const int width = job.width;
+        Marks differ(job.height, width);
+        for (int y = 0; y < job.height; ++y) mark(y, differ[y]);
+        FUSEMATTE_INDEPENDENT
+        for (std::size_t at = 0; at < area; ++at) mix(at, 0.5f, 0.0f);
+        box_means<2>(
+            job.height, width, job.radius, threads, differ,
+            [=](int y, int x, double* q) {
+                const std::size_t at = static_cast<std::size_t>(y) * width + x;
+                q[0] = distance(one[at], luma[at]);
+                q[1] = distance(other[at], luma[at]);
+            },
+            [=, &differ, this](int y, int x, const double* misfits) {
+                if (!differ[y][x]) return;
+                const std::size_t at = static_cast<std::size_t>(y) * width + x;
+                const auto misfit = static_cast<float>(misfits[0]);
+                const auto others = static_cast<float>(misfits[1]);
+                const float share = (others + noise) / (misfit + others + 2 * noise);
+                const bool fits = misfit <= unfit || others <= unfit;
+                mix(at, share, fits ? 0.0f : distance(job.first[at], job.second[at]));
+            });
+    }
+};
+
+// Of two mattes that were moved to one frame; where they differ, the more of each the less the
+// other's picture fits.
 static void blend_moved(const BlendMovedJob& job, int threads) {
-    job.beta ? blend_planes<true>(job, threads) : blend_planes<false>(job, threads);
+    const std::size_t area = static_cast<std::size_t>(job.height) * job.width;
+    job.beta ? Blending<true>{job, area}(threads) : Blending<false>{job, area}(threads);
 }
 
 }  // namespace fusematte::FUSEMATTE_ISA
