@@ -60,7 +60,7 @@ def move(**changed: object) -> object:
 
 def blend_moved(**changed: object) -> object:
     arguments = {
-        "luma": floats(5, 4), "first": floats(4, 5, 4), "second": floats(4, 5, 4),
+        "luma": floats(5, 4), "first": floats(4, 5, 4), "second": floats(4, 5, 4) / 2,
         "radius": 2, "noise": 0.01, "unfit": 0.03,
     }  # fmt: skip
     return cpp_ext.blend_moved(**(arguments | changed))
