@@ -58,7 +58,7 @@ def create_backend(
             option="backend",
             remedy=f"use auto, {', '.join(BACKENDS)}",
         )
-    reasons = []
+    passed_over: list[tuple[int, Spec, str]] = []
     with closing(_attempts(wish, bundle, threads, work)) as attempts:
         for attempt in attempts:
             if attempt.spec in without:
@@ -71,16 +71,17 @@ def create_backend(
                     level, reason = logging.WARNING, str(error)
                 else:
                     backend.spec, backend.threads = attempt.spec, attempt.threads
+                    for level, spec, reason in passed_over:
+                        log.log(level, "backend %s is not used: %s", spec, reason)
                     _tell(bundle, backend)
                     return backend
             elif named:
                 reason = f"backend {attempt.spec} cannot run here: {reason}"
-            if attempt.spec != wish:  # otherwise the exception below says it
-                log.log(level, "backend %s is not used: %s", attempt.spec, reason)
-            reasons.append(reason if named else f"{attempt.spec}: {reason}")
-    message = f"no backend can run here: {'; '.join(reasons)}"
+            passed_over.append((level, attempt.spec, reason))
+    reasons = "; ".join(f"{spec}: {reason}" for _, spec, reason in passed_over)
+    message = f"no backend can run here: {reasons}"
     if named:
-        message = reasons[-1] if reasons else f"backend {wish} has no other device"
+        message = passed_over[-1][2] if passed_over else f"backend {wish} has no other device"
     raise BackendError(message, option="backend")
 
 

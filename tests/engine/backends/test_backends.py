@@ -297,12 +297,15 @@ def test_auto_goes_on_from_one_that_does_not_start(
         create_backend("surprised", bundle)
 
 
-def test_auto_gives_every_reason(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+def test_auto_gives_every_reason_once(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     register(monkeypatch, Broken, AlsoBroken)
     with pytest.raises(BackendError) as caught:
         create_backend("auto", bundle)
     assert "broken: it lacks a flux capacitor: buy one" in str(caught.value)
     assert "also-broken: the moon is new: wait" in str(caught.value)
+    assert not caplog.records
 
 
 def test_named_backend_is_not_replaced(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
