@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 from av.codec.codec import find_best_pix_fmt_of_list
-from av.sidedata.sidedata import SideData, Type
+from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -83,7 +83,9 @@ def side_data_of(picture: av.VideoFrame, codec: str | None = None) -> Mapping[Ty
     if like_png if codec is None else codec in PNG:
         return {}
     try:
-        side_data: Mapping[Any, Any] = picture.side_data
+        # Not ``picture.side_data``: the two would refer to each other, and so keep the picture and
+        # all the decoder's free buffers until Python looks for such pairs, which it rarely does.
+        side_data: Mapping[Any, Any] = SideDataContainer(picture)  # type: ignore[call-arg]
     except ValueError:
         return {}
     return side_data

@@ -133,6 +133,22 @@ def test_frames_outlive_the_reader(tmp_path: Path) -> None:
     assert len(set(sums)) > 1
 
 
+def test_pictures_are_free_as_soon_as_nobody_needs_them(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", frames=4)
+
+    def pictures() -> list[object]:
+        return [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(pictures())
+        assert len(read(path)) == 4
+        assert len(pictures()) == before
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".ts", ".flv"])
 @pytest.mark.parametrize("start", [0, 12345])
 def test_timestamps_are_the_containers(tmp_path: Path, suffix: str, start: int) -> None:
