@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import shutil
 import socket
@@ -48,6 +49,7 @@ LIKE = frame_from_rgb(picture(64, 48, 0))
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No thread, file or child process of a stream outlives it."""
+    gc.collect()  # a file of an earlier test, closed meanwhile, would be missing below
     process = psutil.Process()
     before = process.num_fds(), process.children()
     yield
