@@ -17,6 +17,7 @@ they are, and ``composite`` refuses them in the end.  ``reference`` has each ker
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -411,12 +412,12 @@ def _targets(
     return written
 
 
-# The abstract classes of numbers and sequences are ten times as slow to ask, for each of dozens of
-# values of every frame.
+# A frame brings dozens of values to check: the usual types are asked before the abstract ones,
+# which take ten times as long.
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
 
 
 def _check_sequence(name: str, value: object) -> None:
@@ -451,7 +452,7 @@ def _threads(threads: int) -> int:
 
 
 def _check_integer(name: str, value: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
         raise TypeError(f"{name}: {value!r} is not an integer")
     if not 1 <= value <= most:
         raise ValueError(f"{name}: {value} is not in 1..{most}")

@@ -124,11 +124,11 @@ struct Blending {
         }
     }
 
-    // share: of the first matte.
+    // share: of the second matte.
     void mix(std::size_t at, float share, float conflict) const {
         float mixed[maps];
         for (int k = 0; k < maps; ++k)
-            mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], 1 - share);
+            mixed[k] = blend(job.second[k * area + at], job.first[k * area + at], share);
         job.alpha[at] = mixed[0];
         if constexpr (Whole) {
             const float gap = mixed[1] + mixed[2] - 1;
@@ -141,8 +141,9 @@ struct Blending {
     }
 
     void operator()(int threads) const {
+        const float* const one_luma = job.first + maps * area;
+        const float* const other_luma = job.second + maps * area;
         const float* const luma = job.luma;
-        const float *const one = job.first + maps * area, *const other = job.second + maps * area;
         const float noise = job.noise, unfit = job.unfit;
         const int width = job.width;
         Marks differ(job.height, width);
@@ -153,17 +154,17 @@ struct Blending {
             job.height, width, job.radius, threads, differ,
             [=](int y, int x, double* q) {
                 const std::size_t at = static_cast<std::size_t>(y) * width + x;
-                q[0] = distance(one[at], luma[at]);
-                q[1] = distance(other[at], luma[at]);
+                q[0] = distance(one_luma[at], luma[at]);
+                q[1] = distance(other_luma[at], luma[at]);
             },
-            [=, &differ, this](int y, int x, const double* misfits) {
+            [=, &differ, this](int y, int x, const double* misfit) {
                 if (!differ[y][x]) return;
                 const std::size_t at = static_cast<std::size_t>(y) * width + x;
-                const auto misfit = static_cast<float>(misfits[0]);
-                const auto others = static_cast<float>(misfits[1]);
-                const float share = (others + noise) / (misfit + others + 2 * noise);
-                const bool fits = misfit <= unfit || others <= unfit;
-                mix(at, share, fits ? 0.0f : distance(job.first[at], job.second[at]));
+                const auto one = static_cast<float>(misfit[0]);
+                const auto other = static_cast<float>(misfit[1]);
+                const float share = (one + noise) / (one + other + 2 * noise);
+                const float conflict = distance(job.first[at], job.second[at]);
+                mix(at, share, one > unfit && other > unfit ? conflict : 0.0f);
             });
     }
 };
