@@ -91,6 +91,10 @@ class Backend(ABC):
     def _open(self, device: str | None, precision: str | None, threads: int | None) -> None:
         """Loads ``self.bundle``; the backend's part of the constructor."""
 
+    def compile(self, shape: tuple[int, ...]) -> None:  # noqa: B027
+        """Compiles the network for images of this shape, [1, 3, h, w], so that ``infer`` need not;
+        from any thread, while ``infer`` runs.  Nothing where all sizes share one network."""
+
     @abstractmethod
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         """Runs the network.

@@ -124,6 +124,7 @@ class OpenVinoBackend(Backend):
         self._options = self._compile_options(threads)
         self._cache = Cache()
         self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+        self._early: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self._network_key = NetworkKey(
             openvino=library.get_version(), file_sha256=_digest(self._file)
         )
@@ -180,7 +181,8 @@ class OpenVinoBackend(Backend):
         if request is None:
             while len(self._requests) >= COMPILED:
                 del self._requests[next(iter(self._requests))]
-            request = self._compiled(shape).create_infer_request()
+            compiled = self._early.pop(shape, None) or self._compiled(shape)
+            request = compiled.create_infer_request()
         self._requests[shape] = request  # most recently used comes last
         return request
 
@@ -224,6 +226,10 @@ class OpenVinoBackend(Backend):
                 f"openvino cannot compile the network for {self.device}: {reason}"
             ) from error
 
+    def compile(self, shape: tuple[int, ...]) -> None:
+        if shape not in self._requests:
+            self._early[shape] = self._compiled(shape)
+
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         request = self._request(image.shape)
         try:
@@ -236,6 +242,7 @@ class OpenVinoBackend(Backend):
 
     def close(self) -> None:
         self._requests.clear()
+        self._early.clear()
 
 
 def precisions(core: openvino.Core, plugin: str, bundle: Bundle) -> list[str]:

@@ -103,6 +103,10 @@ class Lease:
         """The backend, for its name, device and precision."""
         return self._shared.backend
 
+    def compile(self, shape: tuple[int, ...]) -> None:
+        """``Backend.compile``, from any thread; does not take a turn, so others go on."""
+        self._shared.backend.compile(shape)
+
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         """``Backend.infer``, from any thread."""
         shared = self._shared

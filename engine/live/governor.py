@@ -60,15 +60,15 @@ class Decision:
 class Governor:
     """Chooses among ``LEVELS`` so that frames take at most ``budget_ms``.
 
-    level: that of the next frame.
+    level: that of the next frame; given, that of the first one.
     decisions: the last changes, oldest first.
     """
 
-    def __init__(self, budget_ms: float) -> None:
+    def __init__(self, budget_ms: float, level: Level = LEVELS[0]) -> None:
         self.budget_ms = budget_ms
         self.decisions: deque[Decision] = deque(maxlen=50)
         self.changes = 0
-        self._index = 0
+        self._index = LEVELS.index(level)
         self._latencies: deque[float] = deque(maxlen=WINDOW)
         self._network: deque[float] = deque(maxlen=WINDOW)
         self._patience = PATIENCE

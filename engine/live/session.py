@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from os import PathLike
 from typing import Any, Self, TypeAlias
 
@@ -30,7 +31,7 @@ from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.media.av_frames import frame_of, frame_of_rgb, picture_of, rgb_of
 from fusematte.engine.models import DEFAULT_MODEL
-from fusematte.engine.pipeline import BoundedQueue, Relay, Stage, Stopped, processors
+from fusematte.engine.pipeline import HANGS, BoundedQueue, Feed, Relay, Stage, Stopped, processors
 from fusematte.engine.stages.chosen import open_stages
 from fusematte.engine.stages.contract import Matted, StageOptions, Stages
 from fusematte.engine.urgency import at_leisure
@@ -42,6 +43,8 @@ Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 
 SCALES = tuple(dict.fromkeys(level.scale for level in LEVELS))
 """The network's sizes, as factors on its area."""
+FIRST_LEVEL = LEVELS[1]
+"""How the network runs until it was seen how long it takes: no frame waits for it."""
 KERNEL_THREADS = min(4, processors())
 """CPU threads of compositing: while one frame is composited, the network often waits."""
 
@@ -189,12 +192,12 @@ class Session:
         self._on_result = on_result
         self._lent = matter
         self._stages = self._open_stages(options)
-        self._governor = None if budget_ms is None else Governor(budget_ms)
+        self._governor = None if budget_ms is None else Governor(budget_ms, FIRST_LEVEL)
         self._meter = Meter()
         self._scaler = VideoReformatter()
         self._push_lock, self._scene_lock, self._matter_lock = (threading.Lock() for _ in range(3))
         self._prepared_for: object = None
-        self._unprepared: list[float] = []
+        self._other_sizes: Feed | None = None
         self._latest: Frame | None = None
         self._under_way: deque[_Job] = deque()
         self._blended: Frame | None = None
@@ -303,12 +306,14 @@ class Session:
         matter = Matter(model, backend=self._backend, threads=self._threads, work="live")
         try:
             if self._latest is not None:
-                matter.prepare(self._latest, (1.0,) if self._governor is None else SCALES)
+                for scale in SCALES[:1] if self._governor is None else SCALES:
+                    matter.prepare(self._latest, scale)
         except BaseException:
             matter.close()
             raise
         with self._matter_lock:
             if not self._closed:
+                self._stop_preparing()
                 self._stages.rest()
                 matter.take_choice(self._stages.matter)
                 matter, self._stages.matter = self._stages.matter, matter
@@ -394,6 +399,7 @@ class Session:
         if not ended:
             log.warning("the network hangs and is abandoned")
         elif not self._closed:
+            self._stop_preparing()
             with self._matter_lock, self._scene_lock:
                 self._closed = True
             self._stages.close()
@@ -461,22 +467,29 @@ class Session:
     def _set_level(self, job: _Job) -> None:
         """Sets how the network runs for a frame: as the governor says once all sizes are compiled.
 
-        The first frames of a size each wait for the compilation of one scale, so that none of them
-        waits for all.
+        The first frame of a size waits for the compilation of one scale; meanwhile the others are
+        compiled, frames carry its mattes.
         """
         if self._governor is None:
             return
         frame, matter = job.frame, self._stages.matter
         shape = frame.height, frame.width, frame.rotation, frame.aspect, matter
         if shape != self._prepared_for:
-            self._prepared_for, self._unprepared = shape, list(SCALES)
-        if self._unprepared:
+            self._stop_preparing()
             with at_leisure():  # the network's own threads start here
-                matter.prepare(frame, [self._unprepared.pop(0)])
-            level = LEVELS[0]
-        else:
+                matter.prepare(frame, SCALES[0])
+            self._prepared_for, self._other_sizes = shape, None
+        elif self._other_sizes is None:
+            self._other_sizes = Feed("sizes", SCALES[1:], partial(matter.prepare, frame))
+        level = FIRST_LEVEL
+        if self._other_sizes is not None and self._other_sizes.ended.is_set():
             level = job.level = self._governor.level
         matter.scale, self._stages.carries = level
+
+    def _stop_preparing(self) -> None:
+        """Waits for the size that is being compiled, and leaves out those after it."""
+        if self._other_sizes is not None:
+            self._other_sizes.close(HANGS)
 
     def _finish(self, job: _Job) -> None:
         begun = time.perf_counter()

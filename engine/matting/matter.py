@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from os import PathLike
@@ -325,16 +325,15 @@ class Matter:
             raise BackendError(f"{self.backend.name}: the network's output has infinities or NaNs")
         return maps
 
-    def prepare(self, frame: Frame, scales: Sequence[float]) -> None:
-        """Compiles the network for frames like this one at several scales.
+    def prepare(self, frame: Frame, scale: float) -> None:
+        """Compiles the network for frames like this one at a scale; from any thread.
 
         Otherwise the first frame of each size waits for the compilation.
         """
-        for scale in scales:
-            with self.at_scale(scale):
-                height, width = self.size_for(frame)
-            nothing = np.zeros((1, 3, height, width), np.float32)
-            self._lease.infer(nothing, nothing[:, :1])
+        height, width = size_for(frame, self.bundle, scale)
+        nothing = np.zeros((1, 3, height, width), np.float32)
+        self._lease.compile(nothing.shape)
+        self.infer(nothing, nothing[:, :1])
 
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,6 +105,20 @@ def test_same_input_same_output(backend: Backend) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_size_is_compiled_while_another_runs(backend: Backend) -> None:
+    image, none = inputs(64, 96)
+    others = inputs(96, 64)
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(backend.compile, image.shape)
+        before = backend.infer(*others)
+        compiled.result()
+    after = backend.infer(image, none)
+    assert after.alpha.shape == (64, 96)
+    np.testing.assert_array_equal(backend.infer(*others).alpha, before.alpha)
+    backend.compile(image.shape)  # it is there
+    np.testing.assert_array_equal(backend.infer(image, none).alpha, after.alpha)
+
+
 def test_previous_alpha_has_an_influence(backend: Backend, bundle: Bundle) -> None:
     image, previous = inputs(96, 160)
     without = backend.infer(image, previous).alpha
@@ -143,6 +158,7 @@ def test_openvino_lets_go_of_the_size_not_used_for_longest(
     monkeypatch.setattr(kind, "_compiled", count)
     monkeypatch.setattr(openvino_backend, "COMPILED", 2)
     made = create_backend("openvino:cpu:f32", bundle)
+    made.compile((1, 3, 32, 32))  # what is compiled ahead is not compiled again
     first = made.infer(*inputs(32, 32)).alpha
     made.infer(*inputs(32, 64))
     full = psutil.Process().num_threads()

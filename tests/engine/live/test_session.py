@@ -18,7 +18,7 @@ from tests.helpers import picture, wait_for
 from tests.peers import HookedMatter, Infer, poison
 
 import fusematte as fm
-from fusematte.engine.backends import Maps, sharing
+from fusematte.engine.backends import Backend, Maps, sharing
 from fusematte.engine.compositing.backgrounds import BlurBackground, ColorBackground
 from fusematte.engine.errors import BackgroundError, ModelError, UsageError
 from fusematte.engine.frame import Frame, Map
@@ -339,6 +339,36 @@ def test_a_slow_network_is_not_waited_for(matter: HookedMatter) -> None:
         push_until(lambda: len(results) > since + 2)
         assert not session.statistics.failed
         assert not working.is_set()
+
+
+def test_frames_do_not_wait_while_further_sizes_are_compiled(
+    matter: HookedMatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may, asked = threading.Event(), list[tuple[int, ...]]()
+    compile_now = type(matter.backend).compile
+
+    def late(backend: Backend, shape: tuple[int, ...]) -> None:
+        asked.append(shape)
+        assert len(asked) == 1 or may.wait(60)
+        compile_now(backend, shape)
+
+    monkeypatch.setattr(type(matter.backend), "compile", late)
+    with Session("green", matter=matter, budget_ms=1000) as session:
+
+        def push_and_get() -> Result:
+            session.push(red())
+            return session.get(60)
+
+        seen = [push_and_get() for _ in range(8)]
+        assert not any(result.error for result in seen)
+        assert len(asked) == 2  # the first frame's, and one that is not there yet
+        assert not session.statistics.level_changes
+        may.set()
+        deadline = time.monotonic() + 60
+        while session.statistics.carried:  # the governor sees that there is time enough
+            assert time.monotonic() < deadline
+            push_and_get()
+    assert len(asked) == 3
 
 
 def test_a_closed_session_takes_nothing_more() -> None:
