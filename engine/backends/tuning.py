@@ -96,7 +96,7 @@ class Tuning:
     def __str__(self) -> str:
         best, *others = self.timings
         how = "fusematte tune" if self.thorough else "the first use"
-        rest = "; ".join(map(str, others)) or "no others"
+        rest = "; ".join(map(str, others)) or "none came close"
         return f"{best} (others: {rest}), measured by {how}, {self.date}"
 
 

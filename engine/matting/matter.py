@@ -19,6 +19,7 @@ from fusematte.engine.frame import Frame, Map, Matte, StreamKey
 from fusematte.engine.matting.choice import Choice
 from fusematte.engine.matting.continuity import Continuity
 from fusematte.engine.matting.following import UNKNOWN, Followed
+from fusematte.engine.matting.from_afar import confirmed
 from fusematte.engine.matting.selection import Prompt
 from fusematte.engine.models import DEFAULT_MODEL, Bundle, load_bundle
 from fusematte.engine.pixels.color import enlarge, to_rgb, viewable
@@ -83,6 +84,11 @@ def network_input(frame: Frame, color: Map) -> Map:
     """The network's input, from ``small_color``: [1, 3, h, w], RGB, 0..1, as displayed."""
     rgb = viewable(to_rgb(color, frame.matrix), frame.color)
     return np.ascontiguousarray(np.rot90(rgb, -(frame.rotation // 90), (1, 2))[None])
+
+
+def _nothing(image: Map) -> Map:
+    """An alpha without anybody, [1, 1, h, w], for an image [1, 3, h, w]."""
+    return np.zeros_like(image[:, :1])
 
 
 class Memory(NamedTuple):
@@ -301,18 +307,21 @@ class Matter:
         """Runs the network on [1, 3, h, w] with the previous frame's alpha.
 
         A first frame has no previous alpha.  It is run twice: a first matte, made without one,
-        serves as the previous alpha of the second.  Without that, the matte would jump at the
-        video's second frame.
+        serves as the previous alpha of the second, as far as it is confirmed from afar.  Without
+        that, the matte would jump at the video's second frame.
         """
-        height, width = image.shape[2:]
+        size = image.shape[2:]
         if self._previous is None:
-            nothing = np.zeros((1, 1, height, width), np.float32)
             if not self.bundle.takes_previous:
-                return self._run(image, nothing)
-            self._previous = self._run(image, nothing).alpha
-        elif self._previous.shape != (height, width):  # the scale has changed
-            self._previous = enlarge(self._previous, height, width)
+                return self._run(image, _nothing(image))
+            self._previous = confirmed(self._look(image), image, self._look)
+        elif self._previous.shape != size:  # the scale has changed
+            self._previous = enlarge(self._previous, *size)
         return self._run(image, self._previous[None, None])
+
+    def _look(self, image: Map) -> Map:
+        """The network's alpha without a previous one."""
+        return self._run(image, _nothing(image)).alpha
 
     def infer(self, image: Map, previous: Map) -> Maps:
         """Runs the network; see ``Backend.infer``."""
@@ -331,9 +340,9 @@ class Matter:
         Otherwise the first frame of each size waits for the compilation.
         """
         height, width = size_for(frame, self.bundle, scale)
-        nothing = np.zeros((1, 3, height, width), np.float32)
-        self._lease.compile(nothing.shape)
-        self.infer(nothing, nothing[:, :1])
+        black = np.zeros((1, 3, height, width), np.float32)
+        self._lease.compile(black.shape)
+        self.infer(black, _nothing(black))
 
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:

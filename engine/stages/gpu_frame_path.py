@@ -31,6 +31,7 @@ from fusematte.engine.cuda.device_pictures import (
     layout_of,
 )
 from fusematte.engine.frame import PQ, Frame, Map, Matte, Plane, Planes
+from fusematte.engine.matting.from_afar import confirmed
 from fusematte.engine.matting.mask import WHOLE
 from fusematte.engine.matting.matter import Matter
 from fusematte.engine.matting.refine import (
@@ -352,10 +353,7 @@ class FramePath:
 
     def hand_over(self) -> None:
         """Waits for the work and returns the last alpha to ``matter``."""
-        previous = np.empty(self._displayed, np.float32)
-        self.device.download(self._at["previous"], previous)
-        self.device.wait()
-        self.matter.keep(previous)
+        self.matter.keep(self._downloaded("previous", self._displayed))
 
     def close(self) -> None:
         """Waits for the work and frees the memory."""
@@ -453,12 +451,29 @@ class FramePath:
         cuda.resize_to_tensor(device, job)
 
     def _restart(self, slot: Slot) -> None:
-        """A first frame: a first matte serves as the previous alpha, as in ``Matter``."""
+        """A first frame: a first matte, confirmed from afar, serves as the previous alpha, as in
+        ``Matter``."""
         self.device.clear(self._at["previous"], 4 * self.size[0] * self.size[1])
         if self.matter.bundle.takes_previous:
             self._resize(self.device, slot.picture, "image", "color")
             self._infer()
-            self._remember()
+            image = self._downloaded("image", (1, 3, *self._displayed))
+            alpha = self._downloaded("alpha", self._displayed)
+            self.device.upload(confirmed(alpha, image, self._look), self._at["previous"])
+            self.device.wait()
+
+    def _look(self, image: Map) -> Map:
+        """The network's alpha of another picture, as displayed; a first frame has no previous."""
+        self.device.upload(image, self._tensor["image"])
+        self._run_network()
+        return self._downloaded("alpha", self._displayed)
+
+    def _downloaded(self, tensor: str, shape: tuple[int, ...]) -> Map:
+        """One of the network's tensors, once the work before is done."""
+        host = np.empty(shape, np.float32)
+        self.device.download(self._tensor[tensor], host)
+        self.device.wait()
+        return host
 
     def _launch(self, slot: Slot) -> None:
         self.device.begin_frame()
