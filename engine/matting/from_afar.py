@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from fusematte.engine.frame import Map
+from fusematte.engine.pixels.color import enlarge
 
 SHARE = 0.56
 """The picture's sides from afar, as a share of its own."""
@@ -59,4 +60,4 @@ def _from_afar(image: Map, look: Callable[[Map], Map]) -> Map:
         small = cv2.resize(plane, (small_width, small_height), interpolation=cv2.INTER_AREA)
         cv2.copyMakeBorder(small, top, 0, left, right, cv2.BORDER_REPLICATE, dst=target)
     alpha = look(canvas)[top:, left : left + small_width]
-    return cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
+    return enlarge(alpha, height, width)
