@@ -228,7 +228,9 @@ class OpenVinoBackend(Backend):
 
     def compile(self, shape: tuple[int, ...]) -> None:
         if shape not in self._requests:
-            self._early[shape] = self._compiled(shape)
+            compiled = self._compiled(shape)
+            if shape not in self._requests:  # ``infer`` may have needed it sooner
+                self._early[shape] = compiled
 
     def infer(self, image: NDArray[np.float32], previous: NDArray[np.float32]) -> Maps:
         request = self._request(image.shape)

@@ -60,7 +60,7 @@ class Decision:
 class Governor:
     """Chooses among ``LEVELS`` so that frames take at most ``budget_ms``.
 
-    level: that of the next frame; given, that of the first one.
+    level: that of the next frame; given, that until ``begin``.
     decisions: the last changes, oldest first.
     """
 
@@ -79,6 +79,10 @@ class Governor:
     def level(self) -> Level:
         """The current level."""
         return LEVELS[self._index]
+
+    def begin(self, network_ms: float) -> None:
+        """Chooses the first level: frames wait for a network that takes so long, if they can."""
+        self._index = 0 if network_ms <= ROOM * self.budget_ms else 1
 
     @property
     def holds(self) -> bool:

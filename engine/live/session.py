@@ -43,8 +43,6 @@ Pushed: TypeAlias = "Frame | av.VideoFrame | NDArray[np.uint8] | Any"
 
 SCALES = tuple(dict.fromkeys(level.scale for level in LEVELS))
 """The network's sizes, as factors on its area."""
-FIRST_LEVEL = LEVELS[1]
-"""How the network runs until it was seen how long it takes: no frame waits for it."""
 KERNEL_THREADS = min(4, processors())
 """CPU threads of compositing: while one frame is composited, the network often waits."""
 
@@ -192,12 +190,14 @@ class Session:
         self._on_result = on_result
         self._lent = matter
         self._stages = self._open_stages(options)
-        self._governor = None if budget_ms is None else Governor(budget_ms, FIRST_LEVEL)
+        self._governor = None if budget_ms is None else Governor(budget_ms, LEVELS[1])
+        self._governs = False
         self._meter = Meter()
         self._scaler = VideoReformatter()
         self._push_lock, self._scene_lock, self._matter_lock = (threading.Lock() for _ in range(3))
         self._prepared_for: object = None
         self._other_sizes: Feed | None = None
+        self._network_ms = 0.0
         self._latest: Frame | None = None
         self._under_way: deque[_Job] = deque()
         self._blended: Frame | None = None
@@ -467,8 +467,8 @@ class Session:
     def _set_level(self, job: _Job) -> None:
         """Sets how the network runs for a frame: as the governor says once all sizes are compiled.
 
-        The first frame of a size waits for the compilation of one scale; meanwhile the others are
-        compiled, frames carry its mattes.
+        The first frame of a size waits until the network is compiled for it; those after it carry
+        mattes while the other scales are compiled.
         """
         if self._governor is None:
             return
@@ -481,8 +481,11 @@ class Session:
             self._prepared_for, self._other_sizes = shape, None
         elif self._other_sizes is None:
             self._other_sizes = Feed("sizes", SCALES[1:], partial(matter.prepare, frame))
-        level = FIRST_LEVEL
+        level = LEVELS[1]
         if self._other_sizes is not None and self._other_sizes.ended.is_set():
+            if not self._governs:
+                self._governor.begin(self._network_ms)
+                self._governs = True
             level = job.level = self._governor.level
         matter.scale, self._stages.carries = level
 
@@ -498,8 +501,10 @@ class Session:
         seconds = {**job.seconds, "composite": now - begun}
         latency = now - job.arrived
         self._meter.add(latency, seconds, job.error)
-        if self._governor is not None and job.level is not None and job.error is None:
-            self._governor.observe(now, 1e3 * latency, 1e3 * seconds["network"], job.level)
+        if self._governor is not None and job.error is None:
+            self._network_ms = 1e3 * seconds["network"]
+            if job.level is not None:
+                self._governor.observe(now, 1e3 * latency, self._network_ms, job.level)
         result = Result(
             mask=self._stages.options.look.mask,
             composite=composite,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,3 +126,12 @@ def test_always_a_prepared_level_and_one_step_at_a_time(
         assert abs(LEVELS.index(governor.level) - before) <= 1
     changes = [(LEVELS.index(d.before), LEVELS.index(d.after)) for d in governor.decisions]
     assert all(b[0] == a[1] for a, b in itertools.pairwise(changes))
+
+
+@pytest.mark.parametrize(("network_ms", "index"), [(0, 0), (28, 0), (29, 1), (1000, 1)])
+def test_begins_with_a_carried_matte_where_the_network_takes_too_long(
+    network_ms: float, index: int
+) -> None:
+    governor = Governor(BUDGET)
+    governor.begin(network_ms)
+    assert governor.level == LEVELS[index]

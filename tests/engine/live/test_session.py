@@ -365,7 +365,7 @@ def test_frames_do_not_wait_while_further_sizes_are_compiled(
         assert not session.statistics.level_changes
         may.set()
         deadline = time.monotonic() + 60
-        while session.statistics.carried:  # the governor sees that there is time enough
+        while session.statistics.carried:  # until all are there: time is enough to wait
             assert time.monotonic() < deadline
             push_and_get()
     assert len(asked) == 3

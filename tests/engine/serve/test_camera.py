@@ -13,7 +13,6 @@ from tests.engine.serve.browser import HEIGHT, WIDTH, Browser, Tab, until
 from tests.engine.serve.conftest import Server, Usage
 from tests.engine.serve.peer import Pattern, live_peer
 
-from fusematte.engine.live.governor import LEVELS
 from fusematte.engine.serve import camera as live
 
 PARTS = ("", "state", "jobs", "page/app.js", "page/live.js", "page/style.css", "page/icon.svg",
@@ -35,10 +34,18 @@ async def come_and_go(server: Server, pattern: Pattern) -> None:
     """A session from its beginning to its proper end."""
     async with live_peer(server.url, pattern) as peer:
         assert np.abs(peer.first[:4, :4].mean((0, 1)) - (0, 177, 64)).max() < 40
-        # The first frames compile the network for one level of the governor each.
-        while (await peer.hear("statistics"))["frames"] <= len(LEVELS):
+        while (await peer.hear("statistics"))["frames"] < 30:
             pass
     await nobody(server.url)
+
+
+def warm_up(server: Server, **size: int) -> None:
+    """Sessions until one more has compiled no further size of the network, which happens beside its
+    frames and ends with it."""
+    threads = 0
+    while (now := server.usage().threads) > threads:
+        threads = now
+        asyncio.run(come_and_go(server, Pattern(**size)))
 
 
 async def load(http: aiohttp.ClientSession, everybody: asyncio.Barrier) -> str:
@@ -72,8 +79,8 @@ def rest(server: Server) -> Usage:
     sizes that come here: the pattern's and the browser's.
     """
     asyncio.run(crowd(server.url))
-    asyncio.run(come_and_go(server, Pattern()))
-    asyncio.run(come_and_go(server, Pattern(width=WIDTH, height=HEIGHT)))
+    warm_up(server)
+    warm_up(server, width=WIDTH, height=HEIGHT)
     return server.usage()
 
 
